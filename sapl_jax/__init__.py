@@ -1,0 +1,1 @@
+"""SAPL in JAX: weakly supervised image manipulation localization with CLIP prompts."""
