@@ -1,0 +1,110 @@
+"""Turns a picture of any size into what the model sees: canvas, patch-level edges, valid patches."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from data_pipelines.soft_edges import EdgeOptions, soft_edge_map
+from sapl_jax.errors import UserError
+
+# CLIP's mean colour in 8 bits, so that padding is about zero once the model has normalised it.
+PADDING = (123, 117, 104)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes in pixels. size: longer side of the resized picture; patch: side of a ViT patch."""
+
+    size: int
+    patch: int
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.patch < 1:
+            raise UserError(
+                f"image size {self.size} and patch {self.patch}: both must be at least 1 pixel"
+            )
+
+    @property
+    def canvas(self) -> int:
+        """Side of the square canvas: the next multiple of `patch` that loses no pixel."""
+        return self.grid * self.patch
+
+    @property
+    def grid(self) -> int:
+        """Patches per side of the canvas."""
+        return -(-self.size // self.patch)
+
+
+class Preprocessed(NamedTuple):
+    """image uint8 [C, C, 3]; edge_map float32 [g, g] in [0, 1]; valid bool [g, g];
+    resized (h, w): the part of the canvas, from the top left, that the picture covers.
+    """
+
+    image: np.ndarray
+    edge_map: np.ndarray
+    valid: np.ndarray
+    resized: tuple[int, int]
+
+
+def preprocess(
+    rgb: np.ndarray, geometry: Geometry, options: EdgeOptions = EdgeOptions()
+) -> Preprocessed:
+    """Resizes, finds soft edges, pads. rgb: uint8 [H, W, 3] of any size."""
+    resized = resize(rgb, geometry)
+    height, width = resized.shape[:2]
+    return Preprocessed(
+        image=pad(resized, geometry),
+        edge_map=patch_edge_map(resized, geometry, options),
+        valid=valid_patches(height, width, geometry),
+        resized=(height, width),
+    )
+
+
+def resize(rgb: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Scales so that the longer side is `geometry.size`; area when shrinking, cubic when growing.
+
+    rgb: uint8 [H, W, 3]; returns uint8 [h, w, 3], the same array where the size is right already.
+    """
+    height, width = rgb.shape[:2]
+    longer = max(height, width)
+    if longer == geometry.size:
+        return rgb
+    new_height = max(1, round(height * geometry.size / longer))
+    new_width = max(1, round(width * geometry.size / longer))
+    method = cv2.INTER_AREA if longer > geometry.size else cv2.INTER_CUBIC
+    return cv2.resize(rgb, (new_width, new_height), interpolation=method)
+
+
+def pad(resized: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Places uint8 [h, w, 3] top-left on a canvas [C, C, 3] of the padding colour."""
+    height, width = resized.shape[:2]
+    canvas = np.empty((geometry.canvas, geometry.canvas, 3), np.uint8)
+    canvas[:] = PADDING
+    canvas[:height, :width] = resized
+    return canvas
+
+
+def patch_edge_map(
+    resized: np.ndarray, geometry: Geometry, options: EdgeOptions = EdgeOptions()
+) -> np.ndarray:
+    """Soft edge map of a resized picture, uint8 [h, w, 3], at patch level, float32 [g, g].
+
+    Mean over each patch x patch block, where pixels outside the picture count as 0; 0 where the
+    patch is not valid.
+    """
+    height, width = resized.shape[:2]
+    full = np.zeros((geometry.canvas, geometry.canvas), np.float32)
+    full[:height, :width] = soft_edge_map(resized, options)
+    grid, patch = geometry.grid, geometry.patch
+    means = full.reshape(grid, patch, grid, patch).mean(axis=(1, 3))
+    return means * valid_patches(height, width, geometry)
+
+
+def valid_patches(height: int, width: int, geometry: Geometry) -> np.ndarray:
+    """Patches with at least half their pixels inside a picture of height x width; bool [g, g]."""
+    starts = np.arange(geometry.grid) * geometry.patch
+    rows = np.clip(height - starts, 0, geometry.patch)
+    columns = np.clip(width - starts, 0, geometry.patch)
+    return 2 * rows[:, None] * columns[None, :] >= geometry.patch**2
