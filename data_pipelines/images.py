@@ -17,7 +17,7 @@ class UnreadableImage(UserError):
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """The bytes of the file at `path`. Raises UnreadableImage where it cannot be opened or is empty."""
+    """The bytes of a file. Raises UnreadableImage where it cannot be opened or is empty."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:

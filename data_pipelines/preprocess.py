@@ -1,4 +1,4 @@
-"""Turns a picture of any size into what the model sees: canvas, patch-level edges, valid patches."""
+"""Turns a picture of any size into what the model sees: canvas, edge map, valid patches."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from data_pipelines.soft_edges import EdgeOptions, soft_edge_map
+from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions, soft_edge_map
 from sapl_jax.errors import UserError
 
 # CLIP's mean colour in 8 bits, so that padding is about zero once the model has normalised it.
@@ -49,7 +49,7 @@ class Preprocessed(NamedTuple):
 
 
 def preprocess(
-    rgb: np.ndarray, geometry: Geometry, options: EdgeOptions = EdgeOptions()
+    rgb: np.ndarray, geometry: Geometry, options: EdgeOptions = DEFAULT_OPTIONS
 ) -> Preprocessed:
     """Resizes, finds soft edges, pads. rgb: uint8 [H, W, 3] of any size."""
     resized = resize(rgb, geometry)
@@ -87,7 +87,7 @@ def pad(resized: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 
 def patch_edge_map(
-    resized: np.ndarray, geometry: Geometry, options: EdgeOptions = EdgeOptions()
+    resized: np.ndarray, geometry: Geometry, options: EdgeOptions = DEFAULT_OPTIONS
 ) -> np.ndarray:
     """Soft edge map of a resized picture, uint8 [h, w, 3], at patch level, float32 [g, g].
 

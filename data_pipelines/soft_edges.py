@@ -37,18 +37,21 @@ class EdgeOptions:
             )
 
 
-def canny_edges(rgb: np.ndarray, options: EdgeOptions = EdgeOptions()) -> np.ndarray:
+DEFAULT_OPTIONS = EdgeOptions()
+
+
+def canny_edges(rgb: np.ndarray, options: EdgeOptions = DEFAULT_OPTIONS) -> np.ndarray:
     """Canny edges of a picture. rgb: uint8 [h, w, 3]; returns bool [h, w]."""
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     return cv2.Canny(grey, options.canny_low, options.canny_high, L2gradient=True) > 0
 
 
-def decay(edges: np.ndarray, options: EdgeOptions = EdgeOptions()) -> float:
-    """alpha(rho) = clip(kappa * rho, alpha_min, alpha_max), rho = share of edge pixels. Per pixel."""
+def decay(edges: np.ndarray, options: EdgeOptions = DEFAULT_OPTIONS) -> float:
+    """Decay per pixel: alpha(rho) = clip(kappa rho, alpha_min, alpha_max), rho = edge share."""
     return float(np.clip(options.kappa * edges.mean(), options.alpha_min, options.alpha_max))
 
 
-def soft_edges_from(edges: np.ndarray, options: EdgeOptions = EdgeOptions()) -> np.ndarray:
+def soft_edges_from(edges: np.ndarray, options: EdgeOptions = DEFAULT_OPTIONS) -> np.ndarray:
     """M = exp(-alpha(rho) * D), Eq. (1), D = Euclidean distance in pixels to the nearest edge.
 
     edges: bool [h, w]. Returns float32 [h, w] in [0, 1]: 1 on edges; all 0 where none exist.
@@ -60,7 +63,7 @@ def soft_edges_from(edges: np.ndarray, options: EdgeOptions = EdgeOptions()) -> 
     return np.exp(-decay(edges, options) * distance, dtype=np.float32)
 
 
-def soft_edge_map(rgb: np.ndarray, options: EdgeOptions = EdgeOptions()) -> np.ndarray:
+def soft_edge_map(rgb: np.ndarray, options: EdgeOptions = DEFAULT_OPTIONS) -> np.ndarray:
     """Soft edge map of a picture, Eq. (1). rgb: uint8 [h, w, 3], not padded (padding would add
     a false edge). Returns float32 [h, w] in [0, 1].
     """

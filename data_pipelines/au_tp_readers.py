@@ -1,0 +1,120 @@
+"""Reads data sets laid out as `Au/` and `Tp/` folders: CASIA v2.0 and your own."""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from data_pipelines.listing import (
+    AUTHENTIC,
+    TAMPERED,
+    Listing,
+    Sample,
+    existing_root,
+    find_folder,
+    list_pictures,
+    masks_by_stem,
+    trailing_number,
+)
+from sapl_jax.errors import UserError
+
+_AUTHENTIC_NAME = re.compile(r"au_([a-z]{3})_?(\d+)", re.IGNORECASE)
+_TAMPERED_NAME = re.compile(r"tp_[ds]_.*_([a-z]{3}\d{5})_([a-z]{3}\d{5})_\d+", re.IGNORECASE)
+
+
+def read_folder(root: str | Path) -> Listing:
+    """Lists any `Au/` + `Tp/` tree with optional masks `Gt/<stem>_gt.png`.
+
+    One of the two folders may be missing or empty. Pictures of `Au/` and `Tp/` that have the
+    same stem count as two states of one scene. Raises UserError where the root is not a folder
+    or holds no picture of this layout.
+    """
+    return _read("folder", root, ("Gt",))
+
+
+def read_casia_v2(root: str | Path) -> Listing:
+    """Lists CASIA v2.0: `Au/`, `Tp/`, masks `<stem>_gt.png` in `Gt/` or `CASIA 2 Groundtruth/`.
+
+    Masks pair by exact stem. Copies of the set disagree on the D (splicing) or S (copy-move)
+    in 99 names; a picture and a mask left over are paired where they alone share the serial
+    number at the end of the name, and a note says how many were. The names of tampered pictures
+    carry the two authentic pictures they were made from: these become `Sample.sources`.
+
+    Raises UserError like `read_folder`, and where most names are not CASIA's.
+    """
+    listing = _read("casia_v2", root, ("Gt", "CASIA 2 Groundtruth", "CASIA2 Groundtruth"))
+    strange = [sample for sample in listing.samples if not casia_sources(sample.image.stem)]
+    if 2 * len(strange) > len(listing.samples):
+        raise UserError(
+            f"{listing.root} is not CASIA v2.0: {len(strange)} of {len(listing.samples)} file "
+            f"names do not look like Au_ani_00001 or Tp_D_..._00001 (for instance "
+            f"{strange[0].name}). For pictures of your own use --dataset folder"
+        )
+    return listing
+
+
+def casia_sources(stem: str) -> tuple[str, ...]:
+    """Ids, such as "ani00100", of the authentic pictures behind a CASIA v2.0 name; () if none."""
+    if found := _AUTHENTIC_NAME.fullmatch(stem):
+        return (f"{found.group(1)}{found.group(2)}".lower(),)
+    if found := _TAMPERED_NAME.fullmatch(stem):
+        return tuple(sorted({found.group(1).lower(), found.group(2).lower()}))
+    return ()
+
+
+def _read(name: str, root: str | Path, mask_folders: tuple[str, ...]) -> Listing:
+    root = existing_root(root)
+    folders = {AUTHENTIC: find_folder(root, "Au"), TAMPERED: find_folder(root, "Tp")}
+    listing = Listing(name, root, samples=[])
+    pictures: dict[int, list[Path]] = {}
+    for label, folder in folders.items():
+        pictures[label], others = list_pictures(folder) if folder else ([], [])
+        listing.skipped += others
+    if not any(pictures.values()):
+        raise UserError(f"{root}: found no picture in Au/ or Tp/ here{_hint(root)}")
+    masks = masks_by_stem(find_folder(root, *mask_folders))
+    if name == "casia_v2":
+        masks |= _misnamed(pictures[TAMPERED], masks, listing)
+    for label, paths in pictures.items():
+        for path in paths:
+            mask = masks.get(path.stem) if label == TAMPERED else None
+            sources = casia_sources(path.stem) if name == "casia_v2" else (path.stem,)
+            relative = path.relative_to(root).as_posix()
+            listing.samples.append(Sample(relative, path, label, mask, sources))
+    listing.samples.sort(key=lambda sample: sample.name)
+    return listing
+
+
+def _misnamed(tampered: list[Path], masks: dict[str, Path], listing: Listing) -> dict[str, Path]:
+    """Masks for tampered pictures without one, found by the serial number, where that is unique."""
+    stems = {path.stem for path in tampered}
+    without: dict[str, list[str]] = defaultdict(list)
+    left: dict[str, list[Path]] = defaultdict(list)
+    for stem in sorted(stems - masks.keys()):
+        if number := trailing_number(stem):
+            without[number].append(stem)
+    for stem in sorted(masks.keys() - stems):
+        if number := trailing_number(stem):
+            left[number].append(masks[stem])
+    found = {
+        stems[0]: left[number][0]
+        for number, stems in without.items()
+        if len(stems) == 1 and len(left.get(number, ())) == 1
+    }
+    if found:
+        listing.notes.append(
+            f"{len(found)} masks have another name than their picture (D and S swapped in older "
+            "copies) and were paired by their serial number"
+        )
+    return found
+
+
+def _hint(root: Path) -> str:
+    inner = [entry.name for entry in sorted(root.iterdir()) if entry.is_dir()]
+    for name in inner:
+        if find_folder(root / name, "Au", "Tp"):
+            return f"; {root / name} has such folders, did you mean that?"
+    listed = ", ".join(inner[:8]) if inner else "none"
+    return (
+        f" (folders found: {listed}). Expected Au/ with authentic and Tp/ with tampered "
+        "pictures (jpg, png, bmp, tif)"
+    )

@@ -1,0 +1,115 @@
+"""What a data set holds: its samples, what was skipped and why, and how a tree is listed."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sapl_jax.errors import UserError
+
+AUTHENTIC, TAMPERED = 0, 1
+LABEL_NAMES = ("authentic", "tampered")
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture of a data set.
+
+    name: path below the root with "/" between folders, unique in the listing.
+    label: AUTHENTIC (0) or TAMPERED (1).
+    mask: file of the pixel-level truth, or None. Listing never opens it.
+    sources: scenes that the picture shows, where the names tell; pictures that share one are
+        kept on the same side of a training and validation split.
+    """
+
+    name: str
+    image: Path
+    label: int
+    mask: Path | None = None
+    sources: tuple[str, ...] = ()
+
+
+@dataclass
+class Listing:
+    """A data set as found: samples sorted by name, skipped files with reasons, notes."""
+
+    name: str
+    root: Path
+    samples: list[Sample]
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def count(self, label: int) -> int:
+        """Number of samples with this label."""
+        return sum(sample.label == label for sample in self.samples)
+
+    def require_both_classes(self) -> None:
+        """Raises UserError unless there are authentic and tampered pictures, as training needs."""
+        counts = {name: self.count(label) for label, name in enumerate(LABEL_NAMES)}
+        if not all(counts.values()):
+            raise UserError(
+                f"{self.root}: found {counts['authentic']} authentic and {counts['tampered']} "
+                "tampered pictures; training needs both. Put authentic pictures into Au/ and "
+                "tampered ones into Tp/"
+            )
+
+
+def existing_root(root: str | Path) -> Path:
+    """The root of a data set as a Path. Raises UserError unless it is a folder."""
+    path = Path(root).expanduser()
+    if not path.exists():
+        raise UserError(f"no data set at {path}: the folder does not exist; check the path")
+    if not path.is_dir():
+        raise UserError(f"no data set at {path}: that is a file, expected a folder")
+    return path
+
+
+def find_folder(root: Path, *names: str) -> Path | None:
+    """The first of the folders `names` directly below `root`, upper or lower case, or None."""
+    below = {entry.name.lower(): entry for entry in root.iterdir() if entry.is_dir()}
+    for name in names:
+        if name.lower() in below:
+            return below[name.lower()]
+    return None
+
+
+def list_pictures(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Picture files directly in `folder`, sorted by name, and (other file, reason) pairs.
+
+    Hidden files, which systems leave behind, are passed over in silence.
+    """
+    pictures, others = [], []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            others.append((path, "a folder; pictures are only looked for one level deep"))
+        elif path.suffix.lower() in PICTURE_SUFFIXES:
+            pictures.append(path)
+        else:
+            others.append((path, f"not a picture file ({path.suffix or 'no extension'})"))
+    return pictures, others
+
+
+def masks_by_stem(folder: Path | None, ending: str = "_gt") -> dict[str, Path]:
+    """Mask files `<stem><ending>.<suffix>` of a folder, by the stem of their picture.
+
+    Only the last suffix is cut, so dotted stems stay whole. png is preferred where a stem has
+    several masks.
+    """
+    masks: dict[str, Path] = {}
+    if folder is None:
+        return masks
+    for path in list_pictures(folder)[0]:
+        if not path.stem.lower().endswith(ending):
+            continue
+        stem = path.stem[: -len(ending)]
+        if stem not in masks or path.suffix.lower() == ".png":
+            masks[stem] = path
+    return masks
+
+
+def trailing_number(stem: str) -> str | None:
+    """The digits after the last underscore of a stem, CASIA's serial number, or None."""
+    found = re.search(r"_(\d+)$", stem)
+    return found.group(1) if found else None

@@ -1,0 +1,30 @@
+"""The data sets that can be read, by name. A new one adds its function to READERS."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from data_pipelines.au_tp_readers import read_casia_v2, read_folder
+from data_pipelines.listing import AUTHENTIC, LABEL_NAMES, TAMPERED, Listing, Sample
+from sapl_jax.errors import UserError
+
+__all__ = ["AUTHENTIC", "LABEL_NAMES", "READERS", "TAMPERED", "Listing", "Sample", "read_dataset"]
+
+READERS: dict[str, Callable[[str | Path], Listing]] = {
+    "casia_v2": read_casia_v2,
+    "folder": read_folder,
+}
+
+
+def read_dataset(name: str, root: str | Path, *, both_classes: bool = False) -> Listing:
+    """Lists the pictures of a data set; opens neither pictures nor masks.
+
+    both_classes: demand authentic and tampered pictures, as training does; evaluation need not.
+    Raises UserError for a name not in READERS, a root that is not a folder, holds no picture, or
+    is not of the named layout.
+    """
+    if name not in READERS:
+        raise UserError(f"no data set named {name!r}; choose one of: {', '.join(sorted(READERS))}")
+    listing = READERS[name](root)
+    if both_classes:
+        listing.require_both_classes()
+    return listing
