@@ -20,6 +20,7 @@ class Sample:
     mask: file of the pixel-level truth, or None. Listing never opens it.
     sources: scenes that the picture shows, where the names tell; pictures that share one are
         kept on the same side of a training and validation split.
+    mask_style: how the mask says "tampered", one of `data_pipelines.masks.STYLES`.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Sample:
     label: int
     mask: Path | None = None
     sources: tuple[str, ...] = ()
+    mask_style: str = "white"
 
 
 @dataclass

@@ -37,6 +37,9 @@ class Geometry:
         return -(-self.size // self.patch)
 
 
+PAPER_GEOMETRY = Geometry(size=512, patch=14)
+
+
 class Preprocessed(NamedTuple):
     """image uint8 [C, C, 3]; edge_map float32 [g, g] in [0, 1]; valid bool [g, g];
     resized (h, w): the part of the canvas, from the top left, that the picture covers.

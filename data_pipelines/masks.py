@@ -1,0 +1,113 @@
+"""Ground-truth masks as the evaluation needs them: white = tampered, of the picture's own size.
+
+Data sets store masks in different ways, which a sample's mask style names:
+
+`white`     grey levels, white = tampered (CASIA, COVERAGE, most others)
+`black`     grey levels, black = tampered (NIST16)
+`nonzero`   anything but 0 is tampered (IMD2020)
+`columbia`  a lossy JPEG of a palette: either green is the spliced side, either red the background
+
+Only the evaluation and the dataset doctor open masks; training never does.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from data_pipelines.images import read_image, read_mask
+from sapl_jax.errors import UserError
+
+STYLES = ("white", "black", "nonzero", "columbia")
+
+_COLUMBIA_BACKGROUND = ((255, 0, 0), (200, 0, 0))
+_COLUMBIA_SPLICED = ((0, 255, 0), (0, 200, 0))
+# How far the aspect ratios of a mask and its picture may differ for a plain resize to be right.
+_ASPECT_TOLERANCE = 0.05
+
+
+class UnusableMask(UserError):
+    """A mask that cannot be laid over its picture; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mask:
+    """A mask fitted to its picture.
+
+    grey: uint8 [H, W], 255 = tampered. note: what had to be done to make it fit, or None.
+    """
+
+    grey: np.ndarray
+    note: str | None = None
+
+
+def load_mask(path: Path, image: np.ndarray, style: str = "white") -> Mask:
+    """Reads a mask and fits it to its picture, uint8 RGB [H, W, 3].
+
+    A mask with the picture's sides exchanged is turned by 90 degrees, towards the side on which
+    its outline follows the picture's edges better; a mask of another size with the same aspect
+    ratio (within 5 %) is resized to the nearest pixel. Both leave a note. Raises UnusableMask for
+    any other size and UserError for a file that is no picture.
+    """
+    return fit_mask(_read(path, style), image, path)
+
+
+def fit_mask(grey: np.ndarray, image: np.ndarray, path: Path) -> Mask:
+    """Fits a mask, uint8 [h, w] with white = tampered, to its picture as `load_mask` says."""
+    height, width = image.shape[:2]
+    mask_height, mask_width = grey.shape
+    if (mask_height, mask_width) == (height, width):
+        return Mask(grey)
+    if (mask_height, mask_width) == (width, height):
+        turns = _turns_that_follow_edges(grey, image)
+        side = "left" if turns == 1 else "right"
+        note = f"mask is turned: {mask_width}x{mask_height} for a {width}x{height} picture; "
+        return Mask(
+            np.ascontiguousarray(np.rot90(grey, turns)),
+            note + f"turned 90 degrees to the {side}, where it follows the picture's edges",
+        )
+    stretch = (mask_width / width) / (mask_height / height)
+    if abs(stretch - 1) <= _ASPECT_TOLERANCE:
+        resized = cv2.resize(grey, (width, height), interpolation=cv2.INTER_NEAREST)
+        note = f"mask is {mask_width}x{mask_height}, picture {width}x{height}: resized"
+        return Mask(resized, note)
+    raise UnusableMask(
+        f"{path}: mask is {mask_width}x{mask_height} but its picture is {width}x{height}; "
+        "the shapes do not match, so check that it belongs to this picture"
+    )
+
+
+def _read(path: Path, style: str) -> np.ndarray:
+    if style == "columbia":
+        return _columbia(read_image(path))
+    grey = read_mask(path)
+    if style == "white":
+        return grey
+    if style == "black":
+        return 255 - grey
+    if style == "nonzero":
+        return np.where(grey > 0, 255, 0).astype(np.uint8)
+    raise ValueError(f"mask style {style!r} is none of {STYLES}")
+
+
+def _columbia(rgb: np.ndarray) -> np.ndarray:
+    """255 where the nearest palette colour is a green, else 0."""
+    palette = np.array(_COLUMBIA_BACKGROUND + _COLUMBIA_SPLICED, np.int32)
+    distance = np.square(rgb[..., None, :].astype(np.int32) - palette).sum(-1)
+    return np.where(distance.argmin(-1) >= len(_COLUMBIA_BACKGROUND), 255, 0).astype(np.uint8)
+
+
+def _turns_that_follow_edges(grey: np.ndarray, image: np.ndarray) -> int:
+    """Quarter turns to the left, 1 or 3, that put the mask's outline on stronger edges."""
+    luma = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    strength = cv2.magnitude(
+        cv2.Sobel(luma, cv2.CV_32F, 1, 0), cv2.Sobel(luma, cv2.CV_32F, 0, 1)
+    )
+
+    def followed(turns: int) -> float:
+        binary = np.ascontiguousarray((np.rot90(grey, turns) > 127).astype(np.uint8))
+        outline = cv2.morphologyEx(binary, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+        return float(strength[outline].mean()) if outline.any() else 0.0
+
+    return 1 if followed(1) >= followed(3) else 3

@@ -1,0 +1,156 @@
+"""Prepares a data set for training: records of resized pictures and soft edge maps, made once.
+
+    python -m data_pipelines.prepare --dataset casia_v2 --root PATH --output DIR
+"""
+
+import argparse
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import tensorflow_datasets as tfds
+
+from data_pipelines.casia_v2 import CasiaV2
+from data_pipelines.folder import Folder
+from data_pipelines.picture_builder import PictureBuilder, picture_config
+from data_pipelines.prepared import METADATA, Prepared, fingerprint, open_prepared
+from data_pipelines.preprocess import PAPER_GEOMETRY, Geometry
+from data_pipelines.readers import read_dataset
+from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions
+from sapl_jax.errors import UserError, run_main
+
+BUILDERS: dict[str, type[PictureBuilder]] = {"casia_v2": CasiaV2, "folder": Folder}
+
+
+def prepare(
+    dataset: str,
+    root: str | Path,
+    output: str | Path | None = None,
+    geometry: Geometry = PAPER_GEOMETRY,
+    options: EdgeOptions = DEFAULT_OPTIONS,
+    *,
+    seed: int = 0,
+    val_fraction: float = 0.1,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Prepared:
+    """Prepares the pictures below `root`, or reuses what an earlier call made of the same input.
+
+    dataset: a name in BUILDERS. output: where records go; None for TFDS's own folder
+    (TFDS_DATA_DIR or ~/tensorflow_datasets). The folder's name carries a fingerprint of the files
+    (names and sizes) and of every setting, so other input never meets these records. A call that
+    is interrupted leaves nothing that looks done; a second process waits for the first.
+
+    Raises UserError for a bad root (see `read_dataset`), one class only, no readable picture, an
+    output folder that cannot be written, or a full disk.
+    """
+    if dataset not in BUILDERS:
+        raise UserError(
+            f"cannot prepare {dataset!r} for training; choose one of: {', '.join(BUILDERS)}"
+        )
+    listing = read_dataset(dataset, root, both_classes=True)
+    mark = fingerprint(listing, geometry, options, val_fraction, seed)
+    config = picture_config(geometry, options, val_fraction, seed, mark)
+    data_dir = Path(output).expanduser() if output else Path(tfds.core.constants.DATA_DIR)
+    try:
+        builder = BUILDERS[dataset](data_dir=data_dir, config=config)
+        folder = Path(builder.data_path)
+        if (folder / METADATA).is_file():
+            return open_prepared(folder)
+        builder.workers = workers or builder.workers
+        builder.progress = progress
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _only_one(folder.parent / ".lock"):
+            if not (folder / METADATA).is_file():
+                _remove_leftovers(folder)
+                _build(builder, listing.root)
+    except PermissionError as error:
+        raise UserError(f"cannot write prepared data to {data_dir}: {error}") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTDIR):
+            raise
+        raise UserError(f"cannot write prepared data to {data_dir}: {error}") from error
+    return open_prepared(folder)
+
+
+def _build(builder: PictureBuilder, root: Path) -> None:
+    tfds.disable_progress_bar()  # ours counts pictures over the whole split and shows the rate
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # the builder's own threads fill the cores
+    try:
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(
+                manual_dir=root, try_download_gcs=False, compute_stats="skip"
+            ),
+            file_format="array_record",
+        )
+    finally:
+        cv2.setNumThreads(threads)
+
+
+@contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    """Holds a lock file, so that processes started together do not prepare the same records."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes what killed runs left: unfinished folders beside `folder`, or a broken one."""
+    for left in folder.parent.glob(f"*incomplete*{folder.name}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def main() -> int | None:
+    """The command: flags, prepare, summary."""
+    parser = argparse.ArgumentParser(prog="python -m data_pipelines.prepare", description=__doc__)
+    parser.add_argument("--dataset", required=True, choices=sorted(BUILDERS))
+    parser.add_argument("--root", required=True, help="folder of the data set")
+    parser.add_argument("--output", help="folder for the records (default: TFDS's data folder)")
+    paper = PAPER_GEOMETRY
+    parser.add_argument("--size", type=int, default=paper.size, help="longer side in pixels")
+    parser.add_argument("--patch", type=int, default=paper.patch, help="ViT patch in pixels")
+    parser.add_argument("--val_fraction", type=float, default=0.1, help="share for validation")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the validation split")
+    parser.add_argument("--workers", type=int, help="threads (default: one per core)")
+    flags = parser.parse_args()
+    prepared = prepare(
+        flags.dataset,
+        flags.root,
+        flags.output,
+        Geometry(flags.size, flags.patch),
+        seed=flags.seed,
+        val_fraction=flags.val_fraction,
+        workers=flags.workers,
+    )
+    print(summary(prepared))
+    return None
+
+
+def summary(prepared: Prepared) -> str:
+    """What a prepared folder holds, for the screen."""
+    lines = [f"{prepared.dataset} is prepared in {prepared.dir}"]
+    for split, counts in prepared.counts.items():
+        total = prepared.num_examples(split)
+        parts = ", ".join(f"{count} {name}" for name, count in counts.items())
+        lines.append(f"  {split}: {total} pictures ({parts})")
+    if prepared.num_skipped:
+        lines.append(f"  skipped: {prepared.num_skipped} files, listed in skipped.json there")
+    if prepared.num_shared_sources:
+        lines.append(
+            f"  {prepared.num_shared_sources} validation pictures share a source with training"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    run_main(main)
