@@ -1,0 +1,1 @@
+"""Metrics, protocols, robustness sweeps and reports; needs neither TensorFlow nor the model."""

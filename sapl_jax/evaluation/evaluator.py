@@ -1,0 +1,230 @@
+"""Runs a detector over a data set and gathers what the protocol measures, in bounded memory.
+
+The detector is anything with `analyse(images) -> list of results` that have `score` (in [0, 1]) and
+`heat_map` (float32 [H, W] in [0, 1] at the picture's own size): a `Localizer`, or one of the
+training-free methods. Pictures are decoded in background threads, so that the detector waits for
+no file; at most a few dozen megapixels are held at once (or one picture, if that is larger).
+
+A file that cannot be used is a message and a count, never the end of the run.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from data_pipelines.images import decode_image, read_bytes, sha256_of
+from data_pipelines.masks import load_mask
+from data_pipelines.readers import Listing, Sample
+from sapl_jax.errors import UserError
+from sapl_jax.evaluation import protocols
+
+MAX_PIXELS = 32_000_000  # decoded pixels waiting for or inside one call of the detector
+_READERS = 4
+
+
+class Analysis(Protocol):
+    """What a detector says about one picture."""
+
+    score: float
+    heat_map: np.ndarray
+
+
+class Detector(Protocol):
+    """A method under evaluation."""
+
+    def analyse(self, images: Sequence[np.ndarray]) -> Sequence[Analysis]:
+        """Analyses uint8 RGB pictures [H, W, 3] of any sizes."""
+
+
+@dataclasses.dataclass
+class Loaded:
+    """A sample whose files have been read.
+
+    image: uint8 RGB [H, W, 3], None if unreadable. mask: uint8 [H, W], 255 = tampered, or None.
+    problems: what was wrong with its files. digest: hash of the files' bytes.
+    """
+
+    sample: Sample
+    image: np.ndarray | None
+    mask: np.ndarray | None
+    problems: list[str]
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One picture's row of the results. path: the picture. size: (height, width) in pixels."""
+
+    name: str
+    path: Path
+    size: tuple[int, int]
+    scores: protocols.ImageScores
+
+
+@dataclasses.dataclass
+class DatasetResult:
+    """All that one data set gave.
+
+    summary: measures and counts, see `protocols.summarise`. skipped: pictures that were not
+    evaluated, with the reason. notes: pictures that were, with something to know about them.
+    digest: hash of every file's name and bytes, to tell whether two reports saw the same data.
+    """
+
+    name: str
+    layout: str
+    root: Path
+    summary: dict[str, float | int | None]
+    records: list[Record]
+    skipped: list[tuple[Path, str]]
+    notes: list[tuple[Path, str]]
+    digest: str
+    seconds: float
+
+
+Perturbation = Callable[[np.ndarray, str], np.ndarray]
+Observer = Callable[[Loaded, Any, protocols.ImageScores], None]
+
+
+def load_sample(sample: Sample) -> Loaded:
+    """Reads a sample's picture and, for a tampered one, its mask; problems are kept, not raised."""
+    problems: list[str] = []
+    image, mask, hashes = None, None, [sample.name]
+    try:
+        data = read_bytes(sample.image)
+        hashes.append(sha256_of(data))
+        image = decode_image(data, sample.image)
+    except UserError as error:
+        problems.append(str(error))
+    if image is not None and sample.label == 1 and sample.mask is not None:
+        try:
+            hashes.append(sha256_of(read_bytes(sample.mask)))
+            fitted = load_mask(sample.mask, image, sample.mask_style)
+        except UserError as error:
+            problems.append(f"not in the pixel measures: {error}")
+        else:
+            mask = fitted.grey
+            if fitted.note:
+                problems.append(fitted.note)
+            if not mask.any():
+                problems.append(f"mask {sample.mask} has no tampered pixel")
+    return Loaded(sample, image, mask, problems, sha256_of("\n".join(hashes).encode()))
+
+
+def load_in_background(samples: Sequence[Sample], lookahead: int) -> Iterator[Loaded]:
+    """Yields the samples in order, read ahead by threads while the caller works.
+
+    At most `lookahead` pictures wait, and fewer when they are large (`MAX_PIXELS`).
+    """
+    remaining = iter(samples)
+    waiting: collections.deque[concurrent.futures.Future[Loaded]] = collections.deque()
+    ahead = 1
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+        while True:
+            while len(waiting) < ahead and (sample := next(remaining, None)) is not None:
+                waiting.append(pool.submit(load_sample, sample))
+            if not waiting:
+                return
+            loaded = waiting.popleft().result()
+            pixels = 1 if loaded.image is None else loaded.image[..., 0].size
+            ahead = max(1, min(lookahead, MAX_PIXELS // pixels))
+            yield loaded
+
+
+def _batches(loaded: Iterator[Loaded], batch_size: int) -> Iterator[list[Loaded]]:
+    batch: list[Loaded] = []
+    pixels = 0
+    for item in loaded:
+        batch.append(item)
+        pixels += 0 if item.image is None else item.image[..., 0].size
+        if len(batch) == batch_size or pixels >= MAX_PIXELS:
+            yield batch
+            batch, pixels = [], 0
+    if batch:
+        yield batch
+
+
+def evaluate_dataset(
+    detector: Detector,
+    listing: Listing,
+    protocol: protocols.Protocol,
+    *,
+    batch_size: int = 8,
+    label: str | None = None,
+    perturbation: Perturbation | None = None,
+    observers: Sequence[Observer] = (),
+    progress: bool = True,
+) -> DatasetResult:
+    """Evaluates a detector on every picture of a listing.
+
+    batch_size: pictures handed to the detector at once. label: name of the data set in the
+    results (the listing's by default). perturbation: applied to each picture before the detector
+    sees it, called with the picture and the sample's name; it must keep the size. observers:
+    called with each picture's files, analysis and scores. Raises UserError when no picture of the
+    listing can be used.
+    """
+    start = time.monotonic()
+    label = label or listing.name
+    records: list[Record] = []
+    skipped = list(listing.skipped)
+    notes: list[tuple[Path, str]] = [(listing.root, note) for note in listing.notes]
+    digest = hashlib.sha256()
+    loaded = load_in_background(listing.samples, 2 * batch_size)
+    with tqdm(total=len(listing.samples), desc=label, unit="image", disable=not progress) as bar:
+        for batch in _batches(loaded, batch_size):
+            for item in batch:
+                digest.update(item.digest.encode())
+                found = skipped if item.image is None else notes
+                found.extend((item.sample.image, problem) for problem in item.problems)
+            readable = [item for item in batch if item.image is not None]
+            images = [item.image for item in readable if item.image is not None]
+            if perturbation is not None:
+                images = [
+                    perturbation(image, item.sample.name)
+                    for image, item in zip(images, readable, strict=True)
+                ]
+            analyses = detector.analyse(images) if images else []
+            for item, analysis in zip(readable, analyses, strict=True):
+                if not _finite(analysis):
+                    skipped.append(
+                        (item.sample.image, "the method gave a score or map that is not finite")
+                    )
+                    continue
+                scores = protocols.score_image(
+                    protocol, item.sample.label, analysis.score, analysis.heat_map, item.mask
+                )
+                assert item.image is not None
+                size = (item.image.shape[0], item.image.shape[1])
+                records.append(Record(item.sample.name, item.sample.image, size, scores))
+                for observer in observers:
+                    observer(item, analysis, scores)
+            bar.update(len(batch))
+    if not records:
+        reasons = "; ".join(f"{path}: {reason}" for path, reason in skipped[:3])
+        raise UserError(f"{label}: none of {listing.root}'s pictures can be used ({reasons})")
+    summary = protocols.summarise(protocol, [record.scores for record in records])
+    summary["skipped"] = len(skipped)
+    return DatasetResult(
+        label,
+        listing.name,
+        listing.root,
+        summary,
+        records,
+        skipped,
+        notes,
+        digest.hexdigest(),
+        time.monotonic() - start,
+    )
+
+
+def _finite(analysis: Analysis) -> bool:
+    # A sum is NaN or infinite if any term is, and needs no mask of the map's size.
+    return math.isfinite(analysis.score) and math.isfinite(float(analysis.heat_map.sum()))

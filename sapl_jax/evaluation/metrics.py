@@ -1,0 +1,183 @@
+"""Image-level and pixel-level measures as plain NumPy: AUC, F1, IoU and what they are made of.
+
+Image-level measures work on the scores of all pictures at once. Pixel-level ones come from
+`Confusion` (exact counts at one threshold) and from `ScoreHistogram` (65,536 bins, which keeps
+the memory of a picture of any size constant and makes best-threshold F1 and pixel AUC a
+cumulative sum). Measures that are not defined on what they are given are None, never 0 or 1.
+"""
+
+import dataclasses
+
+import numpy as np
+
+BINS = 1 << 16
+_CHUNK = 1 << 22  # pixels binned at a time, so a 142-megapixel map needs no second copy
+
+
+def roc_curve(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """The ROC curve of scores [N] for labels [N] in {0, 1}: (false, true positive rates).
+
+    One point per distinct score, so tied scores are one slanted step; starts at (0, 0) and ends
+    at (1, 1). None when one of the classes is absent.
+    """
+    labels = np.asarray(labels, bool)
+    scores = np.asarray(scores, np.float64)
+    positives, negatives = int(labels.sum()), int((~labels).sum())
+    if positives == 0 or negatives == 0:
+        return None
+    order = np.argsort(-scores, kind="stable")
+    sorted_scores = scores[order]
+    last_of_tie = np.r_[sorted_scores[1:] != sorted_scores[:-1], True]
+    true = np.cumsum(labels[order])[last_of_tie]
+    false = np.cumsum(~labels[order])[last_of_tie]
+    return np.r_[0.0, false / negatives], np.r_[0.0, true / positives]
+
+
+def roc_auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
+    """Area under the ROC curve, ties counted half; None when one of the classes is absent."""
+    curve = roc_curve(labels, scores)
+    return None if curve is None else float(np.trapezoid(curve[1], curve[0]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Confusion:
+    """Counts of true and false positives and negatives."""
+
+    tp: int
+    fp: int
+    fn: int
+    tn: int
+
+    @classmethod
+    def of(cls, predicted: np.ndarray, truth: np.ndarray) -> "Confusion":
+        """Counts two bool arrays of one shape."""
+        if predicted.shape != truth.shape:
+            raise ValueError(f"prediction {predicted.shape}, truth {truth.shape}: other shape")
+        positive = int(np.count_nonzero(predicted))
+        truth_positive = int(np.count_nonzero(truth))
+        tp = int(np.count_nonzero(predicted & truth))
+        fp, fn = positive - tp, truth_positive - tp
+        return cls(tp, fp, fn, predicted.size - tp - fp - fn)
+
+    def inverted(self) -> "Confusion":
+        """The counts of the opposite prediction."""
+        return Confusion(tp=self.fn, fp=self.tn, fn=self.tp, tn=self.fp)
+
+    def f1(self, empty: float = 0.0) -> float:
+        """2 TP / (2 TP + FP + FN); `empty` when nothing is predicted and nothing is true."""
+        denominator = 2 * self.tp + self.fp + self.fn
+        return 2 * self.tp / denominator if denominator else empty
+
+    def iou(self, empty: float = 0.0) -> float:
+        """TP / (TP + FP + FN); `empty` when nothing is predicted and nothing is true."""
+        union = self.tp + self.fp + self.fn
+        return self.tp / union if union else empty
+
+    def recall(self) -> float | None:
+        """TP / (TP + FN), the true positive rate; None without positives."""
+        return self.tp / (self.tp + self.fn) if self.tp + self.fn else None
+
+    def specificity(self) -> float | None:
+        """TN / (TN + FP); None without negatives."""
+        return self.tn / (self.tn + self.fp) if self.tn + self.fp else None
+
+    def balanced_accuracy(self) -> float | None:
+        """Mean of recall and specificity; None when one of the classes is absent."""
+        recall, specificity = self.recall(), self.specificity()
+        return None if recall is None or specificity is None else (recall + specificity) / 2
+
+    def harmonic_f1(self) -> float | None:
+        """Harmonic mean of recall and specificity, the image-level "F1" of MVSS-Net and WSCL.
+
+        None when one of the classes is absent.
+        """
+        recall, specificity = self.recall(), self.specificity()
+        if recall is None or specificity is None:
+            return None
+        total = recall + specificity
+        return 2 * recall * specificity / total if total else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreHistogram:
+    """How many tampered and authentic pixels fall in each of `BINS` equal steps of [0, 1].
+
+    tampered, authentic: int64 [BINS]. Bin b holds the scores that round to b / (BINS - 1), so maps
+    of 8 or 16 bits lose nothing and any other score moves by at most 1 / 131,070.
+    """
+
+    tampered: np.ndarray
+    authentic: np.ndarray
+
+    @classmethod
+    def of(
+        cls, scores: np.ndarray, truth: np.ndarray, kept: np.ndarray | None = None
+    ) -> "ScoreHistogram":
+        """Bins a map of scores [H, W] in [0, 1] by its truth, bool [H, W].
+
+        kept: bool [H, W], the pixels that count; all of them by default.
+        """
+        tampered = np.zeros(BINS, np.int64)
+        authentic = np.zeros(BINS, np.int64)
+        rows = max(1, _CHUNK // max(1, scores.shape[1]))
+        for start in range(0, scores.shape[0], rows):
+            part = slice(start, start + rows)
+            bins = np.rint(scores[part] * np.float32(BINS - 1)).astype(np.int64)
+            inside = truth[part]
+            outside = ~inside
+            if kept is not None:
+                inside, outside = inside & kept[part], outside & kept[part]
+            tampered += np.bincount(bins[inside], minlength=BINS)
+            authentic += np.bincount(bins[outside], minlength=BINS)
+        return cls(tampered, authentic)
+
+    def _above(self) -> tuple[np.ndarray, np.ndarray]:
+        """(TP, FP) [K] when "score > t" is positive, for t at each score that occurs."""
+        occurs = (self.tampered + self.authentic) > 0
+        tp = self.tampered.sum() - np.cumsum(self.tampered)[occurs]
+        fp = self.authentic.sum() - np.cumsum(self.authentic)[occurs]
+        return tp, fp
+
+    def auc(self) -> float | None:
+        """Area under the pixel ROC curve, ties counted half; None when one class is absent."""
+        positives, negatives = int(self.tampered.sum()), int(self.authentic.sum())
+        if positives == 0 or negatives == 0:
+            return None
+        tp, fp = self._above()
+        true = np.r_[1.0, tp / positives]
+        false = np.r_[1.0, fp / negatives]
+        return float(-np.trapezoid(true, false))
+
+    def best_f1(self, invert: bool = False) -> float | None:
+        """The largest F1 over all thresholds; None without pixels or without tampered ones.
+
+        invert: take the better of the map and its opposite (TruFor).
+        """
+        positives, negatives = int(self.tampered.sum()), int(self.authentic.sum())
+        if positives == 0:
+            return None
+        tp, fp = self._above()
+        tp, fp = np.r_[positives, tp], np.r_[negatives, fp]  # "everything is tampered"
+        best = float(np.max(2 * tp / (tp + fp + positives)))
+        if invert:
+            tp, fp = positives - tp, negatives - fp
+            best = max(best, float(np.max(2 * tp / (tp + fp + positives))))
+        return best
+
+    def otsu_mean(self) -> float:
+        """Mean of the scores above Otsu's threshold, of at most half the pixels (WSCL's pooling)."""
+        counts = self.tampered + self.authentic
+        total = int(counts.sum())
+        levels = np.arange(BINS) / (BINS - 1)
+        below = np.cumsum(counts)
+        mass = np.cumsum(counts * levels)
+        above = total - below
+        with np.errstate(divide="ignore", invalid="ignore"):
+            between = below * above * (mass / below - (mass[-1] - mass) / above) ** 2
+        split = np.nan_to_num(between, nan=-1.0, posinf=-1.0).argmax()
+        count = min(int(above[split]), total - (total // 2 + 1))
+        count = max(1, count)
+        # The mean of the `count` largest scores.
+        from_top = np.minimum(np.cumsum(counts[::-1]), count)
+        taken = np.diff(from_top, prepend=0)
+        return float((taken * levels[::-1]).sum() / count)

@@ -1,0 +1,215 @@
+"""The evaluation protocols of the field by name: how one picture is scored, how pictures average.
+
+Papers print "P-F1" for five different numbers. Each protocol here is the rule that one public
+code base applies, odd corners included, over this project's heat maps at the pictures' own size:
+
+`sapl`   this project: per image over tampered pictures, threshold 0.5, mask > 127; a mask without a
+         tampered pixel cannot be scored and is left out; image score = the prompts' softmax.
+`mvss`   MVSS-Net `evaluate.py`: the map is stored as 8 bits before it is thresholded; mask
+         non-zero; nothing predicted in an empty mask scores 1; image score = maximum of the 8-bit
+         map; its image "F1" is the harmonic mean of sensitivity and specificity.
+`wscl`   WSCL `engine.py`: mask non-zero; a picture whose mask is empty counts as authentic; image
+         score = mean of the map above Otsu's threshold, at most half the pixels; image "F1" as
+         MVSS-Net. (Its code scores a tampered picture that has no mask file against an all-tampered
+         mask; that measures nothing, so such a picture is left out of the pixel measures here.)
+`benco`  IMDL-BenCo `PixelF1`, `PixelAUC`, `PixelIOU`: averaged over all pictures, an authentic one
+         scoring 0; mask > 127.5; image score = the model's own. (Its pixel AUC orders tied pixels
+         by chance; ties count half here.)
+`trufor` TruFor `metrics.py`: tampered pictures only; pixels near the mask's outline are ignored
+         (erosion 15, dilation 11); the better of the map and the inverted map, at 0.5 and at the
+         best threshold; a picture whose kept pixels and prediction are one same class is skipped
+         at 0.5 (there the original fails and drops it).
+
+None of the published codes defines every measure that a report lists: the rest (say, TruFor's
+pixel AUC) is computed on the same pixels and pictures as the protocol's F1.
+"""
+
+import dataclasses
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from sapl_jax.errors import UserError
+from sapl_jax.evaluation.metrics import Confusion, ScoreHistogram, roc_auc
+
+DEFAULT = "sapl"
+THRESHOLD = 0.5  # of pixels and of image scores, in every protocol
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """One rule of evaluation. Fields say where the public code bases part ways."""
+
+    name: str
+    mask_above: float  # a mask pixel, uint8 with white = tampered, is tampered above this
+    average_over: Literal["tampered", "all"]
+    empty_mask: Literal["leave out", "score", "authentic"]  # a mask with no tampered pixel
+    empty_f1: float  # F1 and IoU when nothing is predicted and nothing is tampered
+    image_score: Literal["model", "map maximum", "map pooled"]
+    image_f1: Literal["tampered class", "harmonic"]
+    eight_bit_map: bool = False
+    invert: bool = False
+    border: tuple[int, int] | None = None  # (erosion, dilation) kernel widths in pixels
+
+    def truth(self, grey: np.ndarray) -> np.ndarray:
+        """The tampered pixels, bool [H, W], of a mask [H, W] of grey levels 0-255."""
+        return grey > self.mask_above
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("sapl", 127, "tampered", "leave out", 0.0, "model", "tampered class"),
+        Protocol(
+            "mvss", 0, "tampered", "score", 1.0, "map maximum", "harmonic", eight_bit_map=True
+        ),
+        Protocol("wscl", 0, "tampered", "authentic", 0.0, "map pooled", "harmonic"),
+        Protocol("benco", 127.5, "all", "score", 0.0, "model", "tampered class"),
+        Protocol(
+            "trufor",
+            127,
+            "tampered",
+            "score",
+            0.0,
+            "model",
+            "tampered class",
+            invert=True,
+            border=(15, 11),
+        ),
+    )
+}
+
+
+def get_protocol(name: str) -> Protocol:
+    """The protocol of that name; UserError that lists them for any other."""
+    if name not in PROTOCOLS:
+        raise UserError(f"no protocol {name!r}; there are {', '.join(sorted(PROTOCOLS))}")
+    return PROTOCOLS[name]
+
+
+@dataclasses.dataclass
+class ImageScores:
+    """What one picture contributes. Pixel measures are None where the protocol leaves it out."""
+
+    label: int  # 0 authentic, 1 tampered, as the protocol counts it
+    score: float
+    p_f1: float | None = None
+    p_f1_best: float | None = None
+    p_auc: float | None = None
+    p_iou: float | None = None
+
+
+PIXEL_MEASURES = ("p_f1", "p_f1_best", "p_auc", "p_iou")
+
+
+def _kept_pixels(truth: np.ndarray, border: tuple[int, int]) -> np.ndarray:
+    """The pixels far enough from the mask's outline: inside the erosion or outside the dilation."""
+    erosion, dilation = (np.ones((width, width), np.uint8) for width in border)
+    grey = truth.astype(np.uint8)
+    reflect = cv2.BORDER_REFLECT  # SciPy's default border, which the original relies on
+    inside = cv2.erode(grey, erosion, borderType=reflect)
+    near = cv2.dilate(grey, dilation, borderType=reflect)
+    return (inside > 0) | (near == 0)
+
+
+def score_image(
+    protocol: Protocol,
+    label: int,
+    model_score: float,
+    heat_map: np.ndarray,
+    mask: np.ndarray | None,
+) -> ImageScores:
+    """Scores one picture.
+
+    label: 0 authentic, 1 tampered. model_score: the model's own, in [0, 1]. heat_map: float32
+    [H, W] in [0, 1] at the picture's own size. mask: uint8 [H, W], white = tampered, or None where
+    there is none; not used for authentic pictures, whose truth is all authentic.
+    """
+    if protocol.eight_bit_map:
+        heat_map = np.floor(heat_map * np.float32(255)) / np.float32(255)
+    truth: np.ndarray | None = None
+    if label == 0:
+        truth = np.zeros(heat_map.shape, bool)
+    elif mask is not None:
+        truth = protocol.truth(mask)
+        if not truth.any() and protocol.empty_mask == "authentic":
+            label = 0
+        elif not truth.any() and protocol.empty_mask == "leave out":
+            truth = None
+    scores = ImageScores(label, _image_score(protocol, model_score, heat_map))
+    if truth is not None and (label == 1 or protocol.average_over == "all"):
+        _score_pixels(protocol, scores, heat_map, truth)
+    return scores
+
+
+def _image_score(protocol: Protocol, model_score: float, heat_map: np.ndarray) -> float:
+    if protocol.image_score == "map maximum":
+        return float(heat_map.max())
+    if protocol.image_score == "map pooled":
+        return ScoreHistogram.of(heat_map, np.zeros(heat_map.shape, bool)).otsu_mean()
+    return model_score
+
+
+def _score_pixels(
+    protocol: Protocol, scores: ImageScores, heat_map: np.ndarray, truth: np.ndarray
+) -> None:
+    predicted = heat_map > THRESHOLD
+    kept: np.ndarray | None = None
+    histogram_truth = truth
+    if protocol.border is not None:
+        kept = _kept_pixels(truth, protocol.border)
+        predicted, truth = predicted[kept], truth[kept]
+    if truth.size == 0:
+        return
+    histogram = ScoreHistogram.of(heat_map, histogram_truth, kept)
+    counts = Confusion.of(predicted, truth)
+    options = [counts, counts.inverted()] if protocol.invert else [counts]
+    one_class = counts.tp == truth.size or counts.tn == truth.size
+    if not (protocol.border is not None and one_class):
+        scores.p_f1 = max(option.f1(protocol.empty_f1) for option in options)
+        scores.p_iou = max(option.iou(protocol.empty_f1) for option in options)
+    if counts.tp + counts.fn > 0:
+        scores.p_f1_best = histogram.best_f1(protocol.invert)
+        scores.p_auc = histogram.auc()
+    else:
+        # A threshold above every score predicts nothing, so an empty mask is matched exactly.
+        scores.p_f1_best = protocol.empty_f1
+        scores.p_auc = 0.0 if protocol.average_over == "all" else None
+
+
+def summarise(protocol: Protocol, images: list[ImageScores]) -> dict[str, float | int | None]:
+    """Averages pictures into the measures of a data set; None for what it cannot define.
+
+    i_auc, i_f1, balanced_accuracy over all pictures (None unless both classes are there); p_f1 at
+    0.5, p_f1_best, p_auc, p_iou as the mean over the pictures that have the measure; and counts:
+    images, authentic, tampered, and masks, the number of tampered pictures behind p_f1.
+    """
+    labels = np.array([image.label for image in images], int)
+    scores = np.array([image.score for image in images], np.float64)
+    verdicts = Confusion.of(scores > THRESHOLD, labels > 0)
+    balanced = verdicts.balanced_accuracy()
+    if balanced is None:
+        i_f1 = None
+    else:
+        i_f1 = verdicts.harmonic_f1() if protocol.image_f1 == "harmonic" else verdicts.f1()
+    summary: dict[str, float | int | None] = {
+        "i_auc": roc_auc(labels, scores),
+        "i_f1": i_f1,
+        "balanced_accuracy": balanced,
+    }
+    # Zeros of authentic pictures alone would look like a measured failure, so pixel measures
+    # need at least one tampered picture that has a mask.
+    masks = sum(image.label == 1 and image.p_f1 is not None for image in images)
+    any_mask = any(image.label == 1 and image.p_f1_best is not None for image in images)
+    for measure in PIXEL_MEASURES:
+        values = [v for image in images if (v := getattr(image, measure)) is not None]
+        summary[measure] = float(np.mean(values)) if values and any_mask else None
+    tampered = int(labels.sum())
+    summary |= {
+        "images": len(images),
+        "authentic": len(images) - tampered,
+        "tampered": tampered,
+        "masks": masks,
+    }
+    return summary

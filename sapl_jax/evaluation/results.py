@@ -1,0 +1,143 @@
+"""What an evaluation leaves: `results.json`, one CSV per data set, a table on the screen."""
+
+import csv
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sapl_jax.evaluation.evaluator import DatasetResult
+from sapl_jax.evaluation.protocols import PIXEL_MEASURES, Protocol
+
+FORMAT = 1  # of results.json; raised when a key changes its meaning
+MEASURES = ("i_auc", "i_f1", "balanced_accuracy", *PIXEL_MEASURES)
+TITLES = {
+    "i_auc": "I-AUC",
+    "i_f1": "I-F1",
+    "balanced_accuracy": "bal. acc.",
+    "p_f1": "P-F1",
+    "p_f1_best": "P-F1 best",
+    "p_auc": "P-AUC",
+    "p_iou": "P-IoU",
+}
+_PACKAGES = ("sapl-jax", "jax", "jaxlib", "flax", "numpy", "opencv-python-headless")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that can move a number."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def dataset_entry(result: DatasetResult) -> dict[str, Any]:
+    """One data set's part of results.json; its `skipped` count and the files behind it."""
+    return {
+        **result.summary,
+        "layout": result.layout,
+        "root": str(result.root),
+        "data_sha256": result.digest,
+        "seconds": round(result.seconds, 2),
+        "skipped_files": [[str(path), reason] for path, reason in result.skipped],
+        "notes": [[str(path), note] for path, note in result.notes],
+    }
+
+
+def mean_entry(results: Sequence[DatasetResult]) -> dict[str, float | None]:
+    """Each measure's mean over the data sets that define it."""
+    means: dict[str, float | None] = {}
+    for measure in MEASURES:
+        values = [v for r in results if (v := r.summary[measure]) is not None]
+        means[measure] = sum(values) / len(values) if values else None
+    return means
+
+
+def build(
+    results: Sequence[DatasetResult], protocol: Protocol, method: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The content of results.json. method: what was evaluated (checkpoint, step, hash, ...)."""
+    return {
+        "format": FORMAT,
+        "protocol": protocol.name,
+        "method": dict(method),
+        "versions": versions(),
+        "datasets": {result.name: dataset_entry(result) for result in results},
+        "mean": mean_entry(results),
+    }
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file so that a reader sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON atomically. NaN is an error: an absent measure is null."""
+    write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_images_csv(path: Path, result: DatasetResult) -> None:
+    """Writes one row per picture: name, label, score, size, and its pixel measures."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["name", "label", "score", "height", "width", *PIXEL_MEASURES])
+    for record in result.records:
+        measures = [getattr(record.scores, measure) for measure in PIXEL_MEASURES]
+        writer.writerow(
+            [record.name, record.scores.label, record.scores.score, *record.size, *measures]
+        )
+    write_atomically(path, text.getvalue())
+
+
+def number(value: float | None) -> str:
+    """A measure as the papers print it: .912, 1.000, or a dash where it is not defined."""
+    if value is None:
+        return "-"
+    return f"{value:.3f}".removeprefix("0") if value >= 0 else f"{value:.3f}"
+
+
+def table(results: Sequence[DatasetResult]) -> str:
+    """The measures of all data sets as a table for the screen."""
+    rows = [["data set", "layout", "images", "masks", *(TITLES[m] for m in MEASURES), "skipped"]]
+    for result in results:
+        rows.append(
+            [
+                result.name,
+                result.layout,
+                str(result.summary["images"]),
+                str(result.summary["masks"]),
+                *(number(result.summary[measure]) for measure in MEASURES),
+                str(result.summary["skipped"]),
+            ]
+        )
+    if len(results) > 1:
+        means = mean_entry(results)
+        rows.append(["mean", "", "", "", *(number(means[measure]) for measure in MEASURES), ""])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)

@@ -1,0 +1,137 @@
+"""Evaluating a folder: right numbers, bad files reported, bounded reading, files written whole."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_pipelines.readers import read_dataset
+from sapl_jax.errors import UserError
+from sapl_jax.evaluate import parse_dataset, read_datasets
+from sapl_jax.evaluation import evaluator, results
+from sapl_jax.evaluation.evaluator import evaluate_dataset
+from sapl_jax.evaluation.protocols import PROTOCOLS
+from tests.evaluation.red_pictures import RedAnalysis, RedDetector, picture, write_grey, write_rgb
+
+SAPL = PROTOCOLS["sapl"]
+
+
+def _evaluate(detector, root: Path, **options):
+    return evaluate_dataset(detector, read_dataset("folder", root), SAPL, progress=False, **options)
+
+
+def test_the_measures_of_a_folder_are_those_worked_out_by_hand(detector, folder) -> None:
+    summary = _evaluate(detector, folder).summary
+    assert summary["p_f1"] == pytest.approx((2 / 3 + 1) / 2)
+    assert summary["i_auc"] == 1.0
+    counts = {key: summary[key] for key in ("images", "authentic", "tampered", "masks", "skipped")}
+    assert counts == {"images": 5, "authentic": 2, "tampered": 3, "masks": 2, "skipped": 0}
+
+
+def test_every_picture_is_seen_once_whatever_the_batch_size(detector, folder) -> None:
+    whole = _evaluate(detector, folder, batch_size=8)
+    ones = RedDetector()
+    single = _evaluate(ones, folder, batch_size=1)
+    assert ones.batches == [1] * 5 and detector.batches == [5]
+    assert whole.summary == single.summary and whole.digest == single.digest
+
+
+def test_large_pictures_get_batches_of_their_own(detector, folder, monkeypatch) -> None:
+    monkeypatch.setattr(evaluator, "MAX_PIXELS", 20 * 40 * 2)
+    _evaluate(detector, folder, batch_size=8)
+    assert detector.batches == [2, 2, 1]
+
+
+def test_bad_files_are_named_and_counted_and_the_run_goes_on(detector, folder) -> None:
+    whole = (folder / "Au" / "x.png").read_bytes()
+    (folder / "Au" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "Au" / "text.jpg").write_text("not a picture")
+    (folder / "Au" / "notes.txt").write_text("not a picture either")
+    write_rgb(folder / "Tp" / "d.png", picture(10))
+    write_grey(folder / "Gt" / "d_gt.png", np.zeros((77, 40), np.uint8))
+    write_rgb(folder / "Tp" / "e.png", picture(10))
+    write_grey(folder / "Gt" / "e_gt.png", np.zeros((20, 40), np.uint8))
+    result = _evaluate(detector, folder)
+    reasons = {path.name: reason for path, reason in result.skipped}
+    assert set(reasons) == {"cut.png", "text.jpg", "notes.txt"}
+    assert "truncated" in reasons["cut.png"]
+    notes = {path.name: note for path, note in result.notes}
+    assert "mask is 40x77 but its picture is 40x20" in notes["d.png"]
+    assert "no tampered pixel" in notes["e.png"]
+    assert (result.summary["images"], result.summary["masks"]) == (7, 2)
+    assert result.summary["p_f1"] == pytest.approx((2 / 3 + 1) / 2)
+    assert result.summary["skipped"] == 3
+
+
+def test_a_set_without_a_usable_picture_is_an_error(detector, tmp_path) -> None:
+    (tmp_path / "Tp").mkdir()
+    (tmp_path / "Tp" / "a.png").write_bytes(b"nonsense")
+    with pytest.raises(UserError, match="none of"):
+        _evaluate(detector, tmp_path)
+
+
+class _BrokenDetector(RedDetector):
+    def analyse(self, images):
+        found = super().analyse(images)
+        return [RedAnalysis(float("nan"), found[0].heat_map), *found[1:]]
+
+
+def test_a_score_that_is_not_finite_is_skipped_with_its_reason(folder) -> None:
+    result = _evaluate(_BrokenDetector(), folder, batch_size=5)
+    assert result.summary["images"] == 4
+    assert "not finite" in result.skipped[0][1]
+
+
+def test_the_digest_tells_when_a_file_changed(detector, folder) -> None:
+    before = _evaluate(detector, folder).digest
+    write_grey(folder / "Gt" / "a_gt.png", np.full((20, 40), 255, np.uint8))
+    assert _evaluate(detector, folder).digest != before
+
+
+def test_one_class_writes_null_and_the_table_shows_a_dash(detector, folder, tmp_path) -> None:
+    for path in (folder / "Au").iterdir():
+        path.unlink()
+    result = _evaluate(detector, folder)
+    path = tmp_path / "out" / "results.json"
+    results.write_json(path, results.build([result], SAPL, {"name": "red"}))
+    written = json.loads(path.read_text())
+    entry = written["datasets"]["folder"]
+    assert entry["i_auc"] is None and entry["p_f1"] == pytest.approx(5 / 6)
+    assert entry["images"] == 3 and written["protocol"] == "sapl" and written["versions"]["jax"]
+    assert " - " in results.table([result]).splitlines()[2]
+    assert [p.name for p in path.parent.iterdir()] == ["results.json"]
+
+
+def test_the_mean_row_takes_the_data_sets_that_have_the_measure(detector, folder) -> None:
+    both = _evaluate(detector, folder, label="both")
+    for path in (folder / "Au").iterdir():
+        path.unlink()
+    one = _evaluate(detector, folder, label="one")
+    mean = results.mean_entry([both, one])
+    assert mean["i_auc"] == both.summary["i_auc"]
+    assert mean["p_f1"] == pytest.approx((both.summary["p_f1"] + one.summary["p_f1"]) / 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("casia_v2=/d", ("casia_v2", "casia_v2", Path("/d"))),
+        ("CASIAv2=/d=x", ("CASIAv2", "casia_v2", Path("/d=x"))),
+        ("mine=/d", ("mine", "folder", Path("/d"))),
+        ("old:casia-v2=/d", ("old", "casia_v2", Path("/d"))),
+    ],
+)
+def test_dataset_flag_gives_name_layout_and_path(text, expected) -> None:
+    assert parse_dataset(text) == expected
+
+
+@pytest.mark.parametrize("text", ["casia_v2", "=x", "a=", "a:=x", "a:nonsense=x"])
+def test_a_malformed_dataset_flag_is_a_clear_error(text) -> None:
+    with pytest.raises(UserError, match="--dataset"):
+        parse_dataset(text)
+
+
+def test_two_data_sets_of_one_name_are_refused() -> None:
+    with pytest.raises(UserError, match="twice"):
+        read_datasets(["a=/x", "a=/y"])
