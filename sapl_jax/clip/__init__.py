@@ -1,0 +1,20 @@
+"""CLIP in Flax NNX: vision and text towers, LoRA, and loading of Hugging Face files."""
+
+from sapl_jax.clip.loading import load_clip
+from sapl_jax.clip.lora import LoRAConfig, merge_lora
+from sapl_jax.clip.model import CLIP, CLIPSource
+from sapl_jax.clip.tokens import class_token_ids
+from sapl_jax.clip.variables import LoRAParam, Trainable
+from sapl_jax.clip.vision import VisionFeatures
+
+__all__ = [
+    "CLIP",
+    "CLIPSource",
+    "LoRAConfig",
+    "LoRAParam",
+    "Trainable",
+    "VisionFeatures",
+    "class_token_ids",
+    "load_clip",
+    "merge_lora",
+]

@@ -1,0 +1,124 @@
+"""`load_clip`: finds a CLIP in a folder or on the Hugging Face hub, reads it, and says what it read."""
+
+import hashlib
+import logging
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from sapl_jax.clip.config import BUILT_IN, CLIPConfig, read_config
+from sapl_jax.clip.hub import download
+from sapl_jax.clip.lora import LoRAConfig, add_lora
+from sapl_jax.clip.model import CLIP, CLIPSource
+from sapl_jax.clip.msgpack_file import read_msgpack
+from sapl_jax.clip.safetensors_file import read_safetensors
+from sapl_jax.clip.torch_pickle import read_torch
+from sapl_jax.clip.weights import Tensor, fill
+from sapl_jax.errors import UserError
+
+_LOG = logging.getLogger(__name__)
+_RANDOM = "random:"
+
+# In order of preference: file name -> (naming style, reader).
+FORMATS: dict[str, tuple[str, Callable[[Path], Mapping[str, Tensor]]]] = {
+    "flax_model.msgpack": ("flax", read_msgpack),
+    "model.safetensors": ("torch", read_safetensors),
+    "pytorch_model.bin": ("torch", read_torch),
+}
+
+
+def load_clip(
+    name_or_folder: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: Any = jnp.float32,
+    lora: LoRAConfig | None = None,
+    seed: int = 0,
+) -> CLIP:
+    """A CLIP with the weights of a Hugging Face folder or hub name.
+
+    Args:
+        name_or_folder: a folder with `config.json` and weights; a hub name such as
+            "openai/clip-vit-large-patch14-336"; or "random:" and a folder or a built-in name
+            (e.g. "random:vit-large-patch14-336") for seeded random weights of that configuration.
+        revision: hub commit or branch; None: the pinned commit of OpenAI's models, else "main".
+        dtype: compute dtype, and storage dtype of the frozen weights: float32 or bfloat16.
+        lora: LoRA to attach to the vision tower, float32 whatever `dtype`.
+        seed: of LoRA's initialisation and of random weights.
+
+    Raises:
+        UserError: nothing found, files damaged, or weights that do not fit the configuration.
+    """
+    name = str(name_or_folder)
+    dtype = jnp.dtype(dtype)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise UserError(f"dtype of the CLIP weights is {dtype}, expected float32 or bfloat16")
+    if name.startswith(_RANDOM):
+        config = _configuration_only(name.removeprefix(_RANDOM))
+        clip = CLIP(config, CLIPSource(name), dtype, nnx.Rngs(seed))
+        _LOG.info("CLIP %s: random weights, seed %d", name, seed)
+    else:
+        clip = _load(name, revision, dtype)
+    if lora is not None:
+        add_lora(clip, lora, seed)
+    return clip
+
+
+def _configuration_only(name: str) -> CLIPConfig:
+    folder = Path(name)
+    if folder.is_dir():
+        return read_config(folder / "config.json")
+    built_in = name.removeprefix("openai/clip-")
+    if built_in not in BUILT_IN:
+        raise UserError(
+            f"random:{name}: found neither a folder nor a built-in configuration of that name. "
+            f"Built in: {', '.join(BUILT_IN)}."
+        )
+    return BUILT_IN[built_in]
+
+
+def _load(name: str, revision: str | None, dtype: jnp.dtype) -> CLIP:
+    folder = Path(name)
+    if folder.is_dir():
+        config_path, weights_path, commit = folder / "config.json", _weights_of(folder), None
+    elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not name.startswith("."):
+        config_path, weights_path, commit = download(name, revision, list(FORMATS))
+    else:
+        raise UserError(f"{name}: no such folder. Give a CLIP folder or a Hugging Face hub name.")
+    config = read_config(config_path)
+    style, reader = FORMATS[weights_path.name]
+    tensors = reader(weights_path)
+    source = CLIPSource(name, commit, weights_path.name, _sha256(weights_path))
+    # Abstract: no random weights are made only to be replaced.
+    clip = nnx.eval_shape(lambda: CLIP(config, source, dtype, nnx.Rngs(0)))
+    fill(clip, tensors, style, str(weights_path))
+    _LOG.info(
+        "CLIP %s, revision %s: %s, sha256 %s", name, commit or "-", source.file, source.sha256
+    )
+    return clip
+
+
+def _weights_of(folder: Path) -> Path:
+    for file in FORMATS:
+        if (folder / file).is_file():
+            return folder / file
+    sharded = sorted(path.name for path in folder.glob("*.index.json"))
+    if sharded:
+        raise UserError(
+            f"{folder}: the weights are split over several files ({sharded[0]}), which this reader "
+            "does not join. Save them as one file: "
+            "model.save_pretrained(folder, max_shard_size='100GB')."
+        )
+    raise UserError(
+        f"{folder}: found no CLIP weights, expected one of {', '.join(FORMATS)}. "
+        "Download the whole model folder from the Hugging Face hub."
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

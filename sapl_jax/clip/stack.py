@@ -1,0 +1,96 @@
+"""A stack of blocks with parameters on a leading depth axis, run by `jax.lax.scan`.
+
+One traced block serves every depth, so compiles stay short and the parameter tree has few leaves.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from sapl_jax.clip.config import TowerConfig
+from sapl_jax.clip.layers import Block
+from sapl_jax.clip.variables import LoRAParam
+from sapl_jax.errors import UserError
+
+
+def make_blocks(config: TowerConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Block:
+    """`config.num_hidden_layers` randomly initialised blocks as one `Block` of stacked parameters."""
+
+    @nnx.split_rngs(splits=config.num_hidden_layers)
+    @nnx.vmap
+    def create(rngs: nnx.Rngs) -> Block:
+        return Block(
+            features=config.hidden_size,
+            hidden=config.intermediate_size,
+            heads=config.num_attention_heads,
+            depth=config.num_hidden_layers,
+            activation=config.hidden_act,
+            eps=config.layer_norm_eps,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    return create(rngs)
+
+
+def run_blocks(
+    blocks: Block, x: jax.Array, taps: Sequence[int], *, causal: bool, remat: bool
+) -> tuple[list[jax.Array], jax.Array]:
+    """Runs all blocks and keeps the hidden states that `taps` names.
+
+    Args:
+        blocks: stacked blocks (see `make_blocks`).
+        x: [B, T, D], the input of the first block.
+        taps: which hidden states to keep: k is the output of block k, 0 is `x` itself.
+        causal: whether the attention is causal.
+        remat: recompute each block in the backward pass. Otherwise the results of its linear
+            layers are kept; norms, activations and attention weights are recomputed either way.
+
+    Returns:
+        The tapped states in the order of `taps`, and the last hidden state. Each [B, T, D].
+
+    Raises:
+        UserError: a tap is negative or beyond the depth.
+    """
+    depth = blocks.norm1.scale.shape[0]
+    wrong = [tap for tap in taps if not 0 <= tap <= depth]
+    if wrong:
+        raise UserError(
+            f"taps {wrong} do not exist: this tower has {depth} blocks, so taps lie in 0..{depth}. "
+            "Choose taps within the depth of the CLIP model, or a deeper model."
+        )
+    kept = {0: x}
+    stops = sorted({tap for tap in taps if tap > 0} | {depth})
+    start = 0
+    for stop in stops:
+        x = _run_segment(blocks, x, start, stop, causal, remat)
+        kept[stop] = x
+        start = stop
+    return [kept[tap] for tap in taps], x
+
+
+def _run_segment(
+    blocks: Block, x: jax.Array, start: int, stop: int, causal: bool, remat: bool
+) -> jax.Array:
+    graphdef, lora, frozen = nnx.split(blocks, LoRAParam, nnx.Param)
+
+    # The frozen weights are closed over and indexed inside the step: as scanned inputs, each
+    # segment's slice of them would be a copy. The checkpoint policy keeps what indexing gives out
+    # of the residuals, where it would be a second copy of all weights.
+    def step(h: jax.Array, scanned: tuple[jax.Array, nnx.State]) -> tuple[jax.Array, None]:
+        index, lora_of_block = scanned
+        frozen_of_block = jax.tree.map(
+            lambda w: jax.lax.dynamic_index_in_dim(w, index, keepdims=False), frozen
+        )
+        block = nnx.merge(graphdef, lora_of_block, frozen_of_block)
+        return block(h, causal=causal), None
+
+    policies = jax.checkpoint_policies
+    policy = policies.nothing_saveable if remat else policies.dots_with_no_batch_dims_saveable
+    lora_of_segment = jax.tree.map(lambda w: w[start:stop], lora)
+    scanned = (jnp.arange(start, stop), lora_of_segment)
+    # Inside a scan nothing can be merged across iterations, so the costly CSE barrier is not needed.
+    checkpointed = jax.checkpoint(step, policy=policy, prevent_cse=False)
+    return jax.lax.scan(checkpointed, x, scanned)[0]
