@@ -1,0 +1,74 @@
+"""SAPL as in the paper (arXiv 2601.06222): CLIP ViT-L/14@336, CASIA v2.0, 30 epochs.
+
+Fields marked [paper] are stated there; fields marked [ours] are choices of this reconstruction,
+each explained in docs/method.md. Change any of them on the command line, for example
+`--config.train.batch_size=24`. Names and types are checked.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The paper's configuration, locked."""
+    config = ConfigDict()
+    config.seed = 0  # Initial weights, data order and flips follow from it.
+
+    config.data = data = ConfigDict()
+    data.root = ""  # Folder that holds Au/ and Tp/. Prepared on first use.
+    data.dataset = "casia_v2"  # Layout of the root: "casia_v2", or "folder" for your own Au/ + Tp/.
+    data.prepared = ""  # Where prepared records are kept. "": TFDS_DATA_DIR or ~/tensorflow_datasets.
+    data.val_fraction = 0.1  # [ours] Share of the training pictures held out to choose the checkpoint.
+    data.flip_horizontal = True  # [ours] Random horizontal flips.
+    data.flip_vertical = False  # [ours] Random vertical flips.
+
+    config.image = image = ConfigDict()
+    image.size = 512  # [paper] Longer side in pixels after resizing.
+    image.canny_low = 100.0  # [ours] Canny hysteresis thresholds on 8-bit grey, L2 gradient.
+    image.canny_high = 200.0
+    image.edge_kappa = 2.0  # [ours] alpha = clip(kappa * edge density, alpha_min, alpha_max).
+    image.edge_alpha_min = 1 / 64  # [ours] Decay of the soft edge map per pixel of distance.
+    image.edge_alpha_max = 1 / 2
+
+    config.clip = clip = ConfigDict()
+    clip.pretrained = "openai/clip-vit-large-patch14-336"  # [paper] Hub name, folder, or "random:NAME".
+    clip.revision = ""  # Hub revision. "": the pinned one of a known name.
+    clip.lora_rank = 8  # [ours]
+    clip.lora_alpha = 16.0  # [ours] The update is scaled by alpha / rank.
+    clip.lora_targets = ("q", "v")  # [ours] Among q, k, v, out, fc1, fc2 of every vision block.
+
+    config.model = model = ConfigDict()
+    model.taps = (6, 12, 18, 24)  # [paper] Vision blocks whose patches are used, counted from 1.
+    model.prompts = "ecpl"  # "fixed", "coop", "cocoop", "ecpl_no_edge" or "ecpl" [paper].
+    model.prompt_length = 12  # [paper] Learned context vectors per class.
+    model.class_words = ("real", "fake")  # [paper] Class tokens: authentic, tampered.
+    model.attention_heads = 8  # [ours] Heads of ECPL's attention. Must divide the text width.
+
+    model.hecl = hecl = ConfigDict()
+    hecl.enabled = True  # False trains with the classification loss alone.
+    hecl.use_edges = True  # False selects patches by similarity alone.
+    hecl.top_k = 16  # [ours] Edge patches taken from each image at each tap.
+    hecl.feature_dim = 128  # [ours] Width of the contrasted features.
+    hecl.queue_length = 1024  # [paper] Keys kept per class and tap.
+    hecl.temperature = 0.07  # [ours]
+    hecl.weight = 0.1  # [paper] Final weight of the loss; grows linearly from 0.
+
+    model.heat_map = heat_map = ConfigDict()
+    heat_map.sigma = 4.0  # [ours] Gaussian on the heat map, in pixels of the resized picture.
+    heat_map.threshold = 0.5  # The mask is heat map > threshold.
+
+    config.train = train = ConfigDict()
+    train.batch_size = 12  # [paper] Global batch size. Must be divisible by the number of devices.
+    train.epochs = 30.0  # [paper]
+    train.num_steps = 0  # Optimizer steps. 0: as many as the epochs ask for.
+    train.learning_rate = 1e-5  # [paper] AdamW.
+    train.weight_decay = 0.01  # [ours] AdamW's decoupled decay, PyTorch's default.
+    train.warmup_steps = 0  # [ours] Linear warm-up of the learning rate.
+    train.schedule = "constant"  # [ours] "constant" or "cosine" (to zero at the last step).
+    train.dtype = "auto"  # Compute type: "float32", "bfloat16", "auto" (bfloat16 on GPU and TPU).
+    train.remat = True  # Recompute each vision block in the backward pass: less memory, more time.
+    train.log_every = 10  # Steps between lines in metrics.jsonl and TensorBoard.
+    train.eval_every = 500  # Steps between validations (I-AUC on the held-out training pictures).
+    train.eval_batch_size = 0  # Global. 0: the training batch size.
+    train.checkpoint_every = 500  # Steps between checkpoints of the run ("last").
+    train.max_bad_steps = 10  # Steps with non-finite gradients, in a row, before the run stops.
+    return config.lock()

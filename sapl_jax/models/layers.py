@@ -1,0 +1,33 @@
+"""Trainable parameters of SAPL's heads: one variable type, one way to initialise."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from sapl_jax.clip.variables import Trainable
+
+
+class HeadParam(Trainable):
+    """A parameter of ECPL or HECL: float32, trained."""
+
+
+class PromptParam(Trainable):
+    """A learned context vector or part of the network that makes one: float32, trained."""
+
+
+def lecun_stacked(rngs: nnx.Rngs, shape: tuple[int, ...]) -> jax.Array:
+    """LeCun-normal kernels [..., in, out], float32; leading axes are independent kernels."""
+    batch_axes = tuple(range(len(shape) - 2))
+    initializer: Callable[..., jax.Array] = nnx.initializers.lecun_normal(batch_axis=batch_axes)
+    return initializer(rngs.params(), shape, jnp.float32)
+
+
+def l2_normalize(x: jax.Array) -> jax.Array:
+    """`x` [..., D] divided by its norm over the last axis, in float32; zero stays zero.
+
+    The gradient at zero is zero rather than undefined.
+    """
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))

@@ -1,0 +1,57 @@
+"""From patch-prompt similarity to the image score and the heat map."""
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+TAMPERED = 1  # Index of the "fake" prompt among the classes; also the label of a tampered image.
+
+
+def tampered_probability(similarity: jax.Array, scale: jax.Array) -> jax.Array:
+    """Patch heat map [B,T] float32: softmax over the classes at each tap, mean over the taps.
+
+    Args:
+      similarity: [L,B,T,2] cosine of patch and prompt, authentic first.
+      scale: CLIP's logit scale (about 100), scalar.
+    """
+    return jnp.mean(jax.nn.softmax(scale * similarity, axis=-1)[..., TAMPERED], axis=0)
+
+
+def heat_map_of_picture(
+    patch_map: np.ndarray,
+    valid: np.ndarray,
+    *,
+    canvas: int,
+    resized: tuple[int, int],
+    original: tuple[int, int],
+    sigma: float,
+) -> np.ndarray:
+    """The heat map at the picture's own size, float32 [H,W] in [0,1].
+
+    Bilinear to the canvas, cropped to the picture, smoothed, resized (bilinear; area when the
+    picture is smaller than its resized form). Patches of the padding take the value of the nearest
+    patch of the picture first, so that they do not bleed into its border.
+
+    Args:
+      patch_map: [g,g] float probabilities.
+      valid: [g,g] bool, patches of the picture: a rectangle at the top left.
+      canvas: side of the square canvas in pixels.
+      resized: height and width of the picture on the canvas.
+      original: height and width of the picture as the user gave it.
+      sigma: of the Gaussian, in canvas pixels; 0 turns it off.
+    """
+    # A very long picture can be thinner than half a patch: its first row or column stays.
+    rows = max(1, int(valid.any(axis=1).sum()))
+    columns = max(1, int(valid.any(axis=0).sum()))
+    grid = patch_map.shape[0]
+    inside = patch_map[:rows, :columns].astype(np.float32)
+    full = np.pad(inside, ((0, grid - rows), (0, grid - columns)), mode="edge")
+    full = cv2.resize(full, (canvas, canvas), interpolation=cv2.INTER_LINEAR)
+    picture = np.ascontiguousarray(full[: resized[0], : resized[1]])
+    if sigma > 0:
+        picture = cv2.GaussianBlur(picture, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+    shrinks = original[0] < resized[0] or original[1] < resized[1]
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    picture = cv2.resize(picture, (original[1], original[0]), interpolation=interpolation)
+    return np.clip(picture, 0.0, 1.0)

@@ -1,0 +1,147 @@
+"""SAPL assembled: CLIP with LoRA, the prompts (ECPL) and the contrast heads (HECL)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from sapl_jax.clip.loading import load_clip
+from sapl_jax.clip.lora import LoRAConfig
+from sapl_jax.clip.model import CLIP
+from sapl_jax.clip.tokens import class_token_ids
+from sapl_jax.errors import UserError
+from sapl_jax.models.hecl import ProjectionHeads
+from sapl_jax.models.layers import l2_normalize
+from sapl_jax.models.prompts import Prompts
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class Outputs(NamedTuple):
+    """What one forward pass gives.
+
+    Attributes:
+      image_logits: [B,2] float32, logit_scale * cos(image, prompt); authentic first.
+      similarity: [L,B,T,2] float32, cosine of patch and prompt.
+      embeddings: [L,B,T,P] patch features in the joint space, compute dtype, not normalised.
+    """
+
+    image_logits: jax.Array
+    similarity: jax.Array
+    embeddings: jax.Array
+
+
+class SAPL(nnx.Module):
+    """The whole model. Frozen: every `nnx.Param` (CLIP). Trained: every `Trainable`."""
+
+    def __init__(self, clip: CLIP, prompts: Prompts, heads: ProjectionHeads | None, taps: tuple):
+        """`heads` is None where HECL is off; `taps` are vision blocks counted from 1."""
+        self.clip = clip
+        self.prompts = prompts
+        self.heads = heads
+        self.taps = tuple(taps)
+
+    @property
+    def scale(self) -> jax.Array:
+        """CLIP's frozen logit scale, exponentiated, float32."""
+        return jnp.exp(self.clip.logit_scale[...].astype(jnp.float32))
+
+    def __call__(
+        self, image: jax.Array, edge_map: jax.Array, valid: jax.Array, *, remat: bool = False
+    ) -> Outputs:
+        """One forward pass.
+
+        Args:
+          image: [B,C,C,3] uint8, RGB.
+          edge_map: [B,g,g] float, soft edge map per patch.
+          valid: [B,g,g] bool, patches inside the picture.
+          remat: recompute the vision blocks in the backward pass.
+        """
+        batch = image.shape[0]
+        edge_map, valid = edge_map.reshape(batch, -1), valid.reshape(batch, -1)
+        features = self.clip.vision(normalize_pixels(image), self.taps, remat=remat)
+        # The frozen final layer norm puts all depths on one scale before they are compared.
+        normed = self.clip.vision.post_norm(features.taps[:, :, 1:])
+        embeddings = self.clip.visual_projection(normed)
+
+        prompts, eot = self.prompts(self.clip, normed, features.pooled, edge_map, valid)
+        num_classes, length, width = prompts.shape[1:]
+        text = self.clip.text.encode(
+            prompts.reshape(batch * num_classes, length, width), jnp.tile(eot, batch)
+        )
+        text = l2_normalize(text).reshape(batch, num_classes, -1)
+
+        image_embedding = l2_normalize(self.clip.visual_projection(features.pooled))
+        image_logits = self.scale * jnp.einsum("bp,bcp->bc", image_embedding, text)
+        # cos = (P . t) / |P|: the norm is divided out afterwards, so P is never copied.
+        products = jnp.einsum(
+            "lbtp,bcp->lbtc",
+            embeddings,
+            text.astype(embeddings.dtype),
+            preferred_element_type=jnp.float32,
+        )
+        squares = jnp.sum(jnp.square(embeddings.astype(jnp.float32)), axis=-1, keepdims=True)
+        similarity = products * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
+        return Outputs(image_logits, similarity, embeddings)
+
+
+def normalize_pixels(image: jax.Array) -> jax.Array:
+    """uint8 [...,3] RGB to CLIP's normalised float32 pixels."""
+    pixels = image.astype(jnp.float32) / 255.0
+    return (pixels - jnp.asarray(CLIP_MEAN)) / jnp.asarray(CLIP_STD)
+
+
+def build_sapl(config: ConfigDict, dtype: jnp.dtype) -> SAPL:
+    """The model of a configuration with CLIP's weights loaded and its own parts initialised.
+
+    Args:
+      config: see configs/sapl.py.
+      dtype: compute type, and storage type of the frozen weights.
+
+    Raises:
+      UserError: for weights that cannot be loaded, taps beyond the depth, and unknown options.
+    """
+    lora = LoRAConfig(
+        rank=config.clip.lora_rank,
+        alpha=config.clip.lora_alpha,
+        targets=tuple(config.clip.lora_targets),
+    )
+    clip = load_clip(
+        config.clip.pretrained,
+        revision=config.clip.revision or None,
+        dtype=dtype,
+        lora=lora,
+        seed=config.seed,
+    )
+    taps = check_taps(config.model.taps, clip.config.vision.num_hidden_layers)
+    rngs = nnx.Rngs(params=jax.random.fold_in(jax.random.key(config.seed), 1))
+    prompts = Prompts(
+        clip,
+        class_token_ids(clip, config.model.class_words),
+        variant=config.model.prompts,
+        num_taps=len(taps),
+        length=config.model.prompt_length,
+        num_heads=config.model.attention_heads,
+        rngs=rngs,
+    )
+    heads = None
+    if config.model.hecl.enabled:
+        width = clip.config.projection_dim
+        heads = ProjectionHeads(len(taps), width, config.model.hecl.feature_dim, rngs)
+    return SAPL(clip, prompts, heads, taps)
+
+
+def check_taps(taps: tuple[int, ...], depth: int) -> tuple[int, ...]:
+    """The taps if they are ascending block numbers of this tower; UserError otherwise."""
+    taps = tuple(taps)
+    ascending = all(a < b for a, b in zip(taps, taps[1:], strict=False))
+    if not taps or not ascending or taps[0] < 1 or taps[-1] > depth:
+        raise UserError(
+            f"config.model.taps is {taps}; expected ascending block numbers between 1 and {depth}, "
+            "the depth of this CLIP's vision tower (for example --config.model.taps="
+            f"{','.join(str(max(1, depth * k // 4)) for k in range(1, 5))})."
+        )
+    return taps

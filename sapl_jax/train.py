@@ -1,0 +1,149 @@
+"""Trains SAPL: python -m sapl_jax.train --config configs/sapl.py --workdir runs/sapl.
+
+Run the same command again to continue a run. configs/sapl.py explains every field; change one with
+for example --config.data.root=/data/CASIA2.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+# TensorFlow only reads records here; its start-up notes would hide ours.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import jax
+import numpy as np
+from absl import app, flags
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict, config_flags
+
+from data_pipelines import input as records
+from data_pipelines.prepare import prepare, summary
+from data_pipelines.prepared import Prepared, open_prepared
+from data_pipelines.preprocess import Geometry
+from data_pipelines.soft_edges import EdgeOptions
+from sapl_jax.errors import UserError, run_main
+from sapl_jax.models.sapl import build_sapl
+from sapl_jax.training import devices
+from sapl_jax.training.loop import train
+from sapl_jax.training.workdir import open_workdir
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", "runs/sapl", "Folder of the run.")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RecordData:
+    """This process's share of prepared records, as `sapl_jax.training.loop.TrainingData`."""
+
+    prepared: Prepared
+    config: ConfigDict
+
+    @property
+    def num_train(self) -> int:
+        """Training pictures over all processes."""
+        return self.prepared.num_train
+
+    def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
+        """Training batches from `start_step` on."""
+        return records.train_batches(
+            self.prepared,
+            batch_size=self.config.train.batch_size // jax.process_count(),
+            seed=self.config.seed,
+            start_step=start_step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            flip_horizontal=self.config.data.flip_horizontal,
+            flip_vertical=self.config.data.flip_vertical,
+        )
+
+    def val_batches(self) -> Iterator[dict[str, np.ndarray]]:
+        """The held-out pictures."""
+        size = self.config.train.eval_batch_size or self.config.train.batch_size
+        return records.eval_batches(
+            self.prepared,
+            batch_size=size // jax.process_count(),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+
+def prepare_records(config: ConfigDict, patch: int) -> Prepared:
+    """The prepared records the configuration asks for, made now if they are not there yet.
+
+    Without `data.root`, `data.prepared` must be a folder that `data_pipelines.prepare` made.
+    """
+    data, image = config.data, config.image
+    geometry = Geometry(size=image.size, patch=patch)
+    options = EdgeOptions(
+        kappa=image.edge_kappa,
+        alpha_min=image.edge_alpha_min,
+        alpha_max=image.edge_alpha_max,
+        canny_low=image.canny_low,
+        canny_high=image.canny_high,
+    )
+    if data.root:
+        return prepare(
+            data.dataset,
+            data.root,
+            data.prepared or None,
+            geometry,
+            options,
+            seed=config.seed,
+            val_fraction=data.val_fraction,
+        )
+    if not data.prepared:
+        raise UserError(
+            "No training data was given. Set --config.data.root to the folder that holds Au/ and "
+            "Tp/ (CASIA v2.0, or your own pictures with --config.data.dataset=folder)."
+        )
+    prepared = open_prepared(data.prepared)
+    if (prepared.geometry, prepared.options) != (geometry, options):
+        raise UserError(
+            f"{data.prepared} was prepared with {prepared.geometry} and {prepared.options}; this "
+            f"configuration needs {geometry} and {options}. Prepare it again, or give "
+            "--config.data.root."
+        )
+    return prepared
+
+
+def main(argv: list[str]) -> int | None:
+    """Flags to a run; 143 or 130 when SIGTERM or Ctrl-C stopped it (its state is saved)."""
+    if len(argv) > 1:
+        raise UserError(f"Unexpected argument {argv[1]!r}. Flags look like --config.seed=1.")
+    for name in ("sapl_jax", "data_pipelines"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    config, workdir = _CONFIG.value, Path(_WORKDIR.value)
+    if config is None:
+        raise UserError("No configuration. The paper's: --config configs/sapl.py")
+
+    devices.start_runtime()
+    dtype = devices.compute_dtype(config.train.dtype)
+    sizes = {"batch_size": config.train.batch_size, "eval_batch_size": config.train.eval_batch_size}
+    for name, size in sizes.items():
+        if name == "batch_size" or size:
+            devices.check_batch_size(f"config.train.{name}", size, jax.device_count())
+    log.info(
+        "%d %s device(s) in %d process(es), %s", jax.device_count(), jax.devices()[0].device_kind,
+        jax.process_count(), dtype,
+    )
+    with open_workdir(workdir, config, write=jax.process_index() == 0):
+        model = build_sapl(config, dtype)
+        prepared = prepare_records(config, model.clip.config.vision.patch_size)
+        multihost_utils.sync_global_devices("data is prepared")
+        log.info(summary(prepared))
+        signum = train(config, workdir, model, RecordData(prepared, config))
+    if signum is not None:
+        log.warning("stopped by %s; run the same command to continue", signal.Signals(signum).name)
+        return 128 + signum
+    log.info("done: checkpoints and metrics are in %s", workdir)
+    return None
+
+
+if __name__ == "__main__":
+    app.run(lambda argv: run_main(lambda: main(argv)))

@@ -1,0 +1,1 @@
+"""Training: state, the pmapped step, schedules, checkpoints, writers and the loop."""

@@ -1,0 +1,72 @@
+"""The training state: everything that changes from step to step, as one pytree."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from ml_collections import ConfigDict
+
+from sapl_jax.clip.variables import Trainable
+from sapl_jax.models.queues import Queues, empty_queues
+from sapl_jax.models.sapl import SAPL
+
+PyTree = Any
+
+
+class TrainState(NamedTuple):
+    """State carried through the pmapped step; the same on every device.
+
+    Attributes:
+      step: int32 scalar, optimizer steps done (skipped ones included).
+      params: trainable parameters, nested dict of float32 arrays.
+      opt_state: the optimizer's state for `params`.
+      queues: HECL's keys.
+      bad_steps: int32 scalar, steps in a row that were skipped for non-finite gradients.
+    """
+
+    step: jax.Array
+    params: PyTree
+    opt_state: optax.OptState
+    queues: Queues
+    bad_steps: jax.Array
+
+
+class FrozenModel(NamedTuple):
+    """The rest of a model: its structure and CLIP's frozen weights."""
+
+    graph: nnx.GraphDef
+    params: PyTree
+
+
+def split_model(model: SAPL) -> tuple[PyTree, FrozenModel]:
+    """Trainable parameters and the frozen rest, split by variable type.
+
+    The split is exhaustive: a variable that is neither `Trainable` nor `nnx.Param` is an error,
+    so nothing trains or freezes by accident.
+    """
+    graph, trainable, frozen = nnx.split(model, Trainable, nnx.Param)
+    return nnx.to_pure_dict(trainable), FrozenModel(graph, nnx.to_pure_dict(frozen))
+
+
+def merge_model(params: PyTree, frozen: FrozenModel) -> SAPL:
+    """The model of trainable parameters and the frozen rest."""
+    return nnx.merge(frozen.graph, params, frozen.params)
+
+
+def make_optimizer(train: ConfigDict) -> optax.GradientTransformation:
+    """AdamW without its learning rate: the step multiplies by the schedule's value."""
+    return optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(train.weight_decay))
+
+
+def init_state(params: PyTree, tx: optax.GradientTransformation, config: ConfigDict) -> TrainState:
+    """The state before the first step: fresh optimizer, empty queues."""
+    hecl = config.model.hecl
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=tx.init(params),
+        queues=empty_queues(len(config.model.taps), hecl.queue_length, hecl.feature_dim),
+        bad_steps=jnp.zeros((), jnp.int32),
+    )
