@@ -24,7 +24,9 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool) -> jax.
         return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation="cudnn")
     if platform == "cpu" and length * length > _DIRECT_SCORES:
         return _attention_by_head(q, k, v, causal)
-    return _heads_last(_scores_and_values(_heads_first(q), _heads_first(k), _heads_first(v), causal))
+    return _heads_last(
+        _scores_and_values(_heads_first(q), _heads_first(k), _heads_first(v), causal)
+    )
 
 
 def _attention_by_head(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> jax.Array:

@@ -30,7 +30,7 @@ def download(name: str, revision: str | None, files: list[str]) -> tuple[Path, P
         UserError: no such name or revision, no access, no network, or none of the files.
     """
     import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HfHubHTTPError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
     revision = revision or PINNED.get(name, "main")
 

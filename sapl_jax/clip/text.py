@@ -15,9 +15,7 @@ from sapl_jax.errors import UserError
 class TextTower(nnx.Module):
     """The causal text transformer of CLIP with its projection into the joint space."""
 
-    def __init__(
-        self, config: TextConfig, projection_dim: int, dtype: jnp.dtype, rngs: nnx.Rngs
-    ):
+    def __init__(self, config: TextConfig, projection_dim: int, dtype: jnp.dtype, rngs: nnx.Rngs):
         width = config.hidden_size
         self.config = config
         self.dtype = jnp.dtype(dtype)

@@ -39,6 +39,11 @@ class Entry:
     torch: str
     axes: tuple[int, ...] | None = None
 
+    @property
+    def is_stacked(self) -> bool:
+        """Whether our parameter stacks one tensor of the file for each block."""
+        return "{}" in self.torch
+
     def name(self, style: str) -> str:
         """The name pattern in a file of `style`, "flax" or "torch"."""
         return self.flax if style == "flax" else self.torch
@@ -120,7 +125,7 @@ def variable(clip: CLIP, path: str) -> nnx.Variable:
 def names_in_file(clip: CLIP, entry: Entry, style: str) -> list[str]:
     """The names of one entry's tensors in a file: one, or one for each block."""
     pattern = entry.name(style)
-    if "{}" not in pattern:
+    if not entry.is_stacked:
         return [pattern]
     return [pattern.format(block) for block in range(variable(clip, entry.path).shape[0])]
 
@@ -143,12 +148,13 @@ def fill(clip: CLIP, tensors: Mapping[str, Tensor], style: str, file: str) -> No
         target = variable(clip, entry.path)
         names = names_in_file(clip, entry, style)
         axes = entry.axes_of(style)
-        stacked = "{}" in entry.name(style)
         # One parameter at a time goes to the device, so the host never holds a second model.
         array = np.empty(target.shape, target.dtype)
         for index, name in enumerate(names):
             value = tensors[name].read()
-            array[index if stacked else ...] = value if axes is None else value.transpose(axes)
+            array[index if entry.is_stacked else ...] = (
+                value if axes is None else value.transpose(axes)
+            )
         target.set_value(jnp.asarray(array))
 
 
@@ -181,7 +187,7 @@ def _check(clip: CLIP, tensors: Mapping[str, Tensor], style: str, file: str) -> 
 def _expected_shapes(clip: CLIP, style: str) -> Iterator[tuple[str, tuple[int, ...]]]:
     for entry in TABLE:
         shape = tuple(variable(clip, entry.path).shape)
-        if "{}" in entry.name(style):
+        if entry.is_stacked:
             shape = shape[1:]
         axes = entry.axes_of(style)
         if axes is not None:
