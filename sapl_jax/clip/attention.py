@@ -24,9 +24,9 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool) -> jax.
         return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation="cudnn")
     if platform == "cpu" and length * length > _DIRECT_SCORES:
         return _attention_by_head(q, k, v, causal)
-    return _heads_last(
-        _scores_and_values(_heads_first(q), _heads_first(k), _heads_first(v), causal)
-    )
+    # [B, T, H, d] <-> [B, H, T, d]
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
+    return jnp.swapaxes(_scores_and_values(q, k, v, causal), 1, 2)
 
 
 def _attention_by_head(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> jax.Array:
@@ -41,14 +41,6 @@ def _attention_by_head(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -
 
     out = jax.lax.map(one_head, (by_head(q), by_head(k), by_head(v)))
     return jnp.moveaxis(out, 0, 2)
-
-
-def _heads_first(x: jax.Array) -> jax.Array:
-    return jnp.swapaxes(x, 1, 2)
-
-
-def _heads_last(x: jax.Array) -> jax.Array:
-    return jnp.swapaxes(x, 1, 2)
 
 
 def _scores_and_values(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> jax.Array:
