@@ -1,5 +1,6 @@
 """The tf.data input: batches of prepared pictures, a pure function of (seed, step)."""
 
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -170,17 +171,26 @@ def _batches(
     if threads:
         options.threading.private_threadpool_size = threads
         options.threading.max_intra_op_parallelism = 1
-    return _numpy(dataset.with_options(options), prepared)
+    return _NumpyBatches(dataset.with_options(options), prepared)
 
 
-def _numpy(dataset: tf.data.Dataset, prepared: Prepared) -> Iterator[Batch]:
-    try:
-        yield from dataset.as_numpy_iterator()
-    except tf.errors.OpError as error:
-        raise UserError(
-            f"the prepared records in {prepared.dir} cannot be read ({error.message}); delete "
-            "that folder and prepare the data again"
-        ) from error
+class _NumpyBatches(Iterator[Batch]):
+    """Iterates over a dataset; its reader threads end with it, or at the latest at exit."""
+
+    def __init__(self, dataset: tf.data.Dataset, prepared: Prepared) -> None:
+        self._dir = prepared.dir
+        self._source = [dataset.as_numpy_iterator()]
+        # Left to the interpreter's end, TensorFlow would call into Python when it is gone.
+        weakref.finalize(self, self._source.clear)
+
+    def __next__(self) -> Batch:
+        try:
+            return next(self._source[0])
+        except tf.errors.OpError as error:
+            raise UserError(
+                f"the prepared records in {self._dir} cannot be read ({error.message}); delete "
+                "that folder and prepare the data again"
+            ) from error
 
 
 def _decode(
