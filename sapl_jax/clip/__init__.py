@@ -3,6 +3,7 @@
 from sapl_jax.clip.loading import load_clip
 from sapl_jax.clip.lora import LoRAConfig, merge_lora
 from sapl_jax.clip.model import CLIP, CLIPSource
+from sapl_jax.clip.saving import save_clip
 from sapl_jax.clip.tokens import class_token_ids
 from sapl_jax.clip.variables import LoRAParam, Trainable
 from sapl_jax.clip.vision import VisionFeatures
@@ -17,4 +18,5 @@ __all__ = [
     "class_token_ids",
     "load_clip",
     "merge_lora",
+    "save_clip",
 ]

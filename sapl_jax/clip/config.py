@@ -98,7 +98,7 @@ def read_config(path: Path) -> CLIPConfig:
             "Give a folder or hub name of a whole CLIP model."
         )
     try:
-        full = transformers.CLIPConfig(**raw)
+        full: Any = transformers.CLIPConfig(**raw)
         config = CLIPConfig(
             vision=VisionConfig(**_fields(VisionConfig, full.vision_config)),
             text=TextConfig(**_fields(TextConfig, full.text_config)),

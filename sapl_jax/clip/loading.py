@@ -1,4 +1,4 @@
-"""`load_clip`: finds a CLIP in a folder or on the Hugging Face hub, reads it, and says what it read."""
+"""`load_clip`: finds a CLIP in a folder or on the Hugging Face hub and reads it."""
 
 import hashlib
 import logging

@@ -28,8 +28,8 @@ class LoRAConfig:
         unknown = [target for target in self.targets if target not in TARGETS]
         if unknown or not self.targets or len(set(self.targets)) != len(self.targets):
             raise UserError(
-                f"LoRA targets {tuple(self.targets)!r}: choose one or more of {', '.join(TARGETS)}, "
-                "each once."
+                f"LoRA targets are {tuple(self.targets)!r}, expected one or more of "
+                f"{', '.join(TARGETS)}, each once."
             )
         if self.rank < 1:
             raise UserError(f"LoRA rank is {self.rank}, expected at least 1.")

@@ -16,7 +16,7 @@ from sapl_jax.errors import UserError
 
 
 def make_blocks(config: TowerConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Block:
-    """`config.num_hidden_layers` randomly initialised blocks as one `Block` of stacked parameters."""
+    """All randomly initialised blocks of a tower as one `Block` of stacked parameters."""
 
     @nnx.split_rngs(splits=config.num_hidden_layers)
     @nnx.vmap
@@ -74,7 +74,8 @@ def run_blocks(
 def _run_segment(
     blocks: Block, x: jax.Array, start: int, stop: int, causal: bool, remat: bool
 ) -> jax.Array:
-    graphdef, lora, frozen = nnx.split(blocks, LoRAParam, nnx.Param)
+    graphdef, state = nnx.split(blocks)
+    lora, frozen = nnx.split_state(state, LoRAParam, nnx.Param)
 
     # The frozen weights are closed over and indexed inside the step: as scanned inputs, each
     # segment's slice of them would be a copy. The checkpoint policy keeps what indexing gives out
@@ -91,6 +92,6 @@ def _run_segment(
     policy = policies.nothing_saveable if remat else policies.dots_with_no_batch_dims_saveable
     lora_of_segment = jax.tree.map(lambda w: w[start:stop], lora)
     scanned = (jnp.arange(start, stop), lora_of_segment)
-    # Inside a scan nothing can be merged across iterations, so the costly CSE barrier is not needed.
+    # A scan keeps forward and backward apart, so the costly barrier against CSE is not needed.
     checkpointed = jax.checkpoint(step, policy=policy, prevent_cse=False)
     return jax.lax.scan(checkpointed, x, scanned)[0]

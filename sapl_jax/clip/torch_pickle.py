@@ -26,56 +26,13 @@ _RESAVE = (
     "torch.save(torch.load(FILE, map_location='cpu', weights_only=True), FILE), "
     "or use the model's model.safetensors or flax_model.msgpack."
 )
-_OPCODES = frozenset(
-    [
-        "PROTO",
-        "FRAME",
-        "STOP",
-        "MARK",
-        "POP",
-        "POP_MARK",
-        "GLOBAL",
-        "STACK_GLOBAL",
-        "REDUCE",
-        "BUILD",
-        "NEWOBJ",
-        "BINPERSID",
-        "NONE",
-        "NEWTRUE",
-        "NEWFALSE",
-        "INT",
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "LONG",
-        "LONG1",
-        "BINFLOAT",
-        "UNICODE",
-        "SHORT_BINUNICODE",
-        "BINUNICODE",
-        "BINUNICODE8",
-        "EMPTY_TUPLE",
-        "TUPLE",
-        "TUPLE1",
-        "TUPLE2",
-        "TUPLE3",
-        "EMPTY_LIST",
-        "APPEND",
-        "APPENDS",
-        "EMPTY_DICT",
-        "DICT",
-        "LIST",
-        "SETITEM",
-        "SETITEMS",
-        "PUT",
-        "BINPUT",
-        "LONG_BINPUT",
-        "MEMOIZE",
-        "GET",
-        "BINGET",
-        "LONG_BINGET",
-    ]
+_OPCODE_NAMES = (
+    "PROTO FRAME STOP MARK POP POP_MARK GLOBAL STACK_GLOBAL REDUCE BUILD NEWOBJ BINPERSID NONE "
+    "NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 BINFLOAT UNICODE SHORT_BINUNICODE "
+    "BINUNICODE BINUNICODE8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS "
+    "EMPTY_DICT DICT LIST SETITEM SETITEMS PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET"
 )
+_OPCODES = frozenset(_OPCODE_NAMES.split())
 
 
 class _Refused(Exception):
@@ -247,7 +204,8 @@ def _unpickle(content: bytes, path: Path) -> dict[Any, Any]:
             if opcode.name not in _OPCODES:
                 raise _Refused(f"the pickle instruction {opcode.name}")
             # A memo index is a count of objects so far; a huge one only serves to use up memory.
-            if opcode.name in ("PUT", "LONG_BINPUT") and int(argument) > len(content):
+            is_put = opcode.name in ("PUT", "LONG_BINPUT")
+            if is_put and (argument is None or int(argument) > len(content)):
                 raise _Refused(f"a memo index of {argument}")
         result = _Unpickler(io.BytesIO(content)).load()
     except _Refused as refused:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -116,7 +116,7 @@ _IGNORED = (
 
 def variable(clip: CLIP, path: str) -> nnx.Variable:
     """The variable at a dotted path, e.g. "vision.blocks.q.kernel"."""
-    node = clip
+    node: Any = clip
     for part in path.split("."):
         node = getattr(node, part)
     return node
@@ -152,9 +152,8 @@ def fill(clip: CLIP, tensors: Mapping[str, Tensor], style: str, file: str) -> No
         array = np.empty(target.shape, target.dtype)
         for index, name in enumerate(names):
             value = tensors[name].read()
-            array[index if entry.is_stacked else ...] = (
-                value if axes is None else value.transpose(axes)
-            )
+            where = index if entry.is_stacked else ...
+            array[where] = value if axes is None else value.transpose(axes)
         target.set_value(jnp.asarray(array))
 
 
