@@ -5,14 +5,10 @@ for example --config.data.root=/data/CASIA2.
 """
 
 import logging
-import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-# TensorFlow only reads records here; its start-up notes would hide ours.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
 import numpy as np
@@ -58,8 +54,8 @@ class RecordData:
             start_step=start_step,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            flip_horizontal=self.config.data.flip_horizontal,
-            flip_vertical=self.config.data.flip_vertical,
+            horizontal_flip=self.config.data.flip_horizontal,
+            vertical_flip=self.config.data.flip_vertical,
         )
 
     def val_batches(self) -> Iterator[dict[str, np.ndarray]]:
@@ -116,8 +112,6 @@ def main(argv: list[str]) -> int | None:
     """Flags to a run; 143 or 130 when SIGTERM or Ctrl-C stopped it (its state is saved)."""
     if len(argv) > 1:
         raise UserError(f"Unexpected argument {argv[1]!r}. Flags look like --config.seed=1.")
-    for name in ("sapl_jax", "data_pipelines"):
-        logging.getLogger(name).setLevel(logging.INFO)
     config, workdir = _CONFIG.value, Path(_WORKDIR.value)
     if config is None:
         raise UserError("No configuration. The paper's: --config configs/sapl.py")
@@ -145,5 +139,13 @@ def main(argv: list[str]) -> int | None:
     return None
 
 
+def _parse_flags(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        # A name or type that the locked configuration does not have comes up as any of these.
+        raise UserError(f"{error}\nThe configuration file explains every field.") from error
+
+
 if __name__ == "__main__":
-    app.run(lambda argv: run_main(lambda: main(argv)))
+    run_main(lambda: app.run(main, flags_parser=_parse_flags))

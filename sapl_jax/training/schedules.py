@@ -23,7 +23,6 @@ def learning_rate(train: ConfigDict, num_steps: int) -> Schedule:
             f"config.train.warmup_steps is {train.warmup_steps}; expected at least 0 and fewer "
             f"than the {num_steps} steps of the run."
         )
-    warmup = optax.linear_schedule(0.0, train.learning_rate, train.warmup_steps)
     if train.schedule == "constant":
         rest = optax.constant_schedule(train.learning_rate)
     elif train.schedule == "cosine":
@@ -32,6 +31,9 @@ def learning_rate(train: ConfigDict, num_steps: int) -> Schedule:
         raise UserError(
             f"config.train.schedule is {train.schedule!r}; expected 'constant' or 'cosine'."
         )
+    if not train.warmup_steps:
+        return rest
+    warmup = optax.linear_schedule(0.0, train.learning_rate, train.warmup_steps)
     return optax.join_schedules([warmup, rest], [train.warmup_steps])
 
 
