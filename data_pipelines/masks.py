@@ -23,6 +23,8 @@ STYLES = ("white", "black", "nonzero", "columbia")
 
 _COLUMBIA_BACKGROUND = ((255, 0, 0), (200, 0, 0))
 _COLUMBIA_SPLICED = ((0, 255, 0), (0, 200, 0))
+# Channels of a grey JPEG decode to within this of each other; the palette's are 200 apart.
+_GREY_SPREAD = 32
 # How far the aspect ratios of a mask and its picture may differ for a plain resize to be right.
 _ASPECT_TOLERANCE = 0.05
 
@@ -92,7 +94,9 @@ def _read(path: Path, style: str) -> np.ndarray:
 
 
 def _columbia(rgb: np.ndarray) -> np.ndarray:
-    """255 where the nearest palette colour is a green, else 0."""
+    """255 where the nearest palette colour is a green, else 0; converted grey masks stay."""
+    if int(np.ptp(rgb, axis=-1).max(initial=0)) < _GREY_SPREAD:
+        return rgb[..., 0].copy()
     palette = np.array(_COLUMBIA_BACKGROUND + _COLUMBIA_SPLICED, np.int32)
     distance = np.square(rgb[..., None, :].astype(np.int32) - palette).sum(-1)
     return np.where(distance.argmin(-1) >= len(_COLUMBIA_BACKGROUND), 255, 0).astype(np.uint8)

@@ -4,7 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data_pipelines.au_tp_readers import read_casia_v2, read_folder
+from data_pipelines.list_readers import read_benco_json, read_casia_v1plus, read_mvss_txt
 from data_pipelines.listing import AUTHENTIC, LABEL_NAMES, TAMPERED, Listing, Sample
+from data_pipelines.test_set_readers import (
+    read_casia_v1,
+    read_columbia,
+    read_coverage,
+    read_imd2020,
+    read_nist16,
+)
 from sapl_jax.errors import UserError
 
 __all__ = ["AUTHENTIC", "LABEL_NAMES", "READERS", "TAMPERED", "Listing", "Sample", "read_dataset"]
@@ -12,6 +20,14 @@ __all__ = ["AUTHENTIC", "LABEL_NAMES", "READERS", "TAMPERED", "Listing", "Sample
 READERS: dict[str, Callable[[str | Path], Listing]] = {
     "casia_v2": read_casia_v2,
     "folder": read_folder,
+    "casia_v1": read_casia_v1,
+    "casia_v1plus": read_casia_v1plus,
+    "columbia": read_columbia,
+    "coverage": read_coverage,
+    "imd2020": read_imd2020,
+    "nist16": read_nist16,
+    "mvss_txt": read_mvss_txt,
+    "benco_json": read_benco_json,
 }
 
 

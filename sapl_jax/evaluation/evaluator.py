@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from data_pipelines.images import decode_image, read_bytes, sha256_of
 from data_pipelines.masks import load_mask
+from data_pipelines.oddities import oddities
 from data_pipelines.readers import Listing, Sample
 from sapl_jax.errors import UserError
 from sapl_jax.evaluation import protocols
@@ -102,6 +103,7 @@ def load_sample(sample: Sample) -> Loaded:
         data = read_bytes(sample.image)
         hashes.append(sha256_of(data))
         image = decode_image(data, sample.image)
+        problems += oddities(data)
     except UserError as error:
         problems.append(str(error))
     if image is not None and sample.label == 1 and sample.mask is not None:

@@ -165,7 +165,7 @@ class ScoreHistogram:
         return best
 
     def otsu_mean(self) -> float:
-        """Mean of the scores above Otsu's threshold, of at most half the pixels (WSCL's pooling)."""
+        """WSCL's pooling: mean of the scores above Otsu's threshold, at most half the pixels."""
         counts = self.tampered + self.authentic
         total = int(counts.sum())
         levels = np.arange(BINS) / (BINS - 1)

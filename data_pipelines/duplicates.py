@@ -1,0 +1,57 @@
+"""Finds byte-identical pictures, inside a data set or between a test and a training set."""
+
+import collections
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from data_pipelines.listing import Listing
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, read in parts."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def identical_groups(paths: Iterable[Path]) -> list[list[Path]]:
+    """Groups of two or more files with the same bytes, each sorted; only equal sizes are hashed."""
+    by_size = collections.defaultdict(list)
+    for path in paths:
+        if path.is_file():
+            by_size[path.stat().st_size].append(path)
+    groups = collections.defaultdict(list)
+    for size, same_size in by_size.items():
+        if len(same_size) > 1:
+            for path in same_size:
+                groups[size, file_sha256(path)].append(path)
+    return sorted(sorted(group) for group in groups.values() if len(group) > 1)
+
+
+def identical_across(paths: Iterable[Path], others: Iterable[Path]) -> dict[Path, Path]:
+    """For each of `paths` whose bytes one of `others` has: that other file."""
+    by_size = collections.defaultdict(list)
+    for other in others:
+        if other.is_file():
+            by_size[other.stat().st_size].append(other)
+    hashed: dict[int, dict[str, Path]] = {}
+    found = {}
+    for path in paths:
+        size = path.stat().st_size if path.is_file() else -1
+        if size not in by_size:
+            continue
+        if size not in hashed:
+            hashed[size] = {file_sha256(other): other for other in by_size[size]}
+        if (other := hashed[size].get(file_sha256(path))) is not None:
+            found[path] = other
+    return found
+
+
+def without_training_pictures(listing: Listing, training: Listing) -> Listing:
+    """The listing without pictures that the training set has too; these are listed as skipped."""
+    same = identical_across(
+        [sample.image for sample in listing.samples], [sample.image for sample in training.samples]
+    )
+    found = [(path, f"byte-identical to {other} of the training set") for path, other in same.items()]
+    kept = [sample for sample in listing.samples if sample.image not in same]
+    return Listing(listing.name, listing.root, kept, listing.skipped + found, listing.notes)

@@ -1,0 +1,141 @@
+"""The doctor finds what is wrong, says how to mend it, and exits with the right status."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_pipelines import doctor
+from data_pipelines.duplicates import identical_groups, without_training_pictures
+from data_pipelines.readers import read_dataset
+from sapl_jax.errors import UserError
+from tests.data_pipelines.trees import write_mask, write_picture
+
+
+@pytest.fixture
+def healthy(tmp_path: Path) -> Path:
+    root = tmp_path / "set"
+    for number in range(3):
+        write_picture(root / f"Au/a{number}.png", number, (70, 80))
+        write_picture(root / f"Tp/t{number}.png", 10 + number, (70, 80))
+        mask = np.zeros((70, 80), np.uint8)
+        mask[10:20] = 255
+        write_mask(root / f"Gt/t{number}_gt.png", mask)
+    return root
+
+
+def _run(monkeypatch, capsys, *arguments: str) -> tuple[int, str]:
+    monkeypatch.setattr(sys, "argv", ["doctor", *arguments])
+    status = doctor.main()
+    return status, capsys.readouterr().out
+
+
+def _findings(root: Path, **options) -> list[doctor.Finding]:
+    listing = read_dataset("folder", root)
+    return doctor.diagnose(listing, doctor.examine(listing, progress=False), **options)
+
+
+def _only(root: Path, **options) -> doctor.Finding:
+    (finding,) = _findings(root, **options)
+    return finding
+
+
+def test_a_healthy_set_is_described_and_passes(healthy, monkeypatch, capsys) -> None:
+    status, out = _run(monkeypatch, capsys, "--dataset", "folder", "--root", str(healthy))
+    assert status == 0
+    assert "3 authentic: 3 .png" in out and "3 with a mask" in out and "median 14.3%" in out
+    assert "nothing wrong found" in out
+
+
+def test_an_unreadable_picture_fails_and_is_named(healthy, monkeypatch, capsys) -> None:
+    (healthy / "Au/a0.png").write_bytes(b"\x89PNG\r\n\x1a\nnonsense")
+    status, out = _run(monkeypatch, capsys, "--dataset", "folder", "--root", str(healthy))
+    assert status == 1 and "1 pictures cannot be read" in out and "a0.png" in out
+
+
+def test_a_root_of_another_layout_fails(tmp_path, monkeypatch, capsys) -> None:
+    status, out = _run(monkeypatch, capsys, "--dataset", "columbia", "--root", str(tmp_path))
+    assert status == 1 and "4cam_auth" in out
+
+
+def test_missing_empty_and_misfitting_masks_are_told_apart(healthy) -> None:
+    (healthy / "Gt/t0_gt.png").unlink()
+    write_mask(healthy / "Gt/t1_gt.png", np.zeros((70, 80), np.uint8))
+    write_mask(healthy / "Gt/t2_gt.png", np.zeros((70, 200), np.uint8))
+    whats = [finding.what for finding in _findings(healthy)]
+    assert whats == [
+        "1 of 3 tampered pictures have no mask",
+        "1 masks cannot be used",
+        "1 masks have no tampered pixel",
+    ]
+
+
+def test_a_set_without_any_mask_is_not_blamed_for_it(healthy) -> None:
+    shutil.rmtree(healthy / "Gt")
+    assert _findings(healthy) == []
+
+
+def test_inverted_masks_are_suspected(healthy) -> None:
+    for number in range(5):
+        write_picture(healthy / f"Tp/t{number}.png", 20 + number, (70, 80))
+        mask = np.full((70, 80), 255, np.uint8)
+        mask[10:20] = 0
+        write_mask(healthy / f"Gt/t{number}_gt.png", mask)
+    assert "inverted" in _only(healthy).what
+
+
+def test_one_class_and_small_pictures_are_found(tmp_path) -> None:
+    write_picture(tmp_path / "Tp/t.png", 0, (12, 400))
+    whats = [finding.what for finding in _findings(tmp_path)]
+    assert whats == ["no authentic picture", "1 pictures have a side under 64 pixels"]
+
+
+def test_an_incomplete_copy_of_a_known_set_is_found(tmp_path) -> None:
+    write_picture(tmp_path / "Au/Au_ani_00001.jpg", 0, (70, 80))
+    write_picture(tmp_path / "Tp/Tp_D_CND_M_N_ani00018_sec00096_00138.tif", 1, (70, 80))
+    listing = read_dataset("casia_v2", tmp_path)
+    findings = doctor.diagnose(listing, doctor.examine(listing, progress=False))
+    assert "1 authentic and 1 tampered pictures; a complete copy has 7491 and 5123" in (
+        findings[0].what
+    )
+    assert doctor.formats_tell_the_class(listing)
+
+
+def test_duplicates_inside_across_classes_and_against_training_are_found(healthy, tmp_path) -> None:
+    shutil.copy(healthy / "Au/a0.png", healthy / "Au/copy.png")
+    shutil.copy(healthy / "Au/a1.png", healthy / "Tp/t9.png")
+    write_mask(healthy / "Gt/t9_gt.png", np.full((70, 80), 200, np.uint8) * (np.arange(80) < 9))
+    training = tmp_path / "training"
+    shutil.copytree(healthy / "Au", training / "Au")
+    against = [("folder", read_dataset("folder", training))]
+    whats = [finding.what for finding in _findings(healthy, against=against)]
+    assert whats == [
+        "1 pictures are both authentic and tampered (same bytes)",
+        "1 pictures are there more than once (same bytes)",
+        "5 pictures are in folder too (same bytes)",
+    ]
+
+
+def test_training_pictures_can_be_left_out(healthy, tmp_path) -> None:
+    shutil.copytree(healthy / "Au", tmp_path / "training/Au")
+    listing = read_dataset("folder", healthy)
+    rest = without_training_pictures(listing, read_dataset("folder", tmp_path / "training"))
+    assert [sample.label for sample in rest.samples] == [1, 1, 1]
+    assert len(rest.skipped) == 3 and "byte-identical" in rest.skipped[0][1]
+
+
+def test_files_of_equal_size_and_other_bytes_are_no_duplicates(tmp_path) -> None:
+    for name, data in (("a", b"123"), ("b", b"124"), ("c", b"123")):
+        (tmp_path / name).write_bytes(data)
+    assert identical_groups(tmp_path.iterdir()) == [[tmp_path / "a", tmp_path / "c"]]
+
+
+def test_a_wrong_against_flag_is_a_usage_error(healthy, monkeypatch, capsys) -> None:
+    with pytest.raises(UserError, match="--against"):
+        _run(
+            monkeypatch,
+            capsys,
+            *("--dataset", "folder", "--root", str(healthy), "--against", "nonsense"),
+        )
