@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import absl.logging
 import cv2
 import tensorflow_datasets as tfds
 
@@ -122,6 +123,7 @@ def main() -> int | None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the validation split")
     parser.add_argument("--workers", type=int, help="threads (default: one per core)")
     flags = parser.parse_args()
+    absl.logging.set_verbosity(absl.logging.ERROR)  # TFDS warns of every config not built in
     prepared = prepare(
         flags.dataset,
         flags.root,

@@ -59,7 +59,9 @@ def soft_edges_from(edges: np.ndarray, options: EdgeOptions = DEFAULT_OPTIONS) -
     if not edges.any():
         return np.zeros(edges.shape, np.float32)
     away = np.logical_not(edges).astype(np.uint8)
-    distance = cv2.distanceTransform(away, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    rough = cv2.distanceTransform(away, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    # OpenCV's last bit changes from call to call, but squared distances are whole numbers.
+    distance = np.sqrt(np.rint(np.square(rough, dtype=np.float64))).astype(np.float32)
     return np.exp(-decay(edges, options) * distance, dtype=np.float32)
 
 

@@ -1,0 +1,143 @@
+"""Reading pictures: every kind that occurs, and a clear error for what is not a picture."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from data_pipelines.headers import read_header
+from data_pipelines.images import UnreadableImage, decode_image, read_image, read_mask
+from tests.data_pipelines.picture_trees import noise
+
+LOSSLESS = [".png", ".bmp", ".tif"]
+FORMATS = [*LOSSLESS, ".jpg", ".webp"]
+
+
+def encoded(suffix: str, pixels: np.ndarray) -> bytes:
+    """Pixels in OpenCV's channel order as a file's bytes."""
+    return cv2.imencode(suffix, pixels)[1].tobytes()
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+@pytest.mark.parametrize("suffix", LOSSLESS)
+def test_lossless_formats_give_the_pixels_in_rgb_order(suffix: str) -> None:
+    picture = noise(0)
+    found = decode_image(encoded(suffix, picture[..., ::-1]), "picture")
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, picture)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_grey_deep_and_alpha_pictures_become_8_bit_rgb(suffix: str) -> None:
+    picture = noise(1)
+    grey = np.repeat(picture[..., :1], 3, axis=2)
+    alpha = np.dstack([picture, np.full(picture.shape[:2], 9, np.uint8)])
+    for pixels, expected in [
+        (picture[..., 0], grey),
+        (picture.astype(np.uint16) * 257, picture[..., ::-1]),
+        (picture[..., 0].astype(np.uint16) * 257, grey),
+        (alpha, picture[..., ::-1]),
+    ]:
+        np.testing.assert_array_equal(decode_image(encoded(suffix, pixels), "picture"), expected)
+
+
+def test_palette_png_becomes_rgb() -> None:
+    rows = b"".join(b"\x00" + bytes(row) for row in [[0, 1], [2, 1]])
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        png_chunk(kind, body)
+        for kind, body in [
+            (b"IHDR", struct.pack(">IIBBBBB", 2, 2, 8, 3, 0, 0, 0)),
+            (b"PLTE", bytes([255, 0, 0, 0, 255, 0, 0, 0, 255])),
+            (b"IDAT", zlib.compress(rows)),
+            (b"IEND", b""),
+        ]
+    )
+    expected = [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [0, 255, 0]]]
+    np.testing.assert_array_equal(decode_image(data, "palette"), expected)
+
+
+def test_exif_orientation_is_ignored() -> None:
+    data = encoded(".jpg", noise(0, 40, 70))
+    entry = struct.pack("<HHII", 0x0112, 3, 1, 6)  # orientation 6: turn by 90 degrees
+    exif = b"Exif\0\0" + b"II*\0" + struct.pack("<IH", 8, 1) + entry + b"\0\0\0\0"
+    turned = data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
+    assert cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR).shape == (70, 40, 3)
+    np.testing.assert_array_equal(decode_image(turned, "turned"), decode_image(data, "straight"))
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_header_gives_the_size(suffix: str) -> None:
+    header = read_header(encoded(suffix, noise(0, 33, 57)))
+    assert (header.height, header.width) == (33, 57)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.99])
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_truncated_file_is_unreadable(suffix: str, share: float) -> None:
+    data = encoded(suffix, noise(0, 200, 200))
+    with pytest.raises(UnreadableImage, match="cut.name"):
+        decode_image(data[: int(share * len(data))], "cut.name")
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_bytes_after_the_picture_are_allowed(suffix: str) -> None:
+    data = encoded(suffix, noise(0))
+    np.testing.assert_array_equal(
+        decode_image(data + b"\0trailer" * 20, "long"), decode_image(data, "short")
+    )
+
+
+def test_damaged_png_data_is_unreadable() -> None:
+    data = bytearray(encoded(".png", noise(0)))
+    data[len(data) // 2] ^= 0xFF
+    with pytest.raises(UnreadableImage, match="corrupt PNG"):
+        decode_image(bytes(data), "picture")
+
+
+def test_text_is_not_a_picture(tmp_path: Path) -> None:
+    path = tmp_path / "notes.jpg"
+    path.write_text("hello")
+    with pytest.raises(UnreadableImage, match=r"notes\.jpg: not a JPEG.*hello"):
+        read_image(path)
+
+
+def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(UnreadableImage, match=r"empty\.png: the file is empty"):
+        read_image(tmp_path / "empty.png")
+    with pytest.raises(UnreadableImage, match=r"gone\.png: cannot be opened"):
+        read_image(tmp_path / "gone.png")
+
+
+def test_picture_over_the_limit_is_refused_before_decoding() -> None:
+    bomb = b"\x89PNG\r\n\x1a\n" + b"".join(
+        png_chunk(kind, body)
+        for kind, body in [
+            (b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)),
+            (b"IDAT", zlib.compress(b"")),
+            (b"IEND", b""),
+        ]
+    )
+    with pytest.raises(UnreadableImage, match="60000 x 60000 pixels, more than the limit"):
+        decode_image(bomb, "bomb")
+    with pytest.raises(UnreadableImage, match="limit of 100"):
+        decode_image(encoded(".png", noise(0)), "small", max_pixels=100)
+
+
+def test_names_outside_ascii_and_with_spaces_work(tmp_path: Path) -> None:
+    path = tmp_path / "Bïld né 图.png"
+    path.write_bytes(encoded(".png", noise(0)))
+    assert read_image(path).shape == (48, 72, 3)
+
+
+def test_mask_keeps_its_grey_values(tmp_path: Path) -> None:
+    mask = np.random.default_rng(0).integers(0, 256, (9, 11), dtype=np.uint8)
+    path = tmp_path / "mask.png"
+    path.write_bytes(encoded(".png", mask))
+    np.testing.assert_array_equal(read_mask(path), mask)

@@ -1,0 +1,214 @@
+"""Preparing: lossless records, what is skipped, reuse, interruptions, and the command."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from data_pipelines.images import read_bytes, read_image, sha256_of
+from data_pipelines.listing import AUTHENTIC, TAMPERED
+from data_pipelines.prepare import prepare
+from data_pipelines.prepared import Prepared, open_prepared
+from data_pipelines.preprocess import Geometry, patch_edge_map, resize
+from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions
+from sapl_jax.errors import UserError
+from tests.data_pipelines.picture_trees import SMALL, make_casia
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def records(prepared: Prepared, split: str = "train") -> list[dict]:
+    source = tfds.builder_from_directory(str(prepared.dir)).as_data_source(split)
+    return [source[n] for n in range(len(source))]
+
+
+def test_records_hold_the_resized_pixels_exactly(
+    small_prepared: Prepared, casia_root: Path
+) -> None:
+    suffixes = set()
+    for record in records(small_prepared):
+        path = casia_root / record["name"].decode()
+        suffixes.add(path.suffix)
+        picture = read_image(path)
+        resized = resize(picture, SMALL)
+        np.testing.assert_array_equal(record["image"], resized)
+        np.testing.assert_array_equal(record["edge_map"], patch_edge_map(resized, SMALL))
+        assert record["label"] == (TAMPERED if path.parent.name == "Tp" else AUTHENTIC)
+        assert tuple(record["original_size"]) == picture.shape[:2]
+        assert record["sha256"].decode() == sha256_of(read_bytes(path))
+    assert suffixes == {".jpg", ".bmp", ".tif"}
+
+
+def test_corrupt_and_foreign_files_are_skipped_and_listed(small_prepared: Prepared) -> None:
+    skipped = {row["file"]: row["reason"] for row in small_prepared.skipped()}
+    assert small_prepared.num_skipped == 2
+    assert "truncated JPEG" in skipped["Au/Au_ani_00099.jpg"]
+    assert "not a picture file" in skipped["Tp/Thumbs.db"]
+
+
+def test_splits_are_disjoint_complete_and_stratified(small_prepared: Prepared) -> None:
+    names = {split: {r["name"] for r in records(small_prepared, split)}
+             for split in ("train", "validation")}
+    assert not names["train"] & names["validation"]
+    assert len(names["train"]) == small_prepared.num_train
+    assert len(names["validation"]) == small_prepared.num_val
+    assert small_prepared.num_train + small_prepared.num_val == 40
+    assert small_prepared.counts["validation"]["tampered"] == 4
+    assert 4 <= small_prepared.counts["validation"]["authentic"] <= 6
+    assert small_prepared.num_shared_sources == 0
+
+
+def test_second_call_reuses_the_records(
+    small_prepared: Prepared, casia_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = small_prepared.dir.parents[2]
+    monkeypatch.setattr("data_pipelines.prepare._build", lambda *_: pytest.fail("built again"))
+    again = prepare("casia_v2", casia_root, output, SMALL, val_fraction=0.25, seed=3)
+    assert again == small_prepared
+
+
+def test_other_settings_or_files_never_share_a_folder(tmp_path: Path) -> None:
+    root = make_casia(tmp_path / "root", 4, 4)
+    output = tmp_path / "out"
+
+    def folder(geometry: Geometry = SMALL, options: EdgeOptions = DEFAULT_OPTIONS, **more) -> Path:
+        return prepare("casia_v2", root, output, geometry, options, progress=False, **more).dir
+
+    first = folder()
+    assert folder() == first
+    others = {
+        folder(Geometry(64, 16)), folder(options=EdgeOptions(kappa=1.0)), folder(seed=1),
+        folder(val_fraction=0.5),
+    }
+    (root / "Au" / "Au_ani_00000.bmp").unlink()
+    others.add(folder())
+    assert len(others) == 5 and first not in others
+
+
+def test_number_of_threads_does_not_change_the_records(tmp_path: Path) -> None:
+    root = make_casia(tmp_path / "root", 6, 6)
+    one, four = (
+        prepare("casia_v2", root, tmp_path / str(n), SMALL, workers=n, progress=False)
+        for n in (1, 4)
+    )
+    for path in one.dir.iterdir():
+        if ".array_record" in path.name:
+            assert path.read_bytes() == (four.dir / path.name).read_bytes()
+    assert one.counts == four.counts
+
+
+def test_folder_data_set_keeps_states_of_one_scene_together(tmp_path: Path) -> None:
+    root = make_casia(tmp_path / "casia", 8, 8)
+    for n, path in enumerate(sorted((root / "Au").iterdir())):
+        path.rename(path.with_name(f"scene.{n}{path.suffix}"))
+    for n, path in enumerate(sorted((root / "Tp").iterdir())):
+        path.rename(path.with_name(f"scene.{n}{path.suffix}"))
+    prepared = prepare("folder", root, tmp_path / "out", SMALL, val_fraction=0.25, progress=False)
+    stems = {split: {Path(r["name"].decode()).stem for r in records(prepared, split)}
+             for split in ("train", "validation")}
+    assert len(stems["validation"]) == 2 and not stems["train"] & stems["validation"]
+
+
+def test_no_validation_split_where_none_is_wanted(tmp_path: Path) -> None:
+    root = make_casia(tmp_path / "root", 3, 3)
+    prepared = prepare("casia_v2", root, tmp_path / "o", SMALL, val_fraction=0, progress=False)
+    assert (prepared.num_train, prepared.num_val) == (6, 0)
+
+
+def test_class_without_a_readable_picture_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    root = make_casia(tmp_path / "root", 3, 3)
+    for path in (root / "Tp").iterdir():
+        path.write_bytes(b"rubbish")
+    with pytest.raises(UserError, match=r"no readable tampered picture.*not a JPEG"):
+        prepare("casia_v2", root, tmp_path / "out", SMALL, progress=False)
+    assert not list((tmp_path / "out").rglob("*array_record*"))
+    assert not list((tmp_path / "out").rglob("prepared.json"))
+
+
+def test_output_that_is_a_file_is_a_user_error(tmp_path: Path) -> None:
+    root = make_casia(tmp_path / "root", 2, 2)
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(UserError, match="cannot write prepared data"):
+        prepare("casia_v2", root, tmp_path / "out", SMALL, progress=False)
+
+
+def test_killed_run_leaves_nothing_that_looks_done_and_runs_again(tmp_path: Path) -> None:
+    root = make_casia(tmp_path / "root", 8, 8)
+    code = """
+import os, signal, sys
+from data_pipelines import picture_builder
+from data_pipelines.prepare import prepare
+from data_pipelines.preprocess import Geometry
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+picture_builder.write_metadata = die  # the last thing before TFDS renames the folder
+prepare("casia_v2", sys.argv[1], sys.argv[2], Geometry(64, 14), progress=False)
+"""
+    output = tmp_path / "out"
+    killed = subprocess.run(
+        [sys.executable, "-c", code, root, output], cwd=REPOSITORY, capture_output=True, timeout=120
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    left = list(output.rglob("*.array_record*"))
+    assert left and all("incomplete" in str(path) for path in left)
+    prepared = prepare("casia_v2", root, output, SMALL, progress=False)
+    assert prepared.num_train + prepared.num_val == 16
+    assert not [path for path in output.rglob("*") if "incomplete" in path.name]
+
+
+def test_damaged_records_are_refused_with_what_to_do(
+    small_prepared: Prepared, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(small_prepared.dir, copy)
+    assert open_prepared(copy).counts == small_prepared.counts
+    shard = next(copy.glob("*train.array_record*"))
+    os.truncate(shard, shard.stat().st_size // 2)
+    with pytest.raises(UserError, match=r"records are damaged.*prepare the data again"):
+        open_prepared(copy)
+    shard.unlink()
+    with pytest.raises(UserError, match="is missing"):
+        open_prepared(copy)
+    (copy / "prepared.json").write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        open_prepared(copy)
+    with pytest.raises(UserError, match="no prepared data in"):
+        open_prepared(tmp_path)
+
+
+def test_command_prepares_once_even_when_started_twice(casia_root: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "data_pipelines.prepare", "--dataset", "casia_v2", "--root",
+        str(casia_root), "--output", str(tmp_path), "--size", "64", "--val_fraction", "0.25",
+    ]
+    started = [
+        subprocess.Popen(
+            command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=120) for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    assert all("skipped: 2 files" in out and "Traceback" not in err for out, err in outputs)
+    assert sum("preparing train" in err for _, err in outputs) == 1
+    folders = [path.parent for path in tmp_path.rglob("prepared.json")]
+    assert len(folders) == 1
+    assert json.loads((folders[0] / "prepared.json").read_text())["dataset"] == "casia_v2"
+
+
+def test_command_shows_a_mistake_in_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "data_pipelines.prepare", "--dataset", "folder", "--root",
+         str(tmp_path / "nothing")],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=120,
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("error: no data set at")
+    assert "Traceback" not in done.stderr

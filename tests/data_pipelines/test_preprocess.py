@@ -1,0 +1,75 @@
+"""Resizing, padding, patch pooling and valid patches."""
+
+import numpy as np
+import pytest
+
+from data_pipelines.preprocess import (
+    PADDING,
+    PAPER_GEOMETRY,
+    Geometry,
+    patch_edge_map,
+    preprocess,
+    resize,
+    valid_patches,
+)
+from data_pipelines.soft_edges import soft_edge_map
+from sapl_jax.errors import UserError
+from tests.data_pipelines.picture_trees import SMALL, noise
+
+
+def test_paper_geometry_loses_no_pixel() -> None:
+    assert (PAPER_GEOMETRY.canvas, PAPER_GEOMETRY.grid) == (518, 37)
+    assert Geometry(56, 14).canvas == 56
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((48, 96), (32, 64)), ((30, 10), (64, 21)), ((500, 1), (64, 1))]
+)
+def test_longer_side_becomes_the_size(shape: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert resize(np.zeros((*shape, 3), np.uint8), SMALL).shape[:2] == expected
+
+
+def test_picture_of_the_right_size_keeps_every_pixel() -> None:
+    picture = noise(0, 40, 64)
+    result = preprocess(picture, SMALL)
+    assert result.resized == (40, 64)
+    np.testing.assert_array_equal(result.image[:40, :64], picture)
+    assert (result.image[40:] == PADDING).all() and (result.image[:, 64:] == PADDING).all()
+
+
+def test_shrinking_averages_areas() -> None:
+    picture = noise(0, 128, 128)
+    blocks = picture.reshape(64, 2, 64, 2, 3).mean(axis=(1, 3))
+    assert np.abs(resize(picture, SMALL) - blocks).max() <= 1
+
+
+def test_patches_with_half_their_pixels_inside_are_valid() -> None:
+    for height, width in [(64, 64), (7, 64), (6, 64), (64, 21), (1, 1)]:
+        inside = np.zeros((SMALL.canvas, SMALL.canvas))
+        inside[:height, :width] = 1
+        share = inside.reshape(5, 14, 5, 14).mean(axis=(1, 3))
+        np.testing.assert_array_equal(valid_patches(height, width, SMALL), share >= 0.5)
+
+
+def test_patch_map_is_the_block_mean_where_valid_and_zero_elsewhere() -> None:
+    picture = noise(2, 40, 64)
+    full = np.zeros((70, 70))
+    full[:40, :64] = soft_edge_map(picture)
+    found = patch_edge_map(picture, SMALL)
+    valid = valid_patches(40, 64, SMALL)
+    assert found.dtype == np.float32 and not valid.all() and valid.any()
+    for row in range(5):
+        for column in range(5):
+            block = full[14 * row : 14 * row + 14, 14 * column : 14 * column + 14]
+            expected = block.mean() if valid[row, column] else 0.0
+            assert found[row, column] == pytest.approx(expected, abs=1e-6)
+
+
+def test_padding_makes_no_edge() -> None:
+    plain = np.full((30, 64, 3), 250, np.uint8)
+    assert not preprocess(plain, SMALL).edge_map.any()
+
+
+def test_size_below_one_pixel_is_a_user_error() -> None:
+    with pytest.raises(UserError, match="at least 1 pixel"):
+        Geometry(0, 14)

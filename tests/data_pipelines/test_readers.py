@@ -1,0 +1,97 @@
+"""Listing data sets: pairing by stem, odd names, and errors that say what to do."""
+
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.readers import AUTHENTIC, TAMPERED, Listing, read_dataset
+from sapl_jax.errors import UserError
+
+
+def tree(root: Path, *names: str) -> Path:
+    """Files at these paths; listing never opens them, so they hold nothing."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return root
+
+
+def masks(listing: Listing) -> dict[str, str | None]:
+    return {s.name: s.mask.name if s.mask else None for s in listing.samples}
+
+
+def test_masks_pair_by_exact_stem_dots_included(tmp_path: Path) -> None:
+    root = tree(
+        tmp_path, "Au/a.jpg", "Tp/a.b.c.JPG", "Tp/a.b.TIFF", "Tp/z.png",
+        "Gt/a.b.c_gt.png", "Gt/a.b_gt.png", "Gt/a_gt.png", "Gt/zz_gt.png",
+    )
+    listing = read_dataset("folder", root)
+    assert masks(listing) == {
+        "Au/a.jpg": None,  # an authentic picture has no mask, whatever the stem
+        "Tp/a.b.c.JPG": "a.b.c_gt.png",
+        "Tp/a.b.TIFF": "a.b_gt.png",
+        "Tp/z.png": None,
+    }
+    assert [s.label for s in listing.samples] == [AUTHENTIC, TAMPERED, TAMPERED, TAMPERED]
+
+
+@pytest.mark.parametrize("folder", ["Gt", "CASIA 2 Groundtruth"])
+def test_casia_masks_are_found_in_either_folder(tmp_path: Path, folder: str) -> None:
+    stem = "Tp_D_CRN_M_N_ani00100_ani10101_10089"
+    root = tree(tmp_path, "Au/Au_ani_00100.jpg", f"Tp/{stem}.tif", f"{folder}/{stem}_gt.png")
+    listing = read_dataset("casia_v2", root)
+    assert masks(listing)[f"Tp/{stem}.tif"] == f"{stem}_gt.png"
+    assert [s.sources for s in listing.samples] == [("ani00100",), ("ani00100", "ani10101")]
+    assert listing.notes == []
+
+
+def test_misnamed_casia_mask_pairs_by_serial_number_when_unambiguous(tmp_path: Path) -> None:
+    pair = "ani00001_ani00001"
+    root = tree(
+        tmp_path, "Au/Au_ani_00001.jpg",
+        f"Tp/Tp_S_NRN_S_N_{pair}_00007.jpg", f"Gt/Tp_D_NRN_S_N_{pair}_00007_gt.png",
+        f"Tp/Tp_S_NRN_S_N_{pair}_00008.jpg", f"Tp/Tp_S_NRN_S_O_{pair}_00008.jpg",
+        f"Gt/Tp_D_NRN_S_N_{pair}_00008_gt.png",
+    )
+    listing = read_dataset("casia_v2", root)
+    found = masks(listing)
+    assert found[f"Tp/Tp_S_NRN_S_N_{pair}_00007.jpg"] == f"Tp_D_NRN_S_N_{pair}_00007_gt.png"
+    assert found[f"Tp/Tp_S_NRN_S_N_{pair}_00008.jpg"] is None
+    assert found[f"Tp/Tp_S_NRN_S_O_{pair}_00008.jpg"] is None
+    assert len(listing.notes) == 1 and listing.notes[0].startswith("1 masks")
+
+
+def test_other_files_are_listed_with_reasons_and_hidden_ones_passed_over(tmp_path: Path) -> None:
+    root = tree(tmp_path, "Au/a.jpg", "Au/.DS_Store", "Tp/b.jpg", "Tp/Thumbs.db", "Tp/deep/c.jpg")
+    listing = read_dataset("folder", root)
+    assert [(p.name, reason.split(";")[0]) for p, reason in listing.skipped] == [
+        ("Thumbs.db", "not a picture file (.db)"), ("deep", "a folder"),
+    ]
+
+
+def test_names_are_unique_where_stems_are_not(tmp_path: Path) -> None:
+    listing = read_dataset("folder", tree(tmp_path, "Au/1.png", "Tp/1.png", "Tp/1.jpg"))
+    assert [s.name for s in listing.samples] == ["Au/1.png", "Tp/1.jpg", "Tp/1.png"]
+
+
+def test_one_class_is_an_error_only_where_both_are_needed(tmp_path: Path) -> None:
+    root = tree(tmp_path, "Tp/a.jpg")
+    assert len(read_dataset("folder", root).samples) == 1
+    with pytest.raises(UserError, match=r"0 authentic and 1 tampered.*needs both"):
+        read_dataset("folder", root, both_classes=True)
+
+
+def test_errors_say_what_was_found_and_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        read_dataset("casia_v2", tmp_path / "nothing")
+    with pytest.raises(UserError, match="that is a file"):
+        read_dataset("casia_v2", tree(tmp_path / "f", "file") / "file")
+    with pytest.raises(UserError, match=r"folders found: none.*Expected Au/"):
+        read_dataset("folder", tree(tmp_path / "e", "readme.txt"))
+    with pytest.raises(UserError, match="did you mean that"):
+        read_dataset("folder", tree(tmp_path / "g", "CASIA2/Au/a.jpg"))
+    with pytest.raises(UserError, match=r"not CASIA v2\.0.*--dataset folder"):
+        read_dataset("casia_v2", tree(tmp_path / "h", "Au/dog.jpg", "Tp/cat.jpg"))
+    with pytest.raises(UserError, match=r"choose one of: .*casia_v2, .*folder"):
+        read_dataset("cassia", tmp_path)

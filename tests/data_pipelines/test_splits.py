@@ -1,0 +1,72 @@
+"""The validation split: by class, by seed and name, never across a shared source."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.listing import AUTHENTIC, TAMPERED, Sample
+from data_pipelines.splits import linked_groups, split_samples
+from sapl_jax.errors import UserError
+
+
+def sample(name: str, label: int, *sources: str) -> Sample:
+    return Sample(name, Path(name), label, None, sources)
+
+
+def many(authentic: int, tampered: int) -> list[Sample]:
+    """Every tampered picture is made of one authentic picture."""
+    scenes = [sample(f"Au/{n}", AUTHENTIC, f"s{n}") for n in range(authentic)]
+    return scenes + [sample(f"Tp/{n}", TAMPERED, f"s{n % authentic}") for n in range(tampered)]
+
+
+def test_split_takes_the_share_of_each_class_and_loses_nothing() -> None:
+    samples = many(200, 100)
+    split = split_samples(samples, 0.1, seed=0)
+    names = [s.name for s in split.train + split.validation]
+    assert sorted(names) == sorted(s.name for s in samples) and len(names) == len(set(names))
+    assert sum(s.label == AUTHENTIC for s in split.validation) == 20
+    assert sum(s.label == TAMPERED for s in split.validation) == 10
+
+
+def test_no_source_is_on_both_sides() -> None:
+    split = split_samples(many(60, 60), 0.2, seed=1)
+    train = {source for s in split.train for source in s.sources}
+    assert split.validation and split.shared == 0
+    assert train.isdisjoint(source for s in split.validation for source in s.sources)
+
+
+def test_split_depends_on_seed_and_names_not_on_order() -> None:
+    samples = many(50, 50)
+    shuffled = random.Random(0).sample(samples, len(samples))
+    assert split_samples(samples, 0.2, 5) == split_samples(shuffled, 0.2, 5)
+    assert split_samples(samples, 0.2, 5).validation != split_samples(samples, 0.2, 6).validation
+
+
+def test_sources_link_in_chains() -> None:
+    samples = [
+        sample("a", 1, "x", "y"), sample("b", 1, "y", "z"), sample("c", 0, "z"),
+        sample("d", 0, "w"), sample("e", 0), sample("f", 0),
+    ]
+    groups = [[s.name for s in group] for group in linked_groups(samples)]
+    assert sorted(groups) == [["a", "b", "c"], ["d"], ["e"], ["f"]]
+
+
+def test_sources_that_all_hang_together_still_give_both_classes_and_are_counted() -> None:
+    samples = [sample(f"Au/{n}", AUTHENTIC, "one") for n in range(10)]
+    samples += [sample(f"Tp/{n}", TAMPERED, "one") for n in range(10)]
+    split = split_samples(samples, 0.2, seed=0)
+    assert sorted(s.label for s in split.validation) == [0, 0, 1, 1]
+    assert split.shared == 4
+
+
+def test_small_classes_keep_a_picture_on_both_sides() -> None:
+    split = split_samples(many(3, 2), 0.1, seed=0)
+    assert {s.label for s in split.train} == {s.label for s in split.validation} == {0, 1}
+
+
+def test_share_of_zero_means_no_validation_and_one_is_an_error() -> None:
+    assert split_samples(many(5, 5), 0, seed=0).validation == []
+    for wrong in (-0.1, 1.0):
+        with pytest.raises(UserError, match="validation fraction"):
+            split_samples(many(5, 5), wrong, seed=0)
