@@ -6,6 +6,7 @@ for example --config.data.root=/data/CASIA2.
 
 import logging
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,8 @@ from data_pipelines import input as records
 from data_pipelines.prepare import prepare, summary
 from data_pipelines.prepared import Prepared, open_prepared
 from data_pipelines.preprocess import Geometry
-from data_pipelines.soft_edges import EdgeOptions
 from sapl_jax.errors import UserError, run_main
+from sapl_jax.localizer import edge_options
 from sapl_jax.models.sapl import build_sapl
 from sapl_jax.training import devices
 from sapl_jax.training.loop import train
@@ -74,15 +75,9 @@ def prepare_records(config: ConfigDict, patch: int) -> Prepared:
 
     Without `data.root`, `data.prepared` must be a folder that `data_pipelines.prepare` made.
     """
-    data, image = config.data, config.image
-    geometry = Geometry(size=image.size, patch=patch)
-    options = EdgeOptions(
-        kappa=image.edge_kappa,
-        alpha_min=image.edge_alpha_min,
-        alpha_max=image.edge_alpha_max,
-        canny_low=image.canny_low,
-        canny_high=image.canny_high,
-    )
+    data = config.data
+    geometry = Geometry(size=config.image.size, patch=patch)
+    options = edge_options(config)
     if data.root:
         return prepare(
             data.dataset,
@@ -140,12 +135,13 @@ def main(argv: list[str]) -> int | None:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
+    app.define_help_flags()
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         # A name or type that the locked configuration does not have comes up as any of these.
         raise UserError(f"{error}\nThe configuration file explains every field.") from error
 
 
 if __name__ == "__main__":
-    run_main(lambda: app.run(main, flags_parser=_parse_flags))
+    run_main(lambda: main(_parse_flags(sys.argv)))

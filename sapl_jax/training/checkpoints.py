@@ -30,8 +30,8 @@ def flatten(tree: Any) -> dict[str, jax.Array]:
 class CheckpointFolder:
     """One series of checkpoints in a folder, written in the background, oldest removed."""
 
-    def __init__(self, folder: Path, keep: int):
-        """Opens or creates the folder; at most `keep` checkpoints stay."""
+    def __init__(self, folder: Path, keep: int | None):
+        """Opens or creates the folder; at most `keep` checkpoints stay (None: all)."""
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         self.folder = folder.absolute()
         self._manager = ocp.CheckpointManager(

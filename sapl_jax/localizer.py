@@ -1,0 +1,242 @@
+"""`Localizer`: a trained SAPL that turns pictures into scores, heat maps and masks."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from data_pipelines.preprocess import Geometry, Preprocessed, preprocess
+from data_pipelines.soft_edges import EdgeOptions
+from sapl_jax.errors import UserError
+from sapl_jax.models.hecl import make_anchors, select_patches
+from sapl_jax.models.localization import TAMPERED, heat_map_of_picture, tampered_probability
+from sapl_jax.models.sapl import SAPL, build_sapl
+from sapl_jax.training import devices
+from sapl_jax.training.checkpoints import CheckpointFolder
+from sapl_jax.training.state import (
+    FrozenModel,
+    PyTree,
+    init_state,
+    make_optimizer,
+    merge_model,
+    split_model,
+)
+from sapl_jax.training.workdir import read_config
+
+_BATCH_PER_DEVICE = 8
+
+
+class Result(NamedTuple):
+    """What SAPL says of one picture.
+
+    Attributes:
+      score: probability that the picture is tampered, in [0,1].
+      heat_map: [H,W] float32 in [0,1], at the picture's own size.
+      mask: [H,W] bool, heat map > the configured threshold.
+    """
+
+    score: float
+    heat_map: np.ndarray
+    mask: np.ndarray
+
+
+class Localizer:
+    """Scores, heat maps and masks of pictures of any size.
+
+    Attributes:
+      config: the configuration of the run the weights come from.
+      geometry: size of the resized picture and of a patch, in pixels.
+      source: where the weights come from: checkpoint folder, step, CLIP's name and sha256.
+    """
+
+    def __init__(self, model: SAPL, config: ConfigDict, source: dict[str, Any]):
+        """Places the model's weights on all local devices; `load` is the usual way in."""
+        self.config = config
+        self.source = source
+        self.geometry = Geometry(config.image.size, model.clip.config.vision.patch_size)
+        self.edge_options = edge_options(config)
+        self.batch_size = _BATCH_PER_DEVICE * jax.local_device_count()
+        self._mesh = Mesh(np.asarray(jax.local_devices()), (devices.AXIS,))
+        params, frozen = split_model(model)
+        self._weights: PyTree = devices.replicate((params, frozen.params), jax.local_devices())
+
+        def analyse(weights: PyTree, image: jax.Array, edge_map: jax.Array, valid: jax.Array):
+            sapl = merge_model(weights[0], FrozenModel(frozen.graph, weights[1]))
+            outputs = sapl(image, edge_map, valid)
+            scores = jax.nn.softmax(outputs.image_logits, axis=-1)[:, TAMPERED]
+            heat = tampered_probability(outputs.similarity, sapl.scale)
+            return scores, heat.reshape(edge_map.shape)
+
+        def edge_features(weights: PyTree, image, edge_map, valid, label):
+            sapl = merge_model(weights[0], FrozenModel(frozen.graph, weights[1]))
+            outputs = sapl(image, edge_map, valid)
+            hecl = config.model.hecl
+            indices, usable = select_patches(
+                outputs.similarity,
+                edge_map.reshape(len(label), -1),
+                valid.reshape(len(label), -1),
+                label,
+                top_k=hecl.top_k,
+                use_edges=hecl.use_edges,
+            )
+            anchors = make_anchors(sapl.heads, outputs.embeddings, indices, usable, label)
+            return jnp.swapaxes(anchors.features, 0, 1), usable
+
+        self._analyse = jax.jit(analyse)
+        self._edge_features = jax.jit(edge_features)
+
+    @classmethod
+    def load(cls, checkpoint: str | Path) -> "Localizer":
+        """The best checkpoint of a training run, or its last one where none was validated.
+
+        Args:
+          checkpoint: a work directory of `sapl_jax.train`.
+
+        Raises:
+          UserError: nothing there, or CLIP's weights are not those the run was trained on.
+        """
+        workdir = Path(checkpoint)
+        if not workdir.is_dir():
+            raise UserError(f"There is no checkpoint folder {workdir}: give a training run's folder.")
+        config = read_config(workdir)
+        series = next(
+            (name for name in ("best", "last") if _has_steps(workdir / "checkpoints" / name)), None
+        )
+        if series is None:
+            raise UserError(f"{workdir} holds no checkpoint yet: let the run save one first.")
+        model = build_sapl(config, devices.compute_dtype(config.train.dtype))
+        params, frozen = split_model(model)
+        template = jax.eval_shape(
+            lambda p: init_state(p, make_optimizer(config.train), config), params
+        )
+        folder = CheckpointFolder(workdir / "checkpoints" / series, keep=None)
+        step = folder.latest_step()
+        assert step is not None  # `_has_steps` saw one.
+        record = folder.record(step)
+        _check_clip(record["clip"], model)
+        state = folder.restore(step, template)
+        folder.close()
+        source = {"checkpoint": f"{series}/{step}", "step": step, "clip": record["clip"]}
+        return cls(merge_model(state.params, frozen), config, source)
+
+    def __call__(self, image: np.ndarray) -> Result:
+        """Analyses one picture, uint8 RGB [H,W,3]."""
+        return self.analyse([image])[0]
+
+    def analyse(self, images: Sequence[np.ndarray]) -> list[Result]:
+        """Analyses pictures, uint8 RGB [H,W,3] of any sizes; one result each, in order.
+
+        Raises:
+          UserError: an array is not uint8 with three channels.
+        """
+        results = []
+        for prepared, originals, count in self._batches(images):
+            batch = _stack(prepared)
+            scores, maps = jax.device_get(self._analyse(self._weights, *self._place(batch)))
+            for i in range(count):
+                results.append(self._result(scores[i], maps[i], prepared[i], originals[i]))
+        return results
+
+    def edge_features(
+        self, images: Sequence[np.ndarray], labels: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """HECL's features of each picture's top edge patches, as in the paper's Figure 7.
+
+        Args:
+          images: N pictures, uint8 RGB [H,W,3].
+          labels: N of 0 (authentic) or 1 (tampered): which similarity ranks the patches.
+
+        Returns:
+          features [N,L,K,D] float32 unit vectors, and usable [N,K] bool.
+
+        Raises:
+          UserError: the model was trained without HECL.
+        """
+        if not self.config.model.hecl.enabled:
+            raise UserError("This checkpoint was trained without HECL: it has no edge features.")
+        features, usable = [], []
+        start = 0
+        for prepared, _, count in self._batches(images):
+            label = np.zeros(len(prepared), np.int32)
+            label[:count] = labels[start : start + count]
+            start += count
+            arrays = self._place((*_stack(prepared), label))
+            part, ok = jax.device_get(self._edge_features(self._weights, *arrays))
+            features.append(part[:count])
+            usable.append(ok[:count])
+        return np.concatenate(features), np.concatenate(usable)
+
+    def _batches(
+        self, images: Sequence[np.ndarray]
+    ) -> Iterator[tuple[list[Preprocessed], list[tuple[int, int]], int]]:
+        """Preprocessed batches of two shapes only, one picture or a full batch: two compiles."""
+        for image in images:
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise UserError(
+                    f"Expected an RGB picture, uint8 [H, W, 3]; found {image.dtype} "
+                    f"{list(image.shape)}."
+                )
+        size = 1 if len(images) == 1 else self.batch_size
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            prepared = [preprocess(image, self.geometry, self.edge_options) for image in part]
+            padded = prepared + [prepared[-1]] * (size - len(part))
+            yield padded, [image.shape[:2] for image in part], len(part)
+
+    def _place(self, arrays: Sequence[np.ndarray]) -> Sequence[jax.Array]:
+        spread = len(arrays[0]) % self._mesh.size == 0
+        spec = PartitionSpec(devices.AXIS) if spread else PartitionSpec()
+        return jax.device_put(tuple(arrays), NamedSharding(self._mesh, spec))
+
+    def _result(
+        self, score: float, patch_map: np.ndarray, prepared: Preprocessed, size: tuple[int, int]
+    ) -> Result:
+        options = self.config.model.heat_map
+        heat_map = heat_map_of_picture(
+            patch_map,
+            prepared.valid,
+            canvas=self.geometry.canvas,
+            resized=prepared.resized,
+            original=size,
+            sigma=options.sigma,
+        )
+        return Result(float(score), heat_map, heat_map > options.threshold)
+
+
+def edge_options(config: ConfigDict) -> EdgeOptions:
+    """The soft edge map's options in a configuration."""
+    image = config.image
+    return EdgeOptions(
+        kappa=image.edge_kappa,
+        alpha_min=image.edge_alpha_min,
+        alpha_max=image.edge_alpha_max,
+        canny_low=image.canny_low,
+        canny_high=image.canny_high,
+    )
+
+
+def _stack(prepared: Sequence[Preprocessed]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return (
+        np.stack([p.image for p in prepared]),
+        np.stack([p.edge_map for p in prepared]),
+        np.stack([p.valid for p in prepared]),
+    )
+
+
+def _has_steps(folder: Path) -> bool:
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+
+def _check_clip(trained_on: dict[str, Any], model: SAPL) -> None:
+    now = model.clip.source
+    if trained_on["sha256"] != now.sha256:
+        raise UserError(
+            f"The run was trained on CLIP {trained_on['name']} ({trained_on['file']}, sha256 "
+            f"{trained_on['sha256']}); {now.name} now has {now.file} with sha256 {now.sha256}. "
+            "Restore the weights file the run was trained on."
+        )
