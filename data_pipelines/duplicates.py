@@ -42,8 +42,8 @@ def identical_across(paths: Iterable[Path], others: Iterable[Path]) -> dict[Path
             continue
         if size not in hashed:
             hashed[size] = {file_sha256(other): other for other in by_size[size]}
-        if (other := hashed[size].get(file_sha256(path))) is not None:
-            found[path] = other
+        if (same := hashed[size].get(file_sha256(path))) is not None:
+            found[path] = same
     return found
 
 
@@ -52,6 +52,7 @@ def without_training_pictures(listing: Listing, training: Listing) -> Listing:
     same = identical_across(
         [sample.image for sample in listing.samples], [sample.image for sample in training.samples]
     )
-    found = [(path, f"byte-identical to {other} of the training set") for path, other in same.items()]
+    reason = "byte-identical to {} of the training set"
+    found = [(path, reason.format(other)) for path, other in same.items()]
     kept = [sample for sample in listing.samples if sample.image not in same]
     return Listing(listing.name, listing.root, kept, listing.skipped + found, listing.notes)

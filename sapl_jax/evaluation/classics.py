@@ -1,0 +1,206 @@
+"""Two training-free classics that the paper compares with: NOI1 and CFA1, as detectors.
+
+Both reduce a picture to a number per block and turn it into a heat map in [0, 1]. They run through
+the evaluator like a trained model, so that every user has a floor on their own data.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+# Daubechies' orthonormal low-pass filter with 8 taps ("db4" of most libraries).
+_DB8_LOW = np.array(
+    [
+        -0.010597401784997278,
+        0.032883011666982945,
+        0.030841381835986965,
+        -0.18703481171888114,
+        -0.02798376941698385,
+        0.6308807679295904,
+        0.7148465705525415,
+        0.23037781330885523,
+    ],
+    np.float64,
+)
+_DB8_HIGH = _DB8_LOW[::-1] * (-1.0) ** np.arange(8)
+_NOISE_BLOCK = 8  # coefficients of the HH band, so 16 pixels of the picture
+_CFA_BLOCK = 8  # pixels
+_STRIP = 1024  # rows worked on at a time; a multiple of every block
+_HALO = 32  # rows around a strip that its filters may look at
+_TOP = 0.01  # share of blocks whose mean is the image score
+
+
+class ClassicAnalysis(NamedTuple):
+    """score in [0, 1]; heat_map: float32 [H, W] in [0, 1] at the picture's own size."""
+
+    score: float
+    heat_map: np.ndarray
+
+
+class ClassicDetector:
+    """A block method as a detector: `block_map` gives a heat map per block of `side` pixels."""
+
+    def __init__(self, block_map: Callable[[np.ndarray], np.ndarray], side: int) -> None:
+        self._block_map, self._side = block_map, side
+
+    def analyse(self, images: Sequence[np.ndarray]) -> list[ClassicAnalysis]:
+        """Analyses uint8 RGB pictures [H, W, 3] of any sizes."""
+        found = []
+        for image in images:
+            blocks = self._block_map(image).astype(np.float32)
+            largest = np.sort(blocks, axis=None)[-max(1, round(_TOP * blocks.size)) :]
+            covered = (blocks.shape[1] * self._side, blocks.shape[0] * self._side)
+            heat_map = cv2.resize(blocks, covered, interpolation=cv2.INTER_LINEAR)
+            heat_map = heat_map[: image.shape[0], : image.shape[1]]
+            np.clip(heat_map, 0, 1, out=heat_map)
+            found.append(ClassicAnalysis(float(largest.mean()), heat_map))
+        return found
+
+
+def noise_levels(image: np.ndarray) -> np.ndarray:
+    """Noise sigma in grey levels per block of 16 pixels, float64 [h, w] (NOI1).
+
+    Mahdian and Saic, "Using noise inconsistencies for blind image forensics" (2009): the median
+    absolute value of a block of the finest diagonal wavelet band, over 0.6745.
+    """
+
+    def diagonal(luma: np.ndarray) -> np.ndarray:
+        return np.abs(cv2.sepFilter2D(luma, cv2.CV_32F, _DB8_HIGH, _DB8_HIGH)[::2, ::2])
+
+    def per_block(band: np.ndarray) -> np.ndarray:
+        return np.median(_blocks(band, _NOISE_BLOCK), axis=-1) / 0.6745
+
+    luma = _whole_blocks(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), 2 * _NOISE_BLOCK)
+    return _in_strips(luma, diagonal, per_block, scale=2)
+
+
+def noi1(image: np.ndarray) -> np.ndarray:
+    """NOI1's heat map per block: how far a block's noise is from the picture's usual noise.
+
+    The paper groups blocks of alike noise; which group is the forgery is left to the eye. Here a
+    block's log noise is compared with the median in robust standard deviations z, and the map is
+    z / (z + 3): 0.5 at three deviations.
+    """
+    levels = np.log(noise_levels(image) + 0.1)  # 0.1: flat blocks have no noise at all
+    distance = np.abs(levels - np.median(levels))
+    spread = 1.4826 * np.median(distance)
+    deviation = distance / max(float(spread), 1e-3)
+    return deviation / (deviation + 3)
+
+
+def cfa_evidence(image: np.ndarray) -> np.ndarray:
+    """CFA1's evidence of demosaicing per block of 8 pixels, float64 [h, w]: 0 without traces.
+
+    Ferrara et al., "Image forgery localization via fine-grained analysis of CFA artifacts" (2012):
+    the log ratio of the local variances of the green channel's prediction error at pixels that the
+    sensor measured and at pixels that were interpolated.
+    """
+    green = _whole_blocks(np.ascontiguousarray(image[..., 1]), _CFA_BLOCK)
+    # Which of the two checkerboards the sensor measured is unknown: the one that looks measured.
+    evidence = _in_strips(green, _log_variances, _log_ratio, scale=1)
+    return evidence if np.median(evidence) >= 0 else -evidence
+
+
+def _log_variances(green: np.ndarray) -> np.ndarray:
+    """Log of the local variance of the prediction error, each checkerboard on its own."""
+    cross = np.array([[0, 0.25, 0], [0.25, 0, 0.25], [0, 0.25, 0]], np.float32)
+    error = green.astype(np.float32) - cv2.filter2D(green, cv2.CV_32F, cross)
+    even = np.indices(green.shape, sparse=True)
+    checkerboard = ((even[0] + even[1]) % 2 == 0).astype(np.float32)
+    variance = np.empty_like(error)
+    for board in (checkerboard, 1 - checkerboard):
+        weight = cv2.GaussianBlur(board, (7, 7), 1)
+        mean = cv2.GaussianBlur(error * board, (7, 7), 1) / weight
+        square = cv2.GaussianBlur(error * error * board, (7, 7), 1) / weight
+        variance = np.where(board > 0, square - mean * mean, variance)
+    # 0.1 (grey levels squared): below it a block is flat and says nothing either way.
+    return np.log(np.maximum(variance, 0) + 0.1)
+
+
+def _log_ratio(logs: np.ndarray) -> np.ndarray:
+    blocks = _blocks(logs, _CFA_BLOCK)
+    position = np.arange(_CFA_BLOCK)
+    even = ((position[:, None] + position[None, :]) % 2 == 0).ravel()
+    return blocks[..., even].mean(-1) - blocks[..., ~even].mean(-1)
+
+
+def cfa1(image: np.ndarray) -> np.ndarray:
+    """CFA1's heat map per block: the probability that a block has lost its demosaicing traces.
+
+    The blocks' evidence is modelled, as in the paper, by two Gaussians fitted with EM: mean 0 for
+    blocks without traces, a free positive mean for blocks with them.
+    """
+    return absence_probability(cfa_evidence(image))
+
+
+def absence_probability(evidence: np.ndarray, steps: int = 100) -> np.ndarray:
+    """P(no traces | evidence) under a mixture of N(0, s0) and N(m, s1), m > 0, fitted with EM."""
+    values = evidence.astype(np.float64)
+    mean = max(float(np.quantile(values, 0.75)), 1e-2)
+    spreads = np.array([float(values.std()) + 1e-2] * 2)
+    share = 0.5
+    absent = np.full(values.shape, 0.5)
+    for _ in range(steps):
+        log_absent = np.log(share) - np.log(spreads[0]) - 0.5 * (values / spreads[0]) ** 2
+        log_present = (
+            np.log(1 - share) - np.log(spreads[1]) - 0.5 * ((values - mean) / spreads[1]) ** 2
+        )
+        updated = 1 / (1 + np.exp(np.clip(log_present - log_absent, -50, 50)))
+        change = float(np.abs(updated - absent).max())
+        absent = updated
+        present = 1 - absent
+        share = float(np.clip(absent.mean(), 1e-3, 1 - 1e-3))
+        mean = max(float((present * values).sum() / max(present.sum(), 1e-9)), 1e-2)
+        spreads = np.sqrt(
+            [
+                (absent * values**2).sum() / max(absent.sum(), 1e-9),
+                (present * (values - mean) ** 2).sum() / max(present.sum(), 1e-9),
+            ]
+        )
+        spreads = np.maximum(spreads, 1e-2)
+        if change < 1e-4:
+            break
+    return absent
+
+
+def _blocks(values: np.ndarray, side: int) -> np.ndarray:
+    """[H, W] -> [H / side, W / side, side * side]."""
+    rows, columns = values.shape[0] // side, values.shape[1] // side
+    split = values.reshape(rows, side, columns, side)
+    return split.transpose(0, 2, 1, 3).reshape(rows, columns, side * side)
+
+
+def _whole_blocks(values: np.ndarray, side: int) -> np.ndarray:
+    """Mirrors a channel [H, W] at the bottom and the right up to whole blocks."""
+    down, right = -values.shape[0] % side, -values.shape[1] % side
+    return np.pad(values, ((0, down), (0, right)), mode="symmetric") if down or right else values
+
+
+def _in_strips(
+    channel: np.ndarray,
+    filtered: Callable[[np.ndarray], np.ndarray],
+    per_block: Callable[[np.ndarray], np.ndarray],
+    scale: int,
+) -> np.ndarray:
+    """Filters and blocks a channel uint8 [H, W] strip by strip, so only strips are float.
+
+    scale: how much smaller `filtered` makes its input.
+    """
+    parts = []
+    for start in range(0, channel.shape[0], _STRIP):
+        above = min(_HALO, start)
+        part = channel[start - above : start + _STRIP + _HALO].astype(np.float32)
+        inner = filtered(part)[above // scale : above // scale + _STRIP // scale]
+        parts.append(per_block(inner))
+    return np.concatenate(parts)
+
+
+_METHODS = {"noi1": (noi1, 2 * _NOISE_BLOCK), "cfa1": (cfa1, _CFA_BLOCK)}
+CLASSICS = tuple(_METHODS)
+
+
+def classic(name: str) -> ClassicDetector:
+    """The detector of that name, one of CLASSICS."""
+    return ClassicDetector(*_METHODS[name])

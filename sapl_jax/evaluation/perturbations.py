@@ -1,0 +1,91 @@
+"""Robustness sweeps as in the paper's Figure 8: JPEG compression, Gaussian blur and noise.
+
+Pictures are perturbed at their own size, before the model resizes them. The levels are those of
+IMDL-BenCo; every sweep starts at the clean picture. Noise depends on (seed, level, sample's name) only, so a
+sweep gives the same numbers in any order and on any machine.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from sapl_jax.errors import UserError
+
+_ROWS = 512  # rows of noise drawn at a time, so that a large picture needs little memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A kind of perturbation and its levels, mild to strong. unit: what a level is."""
+
+    name: str
+    title: str
+    unit: str
+    levels: tuple[int, ...]
+
+
+SWEEPS = {
+    sweep.name: sweep
+    for sweep in (
+        Sweep("jpeg", "JPEG compression", "quality", (100, 90, 80, 70, 60, 50)),
+        Sweep("blur", "Gaussian blur", "kernel width in pixels", (3, 7, 11, 15, 19, 23)),
+        # IMDL-BenCo gives these numbers to Albumentations' var_limit: they are variances.
+        Sweep("noise_variance", "Gaussian noise", "variance", (3, 7, 11, 15, 19, 23)),
+        Sweep("noise_sigma", "Gaussian noise", "sigma", (3, 7, 11, 15, 19, 23)),
+    )
+}
+ALIASES = {"noise": "noise_variance"}
+
+
+def get_sweep(name: str) -> Sweep:
+    """The sweep of that name; UserError that lists them for any other."""
+    name = ALIASES.get(name, name)
+    if name not in SWEEPS:
+        raise UserError(f"no robustness sweep {name!r}; there are {', '.join([*SWEEPS, *ALIASES])}")
+    return SWEEPS[name]
+
+
+def perturbation(sweep: Sweep, level: int, seed: int) -> Callable[[np.ndarray, str], np.ndarray]:
+    """The function (picture uint8 RGB [H, W, 3], sample's name) -> perturbed picture."""
+
+    def apply(image: np.ndarray, name: str) -> np.ndarray:
+        if sweep.name == "jpeg":
+            return jpeg(image, level)
+        if sweep.name == "blur":
+            return blur(image, level)
+        digest = hashlib.sha256(f"{seed}/{sweep.name}/{level}/{name}".encode()).digest()
+        generator = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+        sigma = float(level) if sweep.name == "noise_sigma" else float(np.sqrt(level))
+        return noise(image, sigma, generator)
+
+    return apply
+
+
+def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    """Compresses to JPEG of a quality 1-100 (chroma at half resolution) and decodes again."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise ValueError(f"OpenCV cannot encode a picture of shape {image.shape} as JPEG")
+    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def blur(image: np.ndarray, kernel: int) -> np.ndarray:
+    """Gaussian blur of an odd kernel width in pixels; sigma follows from it, as in IMDL-BenCo.
+
+    OpenCV's rule: 0.3 ((kernel - 1) / 2 - 1) + 0.8, and tabulated kernels up to 7 pixels.
+    """
+    return cv2.GaussianBlur(image, (kernel, kernel), 0)
+
+
+def noise(image: np.ndarray, sigma: float, generator: np.random.Generator) -> np.ndarray:
+    """Adds independent Gaussian noise, sigma in grey levels, to every channel; rounds and clips."""
+    noisy = np.empty_like(image)
+    for start in range(0, image.shape[0], _ROWS):
+        part = image[start : start + _ROWS]
+        drawn = generator.standard_normal(part.shape, np.float32) * np.float32(sigma)
+        noisy[start : start + _ROWS] = np.clip(np.rint(part + drawn), 0, 255)
+    return noisy
