@@ -22,6 +22,7 @@ from sapl_jax.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 _RANDOM = "random:"
+_LFS_POINTER = b"version https://git-lfs"
 
 # In order of preference: file name -> (naming style, reader).
 FORMATS: dict[str, tuple[str, Callable[[Path], Mapping[str, Tensor]]]] = {
@@ -90,6 +91,7 @@ def _load(name: str, revision: str | None, dtype: jnp.dtype) -> CLIP:
     else:
         raise UserError(f"{name}: no such folder. Give a CLIP folder or a Hugging Face hub name.")
     config = read_config(config_path)
+    _refuse_lfs_pointer(weights_path)
     style, reader = FORMATS[weights_path.name]
     tensors = reader(weights_path)
     source = CLIPSource(name, commit, weights_path.name, _sha256(weights_path))
@@ -117,6 +119,15 @@ def _weights_of(folder: Path) -> Path:
         f"{folder}: found no CLIP weights, expected one of {', '.join(FORMATS)}. "
         "Download the whole model folder from the Hugging Face hub."
     )
+
+
+def _refuse_lfs_pointer(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise UserError(
+                f"{path}: this is a Git LFS pointer, not the weights. Run `git lfs pull` in that "
+                "folder, or download the model with `hf download`."
+            )
 
 
 def _sha256(path: Path) -> str:

@@ -1,6 +1,7 @@
 """CLIP: both towers, the joint space, and the public encoders."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -68,12 +69,11 @@ class CLIP(nnx.Module):
 
     def encode_image(self, pixels: jax.Array) -> jax.Array:
         """Image embeddings: normalised pixels [B, H, W, 3] -> unit float32 [B, projection_dim]."""
-        return _unit(self.visual_projection(self.vision(pixels).pooled))
+        return _encode_image(*nnx.split(self), pixels)
 
     def encode_text(self, ids: jax.Array) -> jax.Array:
         """Text embeddings: int ids [B, N], N <= 77 -> L2-normalised float32 [B, projection_dim]."""
-        ids = jnp.asarray(ids)
-        return _unit(self.text.encode(self.text.embed(ids), self.eot_positions(ids)))
+        return _encode_text(*nnx.split(self), ids)
 
     def eot_positions(self, ids: jax.Array) -> jax.Array:
         """Where each text ends: int [B, N] -> int [B].
@@ -82,6 +82,19 @@ class CLIP(nnx.Module):
         """
         eos = self.config.text.eos_token_id
         return jnp.argmax(ids if eos == 2 else ids == eos, axis=-1)
+
+
+# Compiled once for each shape, so that calls outside a jit do not trace the blocks every time.
+@functools.partial(jax.jit, static_argnums=0)
+def _encode_image(graphdef: nnx.GraphDef[CLIP], state: nnx.State, pixels: jax.Array) -> jax.Array:
+    clip = nnx.merge(graphdef, state)
+    return _unit(clip.visual_projection(clip.vision(pixels).pooled))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode_text(graphdef: nnx.GraphDef[CLIP], state: nnx.State, ids: jax.Array) -> jax.Array:
+    clip = nnx.merge(graphdef, state)
+    return _unit(clip.text.encode(clip.text.embed(ids), clip.eot_positions(ids)))
 
 
 def _unit(x: jax.Array) -> jax.Array:

@@ -36,8 +36,9 @@ def read_msgpack(path: Path) -> dict[str, _ArrayOnce]:
     """
     try:
         with path.open("rb") as file:
+            # Streamed, so that the file's bytes and its arrays are never in memory both.
             unpacker = msgpack.Unpacker(
-                file, ext_hook=_array, raw=False, max_buffer_size=0, strict_map_key=True
+                file, ext_hook=_array, raw=False, max_buffer_size=0, read_size=1 << 24
             )
             tree = unpacker.unpack()
     except (msgpack.UnpackException, ValueError, TypeError, OSError, RecursionError) as error:

@@ -34,7 +34,7 @@ def save_clip(clip: CLIP, folder: str | Path) -> Path:
         for name, layer in zip(names, layers, strict=True):
             if entry.axes is not None:
                 layer = layer.transpose(np.argsort(entry.axes))
-            tensors[name] = np.ascontiguousarray(layer)
+            tensors[name] = np.asarray(layer, order="C")
     config = to_hugging_face(merged.config) | {"torch_dtype": str(merged.dtype)}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     file = folder / "model.safetensors"

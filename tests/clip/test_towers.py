@@ -1,0 +1,219 @@
+"""How the towers behave beyond parity: taps, causality, end of text, dtypes, attention, memory."""
+
+import dataclasses
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from sapl_jax.clip import (
+    CLIP,
+    CLIPSource,
+    LoRAConfig,
+    LoRAParam,
+    Trainable,
+    class_token_ids,
+    load_clip,
+)
+from sapl_jax.clip.attention import _attention_by_head, attention
+from sapl_jax.clip.config import BUILT_IN, CLIPConfig, TextConfig, VisionConfig
+from sapl_jax.clip.lora import add_lora
+from sapl_jax.errors import UserError
+
+
+def test_taps_come_in_the_order_asked_for(tiny_clip, expected):
+    taps = tiny_clip.vision(expected["pixel_values"], taps=(3, 1)).taps
+    np.testing.assert_allclose(taps[0], expected["vision_hidden_3"], atol=1e-5)
+    np.testing.assert_allclose(taps[1], expected["vision_hidden_1"], atol=1e-5)
+
+
+def test_taps_beyond_the_depth_are_a_users_error(tiny_clip, expected):
+    with pytest.raises(UserError, match=r"taps \[5\].*4 blocks"):
+        tiny_clip.vision(expected["pixel_values"], taps=(2, 5))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 28, 28), (28, 28, 3), (1, 6, 28, 3)])
+def test_pixels_of_a_wrong_shape_are_a_users_error(tiny_clip, shape):
+    with pytest.raises(UserError, match="expected"):
+        tiny_clip.encode_image(np.zeros(shape, np.float32))
+
+
+def test_five_tokens_give_the_same_as_the_padded_text(tiny_clip):
+    short = np.array([[510, 7, 9, 3, 511]])
+    padded = np.full((1, 20), 511)
+    padded[:, :5] = short
+    np.testing.assert_allclose(
+        tiny_clip.encode_text(short), tiny_clip.encode_text(padded), atol=1e-6
+    )
+
+
+def test_embeddings_and_an_explicit_eot_give_the_text_features(tiny_clip, expected):
+    ids = expected["input_ids"]
+    eot = tiny_clip.eot_positions(ids)
+    features = tiny_clip.text.encode(tiny_clip.text.embed(ids), eot)
+    assert features.shape == (3, 24)
+    features /= jnp.linalg.norm(features, axis=-1, keepdims=True)
+    np.testing.assert_allclose(features, expected["text_embeds"], atol=1e-5)
+    one = tiny_clip.text.encode(tiny_clip.text.embed(ids[:1]), int(eot[0]))
+    np.testing.assert_allclose(one[0] / jnp.linalg.norm(one), expected["text_embeds"][0], atol=1e-5)
+
+
+def test_end_of_text_of_old_and_new_configurations(tiny_clip):
+    ids = np.array([[510, 4, 511, 511], [510, 511, 511, 511]])
+    np.testing.assert_array_equal(tiny_clip.eot_positions(ids), [2, 1])
+    assert (tiny_clip.sot_id, tiny_clip.eot_id) == (510, 511)
+
+    def with_text(**changes):
+        text = dataclasses.replace(tiny_clip.config.text, **changes)
+        graphdef, state = nnx.split(tiny_clip)
+        clip = nnx.merge(graphdef, state)
+        clip.config = dataclasses.replace(tiny_clip.config, text=text)
+        return clip
+
+    old = with_text(bos_token_id=0, eos_token_id=2)
+    assert (old.sot_id, old.eot_id) == (510, 511)
+    # The id 2 itself is an ordinary token there.
+    np.testing.assert_array_equal(old.eot_positions(np.array([[510, 2, 4, 511, 0]])), [3])
+    new = with_text(eos_token_id=9)
+    np.testing.assert_array_equal(new.eot_positions(np.array([[510, 4, 9, 511, 9]])), [2])
+
+
+def test_a_text_longer_than_the_positions_is_a_users_error(tiny_clip):
+    with pytest.raises(UserError, match="78 tokens.*at most 77"):
+        tiny_clip.encode_text(np.zeros((1, 78), np.int32))
+
+
+def test_bfloat16_stays_close_and_returns_float32(tiny_folder, expected):
+    clip = load_clip(tiny_folder, dtype=jnp.bfloat16, lora=LoRAConfig())
+    dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(nnx.state(clip.vision, nnx.Param))}
+    assert dtypes == {"bfloat16"}
+    assert clip.vision.blocks.q.lora_a[...].dtype == jnp.float32
+    features = clip.vision(expected["pixel_values"], taps=(4,))
+    assert features.taps.dtype == jnp.bfloat16
+    for found, wanted in (
+        (clip.encode_image(expected["pixel_values"]), expected["image_embeds"]),
+        (clip.encode_text(expected["input_ids"]), expected["text_embeds"]),
+    ):
+        assert found.dtype == jnp.float32
+        assert np.all(np.sum(found * wanted, axis=-1) > 0.999)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_by_head_equals_attention_of_all_heads(causal):
+    keys = jax.random.split(jax.random.key(0), 4)
+    q, k, v, weight = (jax.random.normal(key, (2, 33, 3, 8)) for key in keys)
+
+    def value_and_gradients(function):
+        return jax.value_and_grad(lambda *qkv: jnp.sum(function(*qkv) * weight), (0, 1, 2))(q, k, v)
+
+    def reference(q, k, v):
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / jnp.sqrt(8.0)
+        if causal:
+            scores = jnp.where(jnp.arange(33)[:, None] >= jnp.arange(33), scores, -1e30)
+        return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), v)
+
+    wanted = value_and_gradients(reference)
+    for function in (
+        lambda *qkv: attention(*qkv, causal=causal),
+        lambda *qkv: _attention_by_head(*qkv, causal),
+    ):
+        found = value_and_gradients(function)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, wanted)
+
+
+def small_config(depth: int, width: int) -> CLIPConfig:
+    return CLIPConfig(
+        vision=VisionConfig(width, 4 * width, depth, 4, patch_size=4, image_size=16),
+        text=TextConfig(8, 16, 1, 2, vocab_size=16, max_position_embeddings=8),
+        projection_dim=8,
+    )
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_gradients_do_not_copy_the_frozen_weights(remat):
+    def build():
+        clip = CLIP(small_config(8, 256), CLIPSource("test"), jnp.dtype("float32"), nnx.Rngs(0))
+        add_lora(clip, LoRAConfig(rank=2), 0)
+        return clip
+
+    graphdef, trainable, frozen = nnx.split(nnx.eval_shape(build), Trainable, nnx.Param)
+
+    def loss(trainable, frozen, pixels):
+        clip = nnx.merge(graphdef, trainable, frozen)
+        return jnp.sum(clip.vision(pixels, (2, 4, 8), remat).taps ** 2)
+
+    pixels = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
+    compiled = jax.jit(jax.grad(loss)).lower(trainable, frozen, pixels).compile()
+    weights = sum(leaf.size * 4 for leaf in jax.tree.leaves(frozen))
+    one_block = 12 * 256 * 256 * 4
+    assert weights > 8 * one_block
+    assert compiled.memory_analysis().temp_size_in_bytes < 2.5 * one_block
+
+
+def test_the_split_by_type_is_exhaustive_and_merges_back(tiny_folder, expected):
+    clip = load_clip(tiny_folder, lora=LoRAConfig())
+    graphdef, trainable, frozen = nnx.split(clip, Trainable, nnx.Param)
+    leaves = jax.tree.leaves(trainable, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    assert len(leaves) == 4 and all(isinstance(leaf, LoRAParam) for leaf in leaves)
+    run = jax.jit(lambda t, f, x: nnx.merge(graphdef, t, f).encode_image(x))
+    found = run(trainable, frozen, expected["pixel_values"])
+    np.testing.assert_allclose(found, expected["image_embeds"], atol=1e-5)
+
+
+def test_random_weights_are_seeded_and_of_the_configuration(tiny_folder, expected):
+    one, same, other = (load_clip(f"random:{tiny_folder}", seed=seed) for seed in (3, 3, 4))
+    pixels = expected["pixel_values"]
+    np.testing.assert_array_equal(one.encode_image(pixels), same.encode_image(pixels))
+    assert np.abs(one.encode_image(pixels) - other.encode_image(pixels)).max() > 1e-3
+    assert one.source == CLIPSource(f"random:{tiny_folder}")
+    with pytest.raises(UserError, match="vit-large-patch14-336"):
+        load_clip("random:vit-huge")
+
+
+def test_built_in_configurations_have_the_published_sizes():
+    sizes = {}
+    for name, config in BUILT_IN.items():
+        clip = nnx.eval_shape(
+            lambda config=config: CLIP(config, CLIPSource("x"), jnp.dtype("float32"), nnx.Rngs(0))
+        )
+        sizes[name] = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(clip)))
+    assert sizes == {
+        "vit-base-patch32": 151277313,
+        "vit-base-patch16": 149620737,
+        "vit-large-patch14": 427616513,
+        "vit-large-patch14-336": 427944193,
+    }
+
+
+def test_class_words_have_built_in_ids(tiny_clip, caplog):
+    assert class_token_ids(CLIPSource("anything"), ["fake", "real"]) == [[5777], [1532]]
+    assert class_token_ids(tiny_clip, ["real", "fake"]) == [[1532 % 510], [5777 % 510]]
+    assert "no id 1532" in caplog.text
+
+
+def test_other_class_words_need_a_tokenizer(tiny_clip):
+    with pytest.raises(UserError, match="'authentic'.*vocab.json"):
+        class_token_ids(tiny_clip, ["authentic", "fake"])
+
+
+def test_running_clip_imports_no_transformers_and_no_other_framework():
+    code = """
+import sys
+import jax.numpy as jnp, numpy as np
+from flax import nnx
+from sapl_jax.clip import CLIP, CLIPSource, class_token_ids
+from sapl_jax.clip.config import CLIPConfig, TextConfig, VisionConfig
+config = CLIPConfig(VisionConfig(8, 16, 2, 2, patch_size=4, image_size=8),
+                    TextConfig(8, 16, 1, 2, vocab_size=16, max_position_embeddings=8), 8)
+clip = CLIP(config, CLIPSource("x"), jnp.dtype("float32"), nnx.Rngs(0))
+clip.encode_image(np.zeros((1, 8, 8, 3), np.float32))
+clip.encode_text(np.zeros((1, 4), np.int32))
+class_token_ids(clip, ["real", "fake"])
+print([m for m in ("transformers", "huggingface_hub", "torch", "tensorflow") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
