@@ -2,9 +2,8 @@
 
 import weakref
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -96,19 +95,7 @@ def eval_batches(
     return _batches(prepared, split, plan, batch_size, threads, prefetch, with_weight=True)
 
 
-def _cached_epoch(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Keeps the last answer: a plan is asked for once per example, and changes once per epoch."""
-    last: dict[str, Any] = {}
-
-    def cached(*key: int) -> Any:
-        if last.get("key") != key:
-            last.update(key=key, value=function(*key))
-        return last["value"]
-
-    return cached
-
-
-@_cached_epoch
+@lru_cache(maxsize=4)
 def epoch_plan(total: int, seed: int, epoch: int, shuffle: bool) -> tuple[np.ndarray, np.ndarray]:
     """Order and coin flips of one epoch: int64 [total] and bool [total, 2] (vertical, horizontal).
 

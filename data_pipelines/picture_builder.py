@@ -2,11 +2,12 @@
 
 import dataclasses
 import os
+from abc import abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import cv2
 import numpy as np
@@ -51,7 +52,7 @@ def picture_config(
     )
 
 
-class PictureBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class PictureBuilder(tfds.core.GeneratorBasedBuilder):
     """Writes each readable picture once, with its patch-level soft edge map; never opens a mask.
 
     A subclass names its reader in `DATASET`. The root of the data set is TFDS's manual folder.
@@ -61,11 +62,15 @@ class PictureBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    DATASET: ClassVar[str]
     # TFDS 4.9.10 would find this file through importlib_resources, which it does not install.
     code_path = Path(__file__)
     workers: int = os.cpu_count() or 1
     progress: bool = True
+
+    @property
+    @abstractmethod
+    def DATASET(self) -> str:
+        """Name of the data set's reader. Abstract, so that TFDS does not register this class."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         grid = self.builder_config.geometry.grid

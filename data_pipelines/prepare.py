@@ -6,10 +6,13 @@
 import argparse
 import errno
 import fcntl
+import io
 import os
 import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import absl.logging
@@ -62,12 +65,13 @@ def prepare(
         builder = BUILDERS[dataset](data_dir=data_dir, config=config)
         folder = Path(builder.data_path)
         if (folder / METADATA).is_file():
-            return open_prepared(folder)
+            return replace(open_prepared(folder), reused=True)
         builder.workers = workers or builder.workers
         builder.progress = progress
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _only_one(folder.parent / ".lock"):
-            if not (folder / METADATA).is_file():
+            reused = (folder / METADATA).is_file()
+            if not reused:
                 _remove_leftovers(folder)
                 _build(builder, listing.root)
     except PermissionError as error:
@@ -76,29 +80,38 @@ def prepare(
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTDIR):
             raise
         raise UserError(f"cannot write prepared data to {data_dir}: {error}") from error
-    return open_prepared(folder)
+    return replace(open_prepared(folder), reused=reused)
 
 
 def _build(builder: PictureBuilder, root: Path) -> None:
     tfds.disable_progress_bar()  # ours counts pictures over the whole split and shows the rate
-    threads = cv2.getNumThreads()
+    log = cv2.utils.logging
+    threads, level = cv2.getNumThreads(), log.getLogLevel()
     cv2.setNumThreads(1)  # the builder's own threads fill the cores
+    log.setLogLevel(log.LOG_LEVEL_SILENT)  # what OpenCV cannot read is listed by us
     try:
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(
-                manual_dir=root, try_download_gcs=False, compute_stats="skip"
-            ),
-            file_format="array_record",
-        )
+        # TFDS announces downloads that do not happen; errors are exceptions, not output.
+        with redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(
+                    manual_dir=root, try_download_gcs=False, compute_stats="skip"
+                ),
+                file_format="array_record",
+            )
     finally:
         cv2.setNumThreads(threads)
+        log.setLogLevel(level)
 
 
 @contextmanager
 def _only_one(path: Path) -> Iterator[None]:
     """Holds a lock file, so that processes started together do not prepare the same records."""
     with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("waiting for another process that prepares the same data", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
@@ -139,7 +152,8 @@ def main() -> int | None:
 
 def summary(prepared: Prepared) -> str:
     """What a prepared folder holds, for the screen."""
-    lines = [f"{prepared.dataset} is prepared in {prepared.dir}"]
+    state = "was already prepared" if prepared.reused else "is prepared"
+    lines = [f"{prepared.dataset} {state} in {prepared.dir}"]
     for split, counts in prepared.counts.items():
         total = prepared.num_examples(split)
         parts = ", ".join(f"{count} {name}" for name, count in counts.items())

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ class Prepared:
     counts: pictures by split and class, {"train": {"authentic": n, "tampered": n}, ...}.
     num_skipped: files left out; skipped.json in the folder lists them with reasons.
     num_shared_sources: validation pictures of which a source is also in training.
+    reused: these records were there already when `prepare` was called.
     """
 
     dir: Path
@@ -34,6 +35,7 @@ class Prepared:
     counts: dict[str, dict[str, int]]
     num_skipped: int
     num_shared_sources: int
+    reused: bool = field(default=False, compare=False)
 
     @property
     def num_train(self) -> int:

@@ -71,7 +71,7 @@ def test_second_call_reuses_the_records(
     output = small_prepared.dir.parents[2]
     monkeypatch.setattr("data_pipelines.prepare._build", lambda *_: pytest.fail("built again"))
     again = prepare("casia_v2", casia_root, output, SMALL, val_fraction=0.25, seed=3)
-    assert again == small_prepared
+    assert again == small_prepared and again.reused and not small_prepared.reused
 
 
 def test_other_settings_or_files_never_share_a_folder(tmp_path: Path) -> None:
@@ -198,6 +198,7 @@ def test_command_prepares_once_even_when_started_twice(casia_root: Path, tmp_pat
     assert [process.returncode for process in started] == [0, 0], outputs
     assert all("skipped: 2 files" in out and "Traceback" not in err for out, err in outputs)
     assert sum("preparing train" in err for _, err in outputs) == 1
+    assert sum("was already prepared" in out for out, _ in outputs) == 1
     folders = [path.parent for path in tmp_path.rglob("prepared.json")]
     assert len(folders) == 1
     assert json.loads((folders[0] / "prepared.json").read_text())["dataset"] == "casia_v2"
