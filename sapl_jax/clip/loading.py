@@ -60,7 +60,7 @@ def load_clip(
         raise UserError(f"dtype of the CLIP weights is {dtype}, expected float32 or bfloat16")
     if name.startswith(_RANDOM):
         config = _configuration_only(name.removeprefix(_RANDOM))
-        clip = CLIP(config, CLIPSource(name), dtype, nnx.Rngs(seed))
+        clip = nnx.jit(lambda: CLIP(config, CLIPSource(name), dtype, nnx.Rngs(seed)))()
         _LOG.info("CLIP %s: random weights, seed %d", name, seed)
     else:
         clip = _load(name, revision, dtype)

@@ -10,6 +10,7 @@ import io
 import math
 import pickle
 import pickletools
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,16 @@ _RESAVE = (
     "Convert it on a machine with PyTorch: "
     "torch.save(torch.load(FILE, map_location='cpu', weights_only=True), FILE), "
     "or use the model's model.safetensors or flax_model.msgpack."
+)
+# What the zipfile module raises, one way or another, for a damaged archive.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    OSError,
+    EOFError,
+    ValueError,  # includes undecodable names
+    RuntimeError,  # includes features it does not know
+    OverflowError,
+    struct.error,
 )
 _OPCODE_NAMES = (
     "PROTO FRAME STOP MARK POP POP_MARK GLOBAL STACK_GLOBAL REDUCE BUILD NEWOBJ BINPERSID NONE "
@@ -143,7 +154,7 @@ class _TorchTensor:
     def read(self) -> np.ndarray:
         try:
             content = self.archive.read(self.record)
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
+        except _ZIP_ERRORS as error:
             raise _damaged(self.path, error) from error
         step = self.dtype.itemsize
         # The bounds were checked when the view was made, against the record's true size.
@@ -180,7 +191,7 @@ def read_torch(path: Path) -> dict[str, _TorchTensor]:
         if order in records and archive.read(order) != b"little":
             raise UserError(f"{path}: not stored in little-endian byte order. {_RESAVE}")
         content = archive.read(pickles[0])
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+    except _ZIP_ERRORS as error:
         raise _damaged(path, error) from error
     tensors = {}
     for name, view in _unpickle(content, path).items():
