@@ -1,0 +1,61 @@
+"""Heat maps from patch similarity."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from sapl_jax.models.localization import heat_map_of_picture, tampered_probability
+
+
+def test_patch_probability_is_the_mean_over_taps_of_the_softmax():
+    similarity = np.random.default_rng(0).normal(size=(3, 2, 5, 2))
+    scaled = np.exp(4.0 * similarity)
+    expected = (scaled[..., 1] / scaled.sum(-1)).mean(axis=0)
+    np.testing.assert_allclose(
+        tampered_probability(jnp.asarray(similarity), jnp.asarray(4.0)), expected, rtol=1e-5
+    )
+
+
+def heat_map(patch_map, valid, resized, original, sigma=0.0):
+    return heat_map_of_picture(
+        patch_map, valid, canvas=40, resized=resized, original=original, sigma=sigma
+    )
+
+
+def test_heat_map_is_at_the_picture_s_own_size_and_place():
+    patch_map = np.zeros((4, 4), np.float32)
+    patch_map[0, 3] = 1.0  # Top right patch of a 20 x 40 picture on a 40 x 40 canvas.
+    valid = np.zeros((4, 4), bool)
+    valid[:2] = True
+    result = heat_map(patch_map, valid, (20, 40), (100, 200))
+    assert result.shape == (100, 200)
+    assert result.dtype == np.float32
+    row, column = np.unravel_index(result.argmax(), result.shape)
+    assert row < 30 and column > 170
+    assert result[60:, :100].max() == 0.0
+
+
+def test_the_padding_does_not_bleed_into_the_picture():
+    patch_map = np.ones((4, 4), np.float32)
+    patch_map[:2] = 0.25
+    valid = np.zeros((4, 4), bool)
+    valid[:2] = True
+    result = heat_map(patch_map, valid, (20, 40), (20, 40), sigma=3.0)
+    np.testing.assert_allclose(result, 0.25, atol=1e-6)
+
+
+def test_smoothing_lowers_a_peak_and_keeps_the_range():
+    patch_map = np.zeros((4, 4), np.float32)
+    patch_map[1, 1] = 1.0
+    valid = np.ones((4, 4), bool)
+    sharp = heat_map(patch_map, valid, (40, 40), (80, 80))
+    smooth = heat_map(patch_map, valid, (40, 40), (80, 80), sigma=4.0)
+    assert 0.0 < smooth.max() < sharp.max() <= 1.0
+    assert smooth.min() >= 0.0
+
+
+def test_a_picture_thinner_than_half_a_patch_still_gets_a_map():
+    result = heat_map(
+        np.full((4, 4), 0.5, np.float32), np.zeros((4, 4), bool), (1, 40), (2, 400)
+    )
+    assert result.shape == (2, 400)
+    np.testing.assert_allclose(result, 0.5)

@@ -1,0 +1,125 @@
+"""Runs from start to end: what they leave behind, how they continue, when they stop."""
+
+import json
+import os
+import signal
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sapl_jax.errors import UserError
+from sapl_jax.models.sapl import build_sapl
+from sapl_jax.training.checkpoints import CheckpointFolder
+from sapl_jax.training.loop import total_steps, train
+from sapl_jax.training.workdir import open_workdir
+from tests.training.memory_data import MemoryData
+
+
+def run(config, workdir, data=None):
+    with open_workdir(workdir, config):
+        return train(config, workdir, build_sapl(config, jnp.float32), data or MemoryData())
+
+
+def losses(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def test_a_run_leaves_metrics_and_best_and_last_checkpoints(tiny_config, tmp_path):
+    assert run(tiny_config, tmp_path) is None
+    assert sorted(losses(tmp_path)) == [1, 2, 3, 4, 5, 6]
+    assert CheckpointFolder(tmp_path / "checkpoints" / "last", keep=2).latest_step() == 6
+    best = CheckpointFolder(tmp_path / "checkpoints" / "best", keep=1)
+    aucs = {
+        line["step"]: line["val_i_auc"]
+        for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+        if "val_i_auc" in line
+    }
+    assert sorted(aucs) == [3, 6]
+    assert best.record(best.latest_step())["i_auc"] == max(aucs.values())
+    assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_an_interrupted_run_continues_with_the_same_losses(tiny_config, tmp_path):
+    run(tiny_config, tmp_path / "whole")
+    # Stops like a preempted run: SIGTERM while the fifth batch is read.
+    class Interrupted(MemoryData):
+        def train_batches(self, start_step):
+            for n, batch in enumerate(super().train_batches(start_step)):
+                if n == 4:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield batch
+
+    assert run(tiny_config, tmp_path / "parts", Interrupted()) == signal.SIGTERM
+    assert max(losses(tmp_path / "parts")) < 6
+    assert run(tiny_config, tmp_path / "parts") is None
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
+def test_more_steps_continue_a_finished_run(tiny_config, tmp_path):
+    run(tiny_config, tmp_path)
+    first = losses(tmp_path)
+    tiny_config.train.num_steps = 8
+    run(tiny_config, tmp_path)
+    after = losses(tmp_path)
+    assert sorted(after) == list(range(1, 9))
+    assert {step: after[step] for step in first} == first
+
+
+def test_a_finished_run_is_left_as_it_is(tiny_config, tmp_path):
+    run(tiny_config, tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    assert run(tiny_config, tmp_path) is None
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+    tiny_config, tmp_path
+):
+    run(tiny_config, tmp_path)
+    tiny_config.train.num_steps = 12
+
+    class Poisoned(MemoryData):
+        def train_batches(self, start_step):
+            for n, batch in enumerate(super().train_batches(start_step)):
+                yield batch | {"edge_map": batch["edge_map"] * (np.nan if n == 1 else 1.0)}
+
+    with pytest.raises(UserError, match="(?s)Stopped at step 8.*loss is nan.*step 6"):
+        run(tiny_config, tmp_path, Poisoned())
+    folder = CheckpointFolder(tmp_path / "checkpoints" / "last", keep=2)
+    assert folder.latest_step() == 6
+
+
+def test_validation_with_one_class_gives_no_best_checkpoint(tiny_config, tmp_path):
+    run(tiny_config, tmp_path, MemoryData(classes=(1,)))
+    assert "val_i_auc" not in (tmp_path / "metrics.jsonl").read_text()
+    assert CheckpointFolder(tmp_path / "checkpoints" / "best", keep=1).latest_step() is None
+
+
+def test_epochs_become_steps_unless_steps_are_given(tiny_config):
+    tiny_config.train.num_steps = 0
+    tiny_config.train.epochs = 2.5
+    tiny_config.train.batch_size = 12
+    assert total_steps(tiny_config.train, 101) == 22
+    tiny_config.train.num_steps = 7
+    assert total_steps(tiny_config.train, 101) == 7
+
+
+def test_a_work_directory_of_another_configuration_is_refused(tiny_config, tmp_path):
+    with open_workdir(tmp_path, tiny_config):
+        pass
+    tiny_config.model.hecl.top_k = 5
+    with pytest.raises(UserError, match=r"config\.model\.hecl\.top_k: 3 there, 5 now"), open_workdir(
+        tmp_path, tiny_config
+    ):
+        pass
+
+
+def test_two_runs_on_one_work_directory_are_refused(tiny_config, tmp_path):
+    with (
+        open_workdir(tmp_path, tiny_config),
+        pytest.raises(UserError, match="Another run"),
+        open_workdir(tmp_path, tiny_config),
+    ):
+        pass

@@ -1,0 +1,113 @@
+"""The pmapped step: N devices equal one, queues carry over, bad gradients change nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sapl_jax.models.sapl import build_sapl
+from sapl_jax.training import devices as dev
+from sapl_jax.training import schedules
+from sapl_jax.training.checkpoints import flatten
+from sapl_jax.training.state import init_state, make_optimizer, split_model
+from sapl_jax.training.step import make_train_step
+from tests.training.memory_data import MemoryData
+
+
+def run(config, devices, steps=4, first_params=None):
+    """States and metrics after each step on the given devices."""
+    params, frozen = split_model(build_sapl(config, jnp.float32))
+    tx = make_optimizer(config.train)
+    state = dev.replicate(init_state(first_params or params, tx, config), devices)
+    frozen_params = dev.replicate(frozen.params, devices)
+    step = make_train_step(
+        frozen.graph,
+        tx,
+        config,
+        schedules.learning_rate(config.train, steps),
+        schedules.hecl_weight(1.0, 2),
+        devices,
+    )
+    history = []
+    batches = dev.shard_batches(MemoryData().train_batches(0), devices)
+    for _ in range(steps):
+        state, metrics = step(state, frozen_params, next(batches))
+        history.append({name: float(value) for name, value in metrics.items()})
+    return jax.device_get(state), history
+
+
+def test_two_devices_give_the_losses_queues_and_weights_of_one(tiny_config):
+    one, one_history = run(tiny_config, jax.devices()[:1])
+    two, two_history = run(tiny_config, jax.devices()[:2])
+    assert one_history[-1]["loss_hecl"] > 0.1  # The queues are filled and matter.
+    for a, b in zip(one_history, two_history, strict=True):
+        for name in a:
+            np.testing.assert_allclose(a[name], b[name], rtol=2e-4, atol=1e-5, err_msg=name)
+    np.testing.assert_array_equal(one.queues.fill, two.queues.fill)
+    np.testing.assert_array_equal(one.queues.head, two.queues.head)
+    np.testing.assert_allclose(one.queues.keys, two.queues.keys, atol=1e-3)
+    one_params, two_params = flatten(one.params), flatten(two.params)
+    start, _ = split_model(build_sapl(tiny_config, jnp.float32))
+    moved = 0.0
+    for name, before in flatten(start).items():
+        # Adam turns rounding of tiny gradients into steps of up to the learning rate.
+        np.testing.assert_allclose(one_params[name], two_params[name], atol=2e-3, err_msg=name)
+        moved = max(moved, float(np.abs(one_params[name] - np.asarray(before)).max()))
+    assert moved > 2e-3
+
+
+def test_gradients_of_two_devices_equal_those_of_one(tiny_config):
+    """The first Adam moment after one step is 0.1 * gradient, sign and size included."""
+    one, _ = run(tiny_config, jax.devices()[:1], steps=1)
+    two, _ = run(tiny_config, jax.devices()[:2], steps=1)
+    one_grads, two_grads = flatten(one.opt_state[0].mu), flatten(two.opt_state[0].mu)
+    assert max(float(np.abs(g).max()) for g in one_grads.values()) > 1e-4
+    for name, expected in one_grads.items():
+        np.testing.assert_allclose(two_grads[name], expected, rtol=1e-3, atol=1e-7, err_msg=name)
+
+
+def test_queues_are_read_before_the_batch_is_enqueued(tiny_config):
+    _, history = run(tiny_config, jax.devices()[:1], steps=2)
+    assert history[0]["loss_hecl"] == 0.0
+    assert history[0]["queue_fill"] > 0.0
+    assert history[1]["loss_hecl"] > 0.0
+
+
+def test_remat_changes_no_result(tiny_config):
+    tiny_config.train.remat = True
+    _, with_remat = run(tiny_config, jax.devices()[:1])
+    tiny_config.train.remat = False
+    _, without = run(tiny_config, jax.devices()[:1])
+    for a, b in zip(with_remat, without, strict=True):
+        np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
+        np.testing.assert_allclose(a["grad_norm"], b["grad_norm"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("variant", ["coop", "cocoop", "ecpl_no_edge"])
+def test_ablated_models_train(tiny_config, variant):
+    tiny_config.model.prompts = variant
+    tiny_config.model.hecl.enabled = False
+    _, history = run(tiny_config, jax.devices()[:1], steps=2)
+    assert history[1]["loss"] == history[1]["loss_cls"] != history[0]["loss"]
+
+
+def test_a_step_with_bad_gradients_changes_only_the_counters(tiny_config):
+    params, _ = split_model(build_sapl(tiny_config, jnp.float32))
+    params["prompts"]["context"] = params["prompts"]["context"].at[0, 0, 0].set(jnp.nan)
+    before = flatten(jax.device_get(params))
+    state, history = run(tiny_config, jax.devices()[:1], steps=2, first_params=params)
+    for name, value in flatten(state.params).items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+    assert state.queues.fill.tolist() == [0, 0]
+    assert int(state.step) == 2 and int(state.bad_steps) == 2
+    assert not np.isfinite(history[0]["loss"])
+
+
+def test_weights_and_rates_follow_the_schedules(tiny_config):
+    tiny_config.train.warmup_steps = 2
+    tiny_config.train.schedule = "cosine"
+    _, history = run(tiny_config, jax.devices()[:1], steps=4)
+    rate = tiny_config.train.learning_rate
+    np.testing.assert_allclose([h["learning_rate"] for h in history], [0, rate / 2, rate, rate / 2],
+                               rtol=1e-5, atol=1e-9)
+    assert [h["hecl_weight"] for h in history] == [0.0, 0.5, 1.0, 1.0]
