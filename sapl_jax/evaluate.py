@@ -1,35 +1,47 @@
-"""Evaluates a checkpoint on data sets: a table on the screen, `results.json` and CSV files.
+"""Evaluates a checkpoint, or a training-free method, on data sets.
 
 python -m sapl_jax.evaluate --checkpoint DIR --dataset casia_v2=PATH --output DIR
+
+Prints a table and writes into the output folder: results.json, one CSV per data set and method,
+report.md and report.html.
 """
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
+from data_pipelines.duplicates import without_training_pictures
 from data_pipelines.readers import READERS, Listing, read_dataset
 from sapl_jax.errors import UserError, run_main
 from sapl_jax.evaluation import protocols, results
-from sapl_jax.evaluation.evaluator import DatasetResult, evaluate_dataset
+from sapl_jax.evaluation.classics import CLASSICS, classic
+from sapl_jax.evaluation.evaluator import DatasetResult
+from sapl_jax.evaluation.perturbations import ALIASES, SWEEPS, get_sweep
+from sapl_jax.evaluation.session import Method, Session, run
+from sapl_jax.evaluation.tiling import TiledDetector
 
 _DATASET_HELP = """\
 NAME=PATH, repeatable. NAME is the name in the report; where it is a known layout ({layouts},
 in any case, with or without dashes) the data set is read as that layout. Any other
 NAME is read as a generic folder (Au/, Tp/, optional Gt/<stem>_gt.png), or, if PATH is a file, as a
 list (.txt: MVSS, .json: IMDL-BenCo). NAME:LAYOUT=PATH gives a known layout another name."""
+_SHOWN = 10  # skipped files and notes printed per data set; results.json has them all
 
 
-def parse_dataset(text: str) -> tuple[str, str, Path]:
+def parse_dataset(text: str, flag: str = "--dataset") -> tuple[str, str, Path]:
     """Splits NAME=PATH or NAME:LAYOUT=PATH into (name, layout, path); else UserError."""
     name, equals, path = text.partition("=")
     name, colon, layout = name.partition(":")
     if not equals or not name or not path or (colon and not layout):
-        raise UserError(f"--dataset {text!r} is not NAME=PATH or NAME:LAYOUT=PATH")
+        raise UserError(f"{flag} {text!r} is not NAME=PATH or NAME:LAYOUT=PATH")
+    if "/" in name or name.startswith("."):
+        raise UserError(f"{flag} {text!r}: {name!r} cannot be a name, it is part of file names")
     known = {_plain(layout): layout for layout in READERS}
     if layout:
         if _plain(layout) not in known:
             raise UserError(
-                f"--dataset {text!r}: no layout {layout!r}; there are {', '.join(sorted(READERS))}"
+                f"{flag} {text!r}: no layout {layout!r}; there are {', '.join(sorted(READERS))}"
             )
         return name, known[_plain(layout)], Path(path)
     if _plain(name) in known:
@@ -47,62 +59,168 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m sapl_jax.evaluate", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a run's or export's folder")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--checkpoint", type=Path, help="a training run's folder")
+    add(
+        "--method",
+        action="append",
+        default=[],
+        choices=CLASSICS,
+        help="a training-free method, in place of a checkpoint or beside it; repeatable",
+    )
+    add(
         "--dataset",
         action="append",
         required=True,
         metavar="NAME=PATH",
         help=_DATASET_HELP.format(layouts=", ".join(READERS)),
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder for the results")
-    parser.add_argument(
-        "--protocol", default=protocols.DEFAULT, choices=sorted(protocols.PROTOCOLS)
+    add(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="a training set; pictures that it has too (same bytes) are left out; repeatable",
     )
-    parser.add_argument(
-        "--batch_size", type=int, default=8, help="pictures handed to the model at once"
+    add("--output", type=Path, required=True, help="folder for the results")
+    add("--protocol", default=protocols.DEFAULT, choices=sorted(protocols.PROTOCOLS))
+    add(
+        "--robustness",
+        nargs="+",
+        default=[],
+        choices=[*SWEEPS, *ALIASES],
+        help="sweeps to run as well; noise means noise_variance",
     )
+    add("--seed", type=int, default=0, help="of the sweeps' noise and of t-SNE")
+    add("--tile", type=int, help="analyse pictures with a longer side in tiles of this many pixels")
+    add("--tile_overlap", type=float, default=0.25, help="share of a tile, 0 to 0.9")
+    add("--batch_size", type=int, default=8, help="pictures handed to the model at once")
+    add("--gallery", type=int, default=6, help="pictures per data set in the report")
+    add("--no_report", action="store_true", help="write no report.md and report.html")
     return parser.parse_args(arguments)
 
 
-def read_datasets(specifications: list[str]) -> list[tuple[str, Listing]]:
+def read_datasets(specifications: list[str], exclude: list[str]) -> list[tuple[str, Listing]]:
     """The (name, listing) of every --dataset; all are read before the first is evaluated."""
     parsed = [parse_dataset(text) for text in specifications]
     names = [name for name, _, _ in parsed]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"--dataset names {doubled} twice; name one of them NAME:LAYOUT=PATH")
-    return [(name, read_dataset(layout, path)) for name, layout, path in parsed]
+    training = [
+        read_dataset(layout, path)
+        for _, layout, path in (parse_dataset(text, "--exclude") for text in exclude)
+    ]
+    listings = []
+    for name, layout, path in parsed:
+        listing = read_dataset(layout, path)
+        for other in training:
+            listing = without_training_pictures(listing, other)
+        if not listing.samples:
+            raise UserError(f"{name}: every picture is also in a training set of --exclude")
+        listings.append((name, listing))
+    return listings
+
+
+def load_methods(arguments: argparse.Namespace) -> list[Method]:
+    """The checkpoint's method first, then the training-free ones."""
+    methods = []
+    if arguments.checkpoint is not None:
+        from sapl_jax.localizer import Localizer  # loads JAX, which the classics do not need
+
+        localizer = Localizer.load(arguments.checkpoint)
+        inside = arguments.checkpoint / "checkpoints" / str(localizer.source.get("checkpoint"))
+        weights = inside if inside.exists() else arguments.checkpoint
+        source = {
+            "folder": str(arguments.checkpoint),
+            **localizer.source,
+            "sha256": results.tree_sha256(weights),
+        }
+        methods.append(Method("SAPL", localizer, source))
+    for name in dict.fromkeys(arguments.method):
+        methods.append(Method(name, classic(name), {"training": "none"}))
+    if not methods:
+        raise UserError("give --checkpoint DIR, or --method noi1 or cfa1, or both")
+    return methods
+
+
+def tiled(methods: list[Method], arguments: argparse.Namespace) -> list[Method]:
+    """The methods, wrapped for tiles where --tile asks for them."""
+    if arguments.tile is None:
+        return methods
+    options = {"tile": arguments.tile, "overlap": arguments.tile_overlap}
+    return [
+        Method(
+            method.name,
+            TiledDetector(method.detector, **options, batch=arguments.batch_size),
+            {**method.source, **options},
+        )
+        for method in methods
+    ]
+
+
+def save(session: Session, result: DatasetResult, output: Path) -> None:
+    """Writes what is done so far, so that it is kept if a later data set fails."""
+    newest = [name for name, found in session.results.items() if found and found[-1] is result]
+    for name in newest:
+        results.write_images_csv(output / f"{result.name}.{name}.csv", result)
+    results.write_json(output / "results.json", results.build(session))
+
+
+def print_files(result: DatasetResult) -> None:
+    """Prints each skipped file and each note on stderr, the first few of a kind."""
+    for what, found in (("skipped", result.skipped), ("note", result.notes)):
+        for path, reason in found[:_SHOWN]:
+            print(f"{what} {path}: {reason}", file=sys.stderr)
+        if len(found) > _SHOWN:
+            print(f"{what}: {len(found) - _SHOWN} more, see results.json", file=sys.stderr)
+
+
+def write_report(
+    session: Session, detector: Any, listings: list[tuple[str, Listing]], output: Path
+) -> None:
+    """Writes the report; detector: the first method's, without tiles."""
+    from sapl_jax.evaluation import features, report  # matplotlib, only for reports
+
+    embeddings = {}
+    if hasattr(detector, "edge_features"):
+        try:
+            for name, listing in listings:
+                found = features.edge_patch_embedding(detector, listing, seed=session.seed)
+                if found is not None:
+                    embeddings[name] = found
+        except UserError as error:
+            print(f"the report has no t-SNE of edge patches: {error}", file=sys.stderr)
+    options = {}
+    if hasattr(detector, "edge_options"):
+        options["edge_options"] = detector.edge_options
+    report.write(session, output, embeddings=embeddings, **options)
 
 
 def main() -> None:
     """The command."""
     arguments = parse_arguments(sys.argv[1:])
-    protocol = protocols.get_protocol(arguments.protocol)
-    if arguments.batch_size < 1:
-        raise UserError(f"--batch_size is {arguments.batch_size}, it must be at least 1")
-    listings = read_datasets(arguments.dataset)
-
-    from sapl_jax.localizer import Localizer  # after the cheap checks: it loads JAX and weights
-
-    localizer = Localizer.load(arguments.checkpoint)
-    method = {"name": "SAPL", "checkpoint": str(arguments.checkpoint), **localizer.source}
-    done: list[DatasetResult] = []
-    for name, listing in listings:
-        result = evaluate_dataset(
-            localizer, listing, protocol, batch_size=arguments.batch_size, label=name
-        )
-        done.append(result)
-        for path, reason in result.skipped:
-            print(f"skipped {path}: {reason}", file=sys.stderr)
-        for path, note in result.notes:
-            print(f"note {path}: {note}", file=sys.stderr)
-        results.write_images_csv(arguments.output / f"{name}.csv", result)
-        # After every data set: what is done is kept if a later one fails.
-        results.write_json(
-            arguments.output / "results.json", results.build(done, protocol, method)
-        )
-    print(results.table(done))
-    print(f"protocol {protocol.name}; details in {arguments.output / 'results.json'}")
+    for name, least in (("batch_size", 1), ("gallery", 0), ("seed", 0)):
+        if getattr(arguments, name) < least:
+            raise UserError(f"--{name} is {getattr(arguments, name)}, it must be at least {least}")
+    listings = read_datasets(arguments.dataset, arguments.exclude)
+    plain = load_methods(arguments)
+    methods = tiled(plain, arguments)
+    session = run(
+        methods,
+        listings,
+        protocols.get_protocol(arguments.protocol),
+        sweeps=[get_sweep(name) for name in dict.fromkeys(arguments.robustness)],
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        gallery_size=arguments.gallery,
+        after_each=lambda session, result: save(session, result, arguments.output),
+    )
+    for result in session.main:
+        print_files(result)
+    if not arguments.no_report:
+        write_report(session, plain[0].detector, listings, arguments.output)
+    print(results.table(session))
+    print(f"protocol {session.protocol.name}; details in {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -107,8 +107,8 @@ def _log_variances(green: np.ndarray) -> np.ndarray:
     """Log of the local variance of the prediction error, each checkerboard on its own."""
     cross = np.array([[0, 0.25, 0], [0.25, 0, 0.25], [0, 0.25, 0]], np.float32)
     error = green.astype(np.float32) - cv2.filter2D(green, cv2.CV_32F, cross)
-    even = np.indices(green.shape, sparse=True)
-    checkerboard = ((even[0] + even[1]) % 2 == 0).astype(np.float32)
+    rows, columns = np.ogrid[: green.shape[0], : green.shape[1]]
+    checkerboard = ((rows + columns) % 2 == 0).astype(np.float32)
     variance = np.empty_like(error)
     for board in (checkerboard, 1 - checkerboard):
         weight = cv2.GaussianBlur(board, (7, 7), 1)

@@ -35,8 +35,13 @@ _READERS = 4
 class Analysis(Protocol):
     """What a detector says about one picture."""
 
-    score: float
-    heat_map: np.ndarray
+    @property
+    def score(self) -> float:
+        """Probability-like, in [0, 1]."""
+
+    @property
+    def heat_map(self) -> np.ndarray:
+        """float32 [H, W] in [0, 1], at the picture's own size."""
 
 
 class Detector(Protocol):
@@ -161,6 +166,7 @@ def evaluate_dataset(
     *,
     batch_size: int = 8,
     label: str | None = None,
+    title: str | None = None,
     perturbation: Perturbation | None = None,
     observers: Sequence[Observer] = (),
     progress: bool = True,
@@ -168,10 +174,10 @@ def evaluate_dataset(
     """Evaluates a detector on every picture of a listing.
 
     batch_size: pictures handed to the detector at once. label: name of the data set in the
-    results (the listing's by default). perturbation: applied to each picture before the detector
-    sees it, called with the picture and the sample's name; it must keep the size. observers:
-    called with each picture's files, analysis and scores. Raises UserError when no picture of the
-    listing can be used.
+    results (the listing's by default). title: of the progress bar. perturbation: applied to each
+    picture before the detector sees it, called with the picture and the sample's name; it must
+    keep the size. observers: called with each picture's files, analysis and scores. Raises
+    UserError when no picture of the listing can be used.
     """
     start = time.monotonic()
     label = label or listing.name
@@ -180,7 +186,9 @@ def evaluate_dataset(
     notes: list[tuple[Path, str]] = [(listing.root, note) for note in listing.notes]
     digest = hashlib.sha256()
     loaded = load_in_background(listing.samples, 2 * batch_size)
-    with tqdm(total=len(listing.samples), desc=label, unit="image", disable=not progress) as bar:
+    with tqdm(
+        total=len(listing.samples), desc=title or label, unit="image", disable=not progress
+    ) as bar:
         for batch in _batches(loaded, batch_size):
             for item in batch:
                 digest.update(item.digest.encode())

@@ -1,8 +1,8 @@
 """Robustness sweeps as in the paper's Figure 8: JPEG compression, Gaussian blur and noise.
 
 Pictures are perturbed at their own size, before the model resizes them. The levels are those of
-IMDL-BenCo; every sweep starts at the clean picture. Noise depends on (seed, level, sample's name) only, so a
-sweep gives the same numbers in any order and on any machine.
+IMDL-BenCo; every sweep starts at the clean picture. Noise depends on (seed, level, sample's name)
+only, so a sweep gives the same numbers in any order and on any machine.
 """
 
 import dataclasses
@@ -70,7 +70,9 @@ def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
         raise ValueError(f"OpenCV cannot encode a picture of shape {image.shape} as JPEG")
-    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert decoded is not None
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
 
 def blur(image: np.ndarray, kernel: int) -> np.ndarray:

@@ -1,6 +1,8 @@
 """What an evaluation leaves: `results.json`, one CSV per data set, a table on the screen."""
 
 import csv
+import datetime
+import hashlib
 import importlib.metadata
 import io
 import json
@@ -11,8 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.duplicates import file_sha256
 from sapl_jax.evaluation.evaluator import DatasetResult
-from sapl_jax.evaluation.protocols import PIXEL_MEASURES, Protocol
+from sapl_jax.evaluation.protocols import PIXEL_MEASURES
+from sapl_jax.evaluation.session import Session
 
 FORMAT = 1  # of results.json; raised when a key changes its meaning
 MEASURES = ("i_auc", "i_f1", "balanced_accuracy", *PIXEL_MEASURES)
@@ -61,18 +65,33 @@ def mean_entry(results: Sequence[DatasetResult]) -> dict[str, float | None]:
     return means
 
 
-def build(
-    results: Sequence[DatasetResult], protocol: Protocol, method: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The content of results.json. method: what was evaluated (checkpoint, step, hash, ...)."""
-    return {
+def build(session: Session) -> dict[str, Any]:
+    """The content of results.json; further methods stand under "peers"."""
+    first = session.methods[0]
+    content: dict[str, Any] = {
         "format": FORMAT,
-        "protocol": protocol.name,
-        "method": dict(method),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "protocol": session.protocol.name,
+        "seed": session.seed,
+        "method": {"name": first.name, **first.source},
         "versions": versions(),
-        "datasets": {result.name: dataset_entry(result) for result in results},
-        "mean": mean_entry(results),
+        "datasets": {result.name: dataset_entry(result) for result in session.main},
+        "mean": mean_entry(session.main),
+        "peers": {},
     }
+    for name, sweeps in session.sweeps.items():
+        content["datasets"][name]["robustness"] = {
+            sweep: [{"level": point.level, **point.summary} for point in points]
+            for sweep, points in sweeps.items()
+        }
+    for method in session.methods[1:]:
+        found = session.results.get(method.name, [])
+        content["peers"][method.name] = {
+            "method": {"name": method.name, **method.source},
+            "datasets": {result.name: result.summary for result in found},
+            "mean": mean_entry(found),
+        }
+    return content
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -114,23 +133,26 @@ def number(value: float | None) -> str:
     return f"{value:.3f}".removeprefix("0") if value >= 0 else f"{value:.3f}"
 
 
-def table(results: Sequence[DatasetResult]) -> str:
-    """The measures of all data sets as a table for the screen."""
-    rows = [["data set", "layout", "images", "masks", *(TITLES[m] for m in MEASURES), "skipped"]]
-    for result in results:
-        rows.append(
-            [
-                result.name,
-                result.layout,
-                str(result.summary["images"]),
-                str(result.summary["masks"]),
-                *(number(result.summary[measure]) for measure in MEASURES),
-                str(result.summary["skipped"]),
-            ]
-        )
-    if len(results) > 1:
-        means = mean_entry(results)
-        rows.append(["mean", "", "", "", *(number(means[measure]) for measure in MEASURES), ""])
+def table(session: Session) -> str:
+    """The measures of all methods on all data sets, as a table for the screen."""
+    rows = [["data set", "method", "images", "masks", *(TITLES[m] for m in MEASURES), "skipped"]]
+    for method in session.methods:
+        found = session.results.get(method.name, [])
+        for result in found:
+            rows.append(
+                [
+                    result.name,
+                    method.name,
+                    str(result.summary["images"]),
+                    str(result.summary["masks"]),
+                    *(number(result.summary[measure]) for measure in MEASURES),
+                    str(result.summary["skipped"]),
+                ]
+            )
+        if len(found) > 1:
+            means = mean_entry(found)
+            cells = [number(means[measure]) for measure in MEASURES]
+            rows.append(["mean", method.name, "", "", *cells, ""])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -141,3 +163,13 @@ def table(results: Sequence[DatasetResult]) -> str:
         lines.append("  ".join(cells).rstrip())
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
+
+
+def tree_sha256(path: Path) -> str:
+    """SHA-256 of a file, or of all files below a folder with their names."""
+    if path.is_file():
+        return file_sha256(path)
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        digest.update(f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n".encode())
+    return digest.hexdigest()

@@ -48,17 +48,23 @@ class TiledDetector:
     """Wraps a detector; pictures whose longer side is over `tile` pixels are analysed in tiles.
 
     overlap: share of a tile that neighbours have in common, 0 to 0.9. batch: tiles per call of the
-    detector. Raises UserError for values that cannot work.
+    detector. threshold: of the mask. Raises UserError for values that cannot work.
     """
 
     def __init__(
-        self, detector: Detector, tile: int, overlap: float = 0.25, batch: int = 8
+        self,
+        detector: Detector,
+        tile: int,
+        overlap: float = 0.25,
+        batch: int = 8,
+        threshold: float = 0.5,
     ) -> None:
         if tile < 32:
             raise UserError(f"tiles of {tile} pixels are too small, use at least 32")
         if not 0 <= overlap <= 0.9:
             raise UserError(f"a tile overlap of {overlap} is not between 0 and 0.9")
         self._detector, self._tile, self._overlap, self._batch = detector, tile, overlap, batch
+        self._threshold = threshold
 
     def analyse(self, images: Sequence[np.ndarray]) -> list[TiledAnalysis]:
         """Analyses uint8 RGB pictures [H, W, 3] of any sizes."""
@@ -67,7 +73,7 @@ class TiledDetector:
         whole = self._detector.analyse([images[i] for i in small]) if small else []
         for i, analysis in zip(small, whole, strict=True):
             heat_map = analysis.heat_map
-            found[i] = TiledAnalysis(analysis.score, heat_map, heat_map > 0.5)
+            found[i] = TiledAnalysis(analysis.score, heat_map, heat_map > self._threshold)
         for i, image in enumerate(images):
             if i not in found:
                 found[i] = self._analyse_large(image)
@@ -94,7 +100,7 @@ class TiledDetector:
         heat_map /= _total(rows, weight_y, height)[:, None]
         heat_map /= _total(columns, weight_x, width)[None, :]
         np.clip(heat_map, 0, 1, out=heat_map)
-        return TiledAnalysis(score, heat_map, heat_map > 0.5)
+        return TiledAnalysis(score, heat_map, heat_map > self._threshold)
 
 
 def _total(starts: Sequence[int], weights: np.ndarray, length: int) -> np.ndarray:

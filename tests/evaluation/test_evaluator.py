@@ -12,6 +12,7 @@ from sapl_jax.evaluate import parse_dataset, read_datasets
 from sapl_jax.evaluation import evaluator, results
 from sapl_jax.evaluation.evaluator import evaluate_dataset
 from sapl_jax.evaluation.protocols import PROTOCOLS
+from sapl_jax.evaluation.session import Method, Session
 from tests.evaluation.red_pictures import RedAnalysis, RedDetector, picture, write_grey, write_rgb
 
 SAPL = PROTOCOLS["sapl"]
@@ -89,17 +90,24 @@ def test_the_digest_tells_when_a_file_changed(detector, folder) -> None:
     assert _evaluate(detector, folder).digest != before
 
 
+def _session(detector, found) -> Session:
+    session = Session(SAPL, [Method("red", detector, {"weights": "none"})], seed=0)
+    session.results["red"] = found
+    return session
+
+
 def test_one_class_writes_null_and_the_table_shows_a_dash(detector, folder, tmp_path) -> None:
     for path in (folder / "Au").iterdir():
         path.unlink()
     result = _evaluate(detector, folder)
     path = tmp_path / "out" / "results.json"
-    results.write_json(path, results.build([result], SAPL, {"name": "red"}))
+    session = _session(detector, [result])
+    results.write_json(path, results.build(session))
     written = json.loads(path.read_text())
     entry = written["datasets"]["folder"]
     assert entry["i_auc"] is None and entry["p_f1"] == pytest.approx(5 / 6)
     assert entry["images"] == 3 and written["protocol"] == "sapl" and written["versions"]["jax"]
-    assert " - " in results.table([result]).splitlines()[2]
+    assert " - " in results.table(session).splitlines()[2]
     assert [p.name for p in path.parent.iterdir()] == ["results.json"]
 
 
@@ -126,7 +134,7 @@ def test_dataset_flag_gives_name_layout_and_path(text, expected) -> None:
     assert parse_dataset(text) == expected
 
 
-@pytest.mark.parametrize("text", ["casia_v2", "=x", "a=", "a:=x", "a:nonsense=x"])
+@pytest.mark.parametrize("text", ["casia_v2", "=x", "a=", "a:=x", "a:nonsense=x", "a/b=x", ".a=x"])
 def test_a_malformed_dataset_flag_is_a_clear_error(text) -> None:
     with pytest.raises(UserError, match="--dataset"):
         parse_dataset(text)
@@ -134,4 +142,4 @@ def test_a_malformed_dataset_flag_is_a_clear_error(text) -> None:
 
 def test_two_data_sets_of_one_name_are_refused() -> None:
     with pytest.raises(UserError, match="twice"):
-        read_datasets(["a=/x", "a=/y"])
+        read_datasets(["a=/x", "a=/y"], [])

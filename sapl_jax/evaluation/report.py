@@ -1,0 +1,260 @@
+"""Writes an evaluation's report: `report.md` with `figures/`, and a self-contained `report.html`.
+
+It holds the measures, the paper's Table 1 beside ours, ROC and robustness curves, galleries
+(Figure 6), t-SNE of edge patches (Figure 7), soft edge maps (Figure 4), and what was skipped.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines.doctor import EXPECTED
+from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions
+from sapl_jax.evaluation import figures
+from sapl_jax.evaluation.evaluator import DatasetResult
+from sapl_jax.evaluation.features import Embedding
+from sapl_jax.evaluation.perturbations import SWEEPS
+from sapl_jax.evaluation.published import COLUMNS, TABLE_1, WITHOUT_I_AUC
+from sapl_jax.evaluation.rendering import Picture, Section, Table, to_html, to_markdown
+from sapl_jax.evaluation.results import (
+    MEASURES,
+    TITLES,
+    mean_entry,
+    number,
+    versions,
+    write_atomically,
+)
+from sapl_jax.evaluation.session import Session
+
+_LISTED = 20  # skipped files and notes listed per data set; results.json has them all
+_SWEPT = ("i_auc", "p_f1", "p_auc")
+_EDGE_EXHIBITS = 4
+
+
+def write(
+    session: Session,
+    output: Path,
+    *,
+    embeddings: Mapping[str, Embedding] | None = None,
+    edge_options: EdgeOptions = DEFAULT_OPTIONS,
+) -> None:
+    """Writes report.md, report.html and figures/*.png into `output`.
+
+    embeddings: per data set, the t-SNE of edge patches. edge_options: of the soft edge maps.
+    """
+    sections = build(session, embeddings or {}, edge_options)
+    title = f"Evaluation of {session.methods[0].name}"
+    for section in sections:
+        for part in section.parts:
+            if isinstance(part, Picture):
+                path = output / "figures" / f"{part.name}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(part.png)
+    write_atomically(output / "report.md", to_markdown(title, sections))
+    write_atomically(output / "report.html", to_html(title, sections))
+
+
+def build(
+    session: Session, embeddings: Mapping[str, Embedding], edge_options: EdgeOptions
+) -> list[Section]:
+    """The report's sections; those that have nothing to show are left out."""
+    sections = [
+        _measures(session),
+        _table_1(session),
+        _roc(session),
+        _robustness(session),
+        _galleries(session),
+        _embeddings(embeddings),
+        _edges(session, edge_options),
+        _files(session),
+        _provenance(session),
+    ]
+    return [section for section in sections if section is not None and section.parts]
+
+
+def _measures(session: Session) -> Section:
+    header = ["data set", "method", "images", "masks", *(TITLES[m] for m in MEASURES)]
+    rows: list[list[str]] = []
+    ours: set[int] = set()
+    for method in session.methods:
+        results = session.results.get(method.name, [])
+        for result in results:
+            if method is session.methods[0] and len(session.methods) > 1:
+                ours.add(len(rows))
+            counts = [str(result.summary["images"]), str(result.summary["masks"])]
+            cells = [number(result.summary[measure]) for measure in MEASURES]
+            rows.append([result.name, method.name, *counts, *cells])
+        if len(results) > 1:
+            means = mean_entry(results)
+            rows.append(
+                ["mean", method.name, "", "", *(number(means[measure]) for measure in MEASURES)]
+            )
+    text = (
+        f"Protocol {session.protocol.name}. A dash marks a measure that is not defined: "
+        "image-level ones need both classes, pixel-level ones a mask."
+    )
+    return Section("Results", [text, Table(header, rows, frozenset(ours), names=2)])
+
+
+def _pair(p_f1: float | None, i_auc: float | None) -> str:
+    if p_f1 is None and i_auc is None:
+        return "-"
+    return f"{number(p_f1)} / {number(i_auc)}"
+
+
+def _table_1(session: Session) -> Section | None:
+    by_column: dict[str, dict[str, DatasetResult]] = {}
+    incomplete = []
+    for method in session.methods:
+        for result in session.results.get(method.name, []):
+            for column, layouts in COLUMNS.items():
+                if result.layout in layouts:
+                    by_column.setdefault(method.name, {}).setdefault(column, result)
+                    counts = (result.summary["authentic"], result.summary["tampered"])
+                    expected = EXPECTED.get(result.layout, counts)
+                    if counts != expected and method is session.methods[0]:
+                        incomplete.append(
+                            f"{result.name}: {counts[0]} authentic and {counts[1]} tampered "
+                            f"pictures instead of {expected[0]} and {expected[1]}"
+                        )
+    if not by_column:
+        return None
+    rows = [
+        [
+            row.method,
+            *(_pair(*pair) for pair in zip(row.p_f1, row.i_auc, strict=True)),
+            _pair(row.mean_p_f1, row.mean_i_auc),
+        ]
+        for row in TABLE_1
+    ]
+    ours = set()
+    for method in session.methods:
+        if (found := by_column.get(method.name)) is not None:
+            ours.add(len(rows))
+            rows.append([f"{method.name} (here)", *_our_cells(found)])
+    parts: list = [
+        "P-F1 / I-AUC. The stressed rows were measured here, the others are the paper's Table 1.",
+        Table(["method", *COLUMNS, "mean"], rows, frozenset(ours)),
+    ]
+    if session.protocol.name != "sapl":
+        parts.append(
+            f"Measured with protocol {session.protocol.name}, published with the paper's: the rows "
+            "do not compare."
+        )
+    if incomplete:
+        parts += ["These copies differ from the published sets:", incomplete]
+    return Section("Table 1 of the paper, and ours", parts)
+
+
+def _our_cells(found: Mapping[str, DatasetResult]) -> list[str]:
+    cells, p_f1s, i_aucs = [], [], []
+    for column in COLUMNS:
+        if column not in found:
+            cells.append("-")
+            continue
+        summary = found[column].summary
+        i_auc = None if column in WITHOUT_I_AUC else summary["i_auc"]
+        cells.append(_pair(summary["p_f1"], i_auc))
+        p_f1s.append(summary["p_f1"])
+        i_aucs.append(i_auc)
+    # A mean over fewer sets than the paper's would not compare with it.
+    p_f1_values = [value for value in p_f1s if value is not None]
+    i_auc_values = [value for value in i_aucs if value is not None]
+    p_f1 = float(np.mean(p_f1_values)) if len(p_f1_values) == len(COLUMNS) else None
+    needed = len(COLUMNS) - len(WITHOUT_I_AUC)
+    i_auc = float(np.mean(i_auc_values)) if len(i_auc_values) == needed else None
+    return [*cells, _pair(p_f1, i_auc)]
+
+
+def _roc(session: Session) -> Section | None:
+    curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
+    aucs: dict[str, dict[str, float | None]] = {}
+    for method in session.methods:
+        for result in session.results.get(method.name, []):
+            labels = np.array([record.scores.label for record in result.records])
+            scores = np.array([record.scores.score for record in result.records])
+            curves.setdefault(result.name, {})[method.name] = (labels, scores)
+            aucs.setdefault(result.name, {})[method.name] = result.summary["i_auc"]
+    png = figures.roc_curves(curves, aucs)
+    if png is None:
+        return None
+    return Section("ROC curves", [Picture("roc", png, "ROC curves of the image scores.")])
+
+
+def _robustness(session: Session) -> Section | None:
+    parts = []
+    for name, sweep in SWEEPS.items():
+        points = {data: sweeps[name] for data, sweeps in session.sweeps.items() if name in sweeps}
+        png = figures.robustness_curves(sweep, points, _SWEPT) if points else None
+        if png is not None:
+            caption = (
+                f"{session.methods[0].name} under {sweep.title} by {sweep.unit}, applied at the "
+                f"pictures' own size; seed {session.seed}."
+            )
+            parts.append(Picture(f"robustness_{name}", png, caption))
+    return Section("Robustness (Figure 8)", parts)
+
+
+def _galleries(session: Session) -> Section | None:
+    parts = []
+    methods = [method.name for method in session.methods]
+    for name, gallery in session.galleries.items():
+        exhibits = [gallery.exhibits[key] for key in sorted(gallery.exhibits)]
+        png = figures.gallery(exhibits, methods)
+        if png is not None:
+            names = ", ".join(exhibit.name for exhibit in exhibits)
+            caption = f"{name}, chosen by position in the data set, not by result: {names}."
+            parts.append(Picture(f"gallery_{name}", png, caption))
+    return Section("Pictures, masks and heat maps (Figure 6)", parts)
+
+
+def _embeddings(embeddings: Mapping[str, Embedding]) -> Section | None:
+    parts = [
+        Picture(
+            f"tsne_{name}",
+            figures.embedding(found, name),
+            f"t-SNE of {len(found.points)} edge-patch features of {name}: the deepest tap's top "
+            "patches of each picture, coloured by the picture's label.",
+        )
+        for name, found in embeddings.items()
+    ]
+    return Section("Edge-patch features (Figure 7)", parts)
+
+
+def _edges(session: Session, options: EdgeOptions) -> Section | None:
+    for name, gallery in session.galleries.items():
+        exhibits = [gallery.exhibits[key] for key in sorted(gallery.exhibits)][:_EDGE_EXHIBITS]
+        png = figures.soft_edges(exhibits, options)
+        if png is not None:
+            caption = f"Adaptive soft edge maps of pictures of {name}, Eq. (1)."
+            return Section("Soft edge maps (Figure 4)", [Picture("soft_edges", png, caption)])
+    return None
+
+
+def _files(session: Session) -> Section | None:
+    parts: list = []
+    for result in session.main:
+        for what, found in (("not evaluated", result.skipped), ("with a note", result.notes)):
+            if found:
+                parts.append(f"{result.name}: {len(found)} files {what}.")
+                items = [f"{path}: {reason}" for path, reason in found[:_LISTED]]
+                if len(found) > _LISTED:
+                    items.append(f"and {len(found) - _LISTED} more, see results.json")
+                parts.append(items)
+    return Section("Files", parts)
+
+
+def _provenance(session: Session) -> Section:
+    items = []
+    for method in session.methods:
+        source = "; ".join(f"{key}: {value}" for key, value in method.source.items())
+        items.append(f"{method.name}: {source}")
+    for result in session.main:
+        items.append(
+            f"{result.name}: {result.root}, read as {result.layout}, {result.summary['authentic']} "
+            f"authentic, {result.summary['tampered']} tampered, {result.summary['masks']} masks; "
+            f"data sha256 {result.digest}"
+        )
+    items.append("versions: " + ", ".join(f"{k} {v}" for k, v in versions().items()))
+    return Section("Provenance", [items])

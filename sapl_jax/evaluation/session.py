@@ -1,0 +1,102 @@
+"""One evaluation from end to end: every method on every data set, the sweeps, what is kept."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from data_pipelines.readers import Listing
+from sapl_jax.evaluation.evaluator import DatasetResult, Detector, evaluate_dataset
+from sapl_jax.evaluation.gallery import Gallery
+from sapl_jax.evaluation.perturbations import Sweep, perturbation
+from sapl_jax.evaluation.protocols import Protocol
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """What is evaluated. source: where it comes from, for the report (checkpoint, hashes, ...)."""
+
+    name: str
+    detector: Detector
+    source: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepPoint:
+    """A data set's measures at one level of a sweep; level None is the clean picture."""
+
+    level: int | None
+    summary: dict[str, float | int | None]
+
+
+@dataclasses.dataclass
+class Session:
+    """All results of one command. The first method is the one the report is about.
+
+    results: per method, one result per data set. sweeps: per data set and sweep, the first
+    method's points, clean first. galleries: per data set.
+    """
+
+    protocol: Protocol
+    methods: list[Method]
+    seed: int
+    results: dict[str, list[DatasetResult]] = dataclasses.field(default_factory=dict)
+    sweeps: dict[str, dict[str, list[SweepPoint]]] = dataclasses.field(default_factory=dict)
+    galleries: dict[str, Gallery] = dataclasses.field(default_factory=dict)
+
+    @property
+    def main(self) -> list[DatasetResult]:
+        """The first method's results."""
+        return self.results.get(self.methods[0].name, [])
+
+
+def run(
+    methods: Sequence[Method],
+    listings: Sequence[tuple[str, Listing]],
+    protocol: Protocol,
+    *,
+    sweeps: Sequence[Sweep] = (),
+    seed: int = 0,
+    batch_size: int = 8,
+    gallery_size: int = 6,
+    progress: bool = True,
+    after_each: Callable[[Session, DatasetResult], None] = lambda session, result: None,
+) -> Session:
+    """Evaluates the methods on the data sets, then the first method under each sweep.
+
+    listings: (name, listing) pairs. seed: of the sweeps' noise. after_each: called with the session
+    so far and the newest result, so that the caller can save what is done.
+    """
+    session = Session(protocol, list(methods), seed)
+    for name, listing in listings:
+        gallery = session.galleries[name] = Gallery(listing, gallery_size)
+        for method in methods:
+            result = evaluate_dataset(
+                method.detector,
+                listing,
+                protocol,
+                batch_size=batch_size,
+                label=name,
+                title=f"{name}: {method.name}",
+                observers=[gallery.observer(method.name)],
+                progress=progress,
+            )
+            session.results.setdefault(method.name, []).append(result)
+            after_each(session, result)
+        clean = session.main[-1]
+        for sweep in sweeps:
+            points = [SweepPoint(None, clean.summary)]
+            for level in sweep.levels:
+                result = evaluate_dataset(
+                    methods[0].detector,
+                    listing,
+                    protocol,
+                    batch_size=batch_size,
+                    label=name,
+                    title=f"{name}: {sweep.name} {level}",
+                    perturbation=perturbation(sweep, level, seed),
+                    progress=progress,
+                )
+                points.append(SweepPoint(level, result.summary))
+                session.sweeps.setdefault(name, {})[sweep.name] = points
+                after_each(session, clean)
+    return session

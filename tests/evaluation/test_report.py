@@ -1,0 +1,193 @@
+"""The command writes whole, self-contained reports, and the paper's table stands beside ours."""
+
+import csv
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_pipelines.readers import read_dataset
+from sapl_jax import evaluate
+from sapl_jax.errors import UserError
+from sapl_jax.evaluation import features, figures, report
+from sapl_jax.evaluation.gallery import SIDE, shrink
+from sapl_jax.evaluation.perturbations import Sweep
+from sapl_jax.evaluation.protocols import PROTOCOLS
+from sapl_jax.evaluation.rendering import Section, Table, to_html, to_markdown
+from sapl_jax.evaluation.session import Method, run
+from tests.evaluation.red_pictures import RedDetector, picture, write_grey, write_rgb
+
+PNG = b"\x89PNG"
+
+
+def _run(monkeypatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, arguments)])
+    evaluate.main()
+
+
+def _columbia(root: Path) -> Path:
+    write_rgb(root / "4cam_auth" / "a.tif", picture(0))
+    write_rgb(root / "4cam_splc" / "t.tif", picture(5))
+    mask = np.zeros((20, 40), np.uint8)
+    mask[:, :10] = 255
+    write_grey(root / "4cam_splc" / "edgemask" / "t_edgemask.png", mask)
+    return root
+
+
+def test_the_command_writes_results_and_reports_for_classics(
+    monkeypatch, capsys, folder, tmp_path
+) -> None:
+    (folder / "Tp" / "broken.png").write_bytes(b"nonsense")
+    out = tmp_path / "out"
+    _run(
+        monkeypatch,
+        *("--method", "noi1", "--method", "cfa1", "--dataset", f"mine={folder}"),
+        *("--robustness", "jpeg", "--output", out, "--batch_size", 2),
+    )
+    written = json.loads((out / "results.json").read_text())
+    entry = written["datasets"]["mine"]
+    assert (entry["images"], entry["skipped"], entry["layout"]) == (5, 1, "folder")
+    assert len(entry["data_sha256"]) == 64
+    assert [point["level"] for point in entry["robustness"]["jpeg"]] == [
+        *(None, 100, 90, 80, 70, 60, 50)
+    ]
+    assert entry["robustness"]["jpeg"][0]["p_f1"] == entry["p_f1"]
+    assert set(written["peers"]) == {"cfa1"}
+    assert written["peers"]["cfa1"]["datasets"]["mine"]["images"] == 5
+    rows = list(csv.DictReader((out / "mine.noi1.csv").open()))
+    assert len(rows) == 5 and float(np.mean([float(r["p_f1"]) for r in rows if r["p_f1"]])) == (
+        pytest.approx(entry["p_f1"])
+    )
+    page = (out / "report.html").read_text()
+    assert "broken.png" in page and page.count("data:image/png;base64,") == 4
+    markdown = (out / "report.md").read_text()
+    linked = re.findall(r"\]\((figures/[^)]+)\)", markdown)
+    assert len(linked) == 4 and all((out / name).read_bytes()[:4] == PNG for name in linked)
+    printed = capsys.readouterr()
+    assert "noi1" in printed.out and "cfa1" in printed.out and "broken.png" in printed.err
+
+
+def test_a_page_loads_nothing_from_elsewhere_and_escapes_names() -> None:
+    page = to_html("<b>", [Section("a & b", ["<script>", Table(["x", "y"], [["<i>", "1"]])])])
+    assert "<script>" not in page and "<i>" not in page and "&lt;script&gt;" in page
+    assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_markdown_keeps_underscores_and_stresses_our_rows() -> None:
+    table = Table(["set", "n"], [["a_b_c", "1"], ["ours", "2"]], frozenset({1}))
+    text = to_markdown("t", [Section("s", [table])])
+    assert "| a\\_b\\_c | 1 |" in text and "| **ours** | **2** |" in text
+
+
+def test_table_1_has_our_row_and_says_that_a_copy_is_incomplete(tmp_path, folder) -> None:
+    root = _columbia(tmp_path / "columbia")
+    listings = [("Columbia", read_dataset("columbia", root)), ("m", read_dataset("folder", folder))]
+    methods = [Method("red", RedDetector(), {})]
+    session = run(methods, listings, PROTOCOLS["sapl"], progress=False)
+    section = report._table_1(session)
+    table = next(part for part in section.parts if isinstance(part, Table))
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["SAPL (paper)"][1] == ".432 / .999"
+    assert rows["WSCL (MIL-FCN)"][4] == ".110 / -"
+    assert rows["red (here)"] == ["-", ".667 / 1.000", "-", "-", "-", "-"]
+    assert any("instead of 183 and 180" in str(part) for part in section.parts)
+    # A mean over one of five sets would not compare, and P-F1 by other rules neither.
+    other = run(methods, listings, PROTOCOLS["mvss"], progress=False)
+    assert any("do not compare" in str(part) for part in report._table_1(other).parts)
+
+
+def test_without_a_published_test_set_there_is_no_table_1(folder) -> None:
+    listings = [("m", read_dataset("folder", folder))]
+    session = run([Method("red", RedDetector(), {})], listings, PROTOCOLS["sapl"], progress=False)
+    assert report._table_1(session) is None
+
+
+def test_one_class_without_masks_still_gives_a_report(tmp_path) -> None:
+    write_rgb(tmp_path / "set" / "Tp" / "a.png", picture(3))
+    listings = [("m", read_dataset("folder", tmp_path / "set"))]
+    session = run([Method("red", RedDetector(), {})], listings, PROTOCOLS["sapl"], progress=False)
+    report.write(session, tmp_path / "out")
+    headings = re.findall(r"<h2>(.*?)</h2>", (tmp_path / "out" / "report.html").read_text())
+    assert "ROC curves" not in headings and "Results" in headings and "Provenance" in headings
+
+
+def test_sweeps_start_with_the_clean_picture_and_see_every_level(folder) -> None:
+    sweep = Sweep("blur", "blur", "kernel", (3, 23))
+    session = run(
+        [Method("red", RedDetector(), {})],
+        [("m", read_dataset("folder", folder))],
+        PROTOCOLS["sapl"],
+        sweeps=[sweep],
+        progress=False,
+    )
+    points = session.sweeps["m"]["blur"]
+    assert [point.level for point in points] == [None, 3, 23]
+    assert points[0].summary == session.main[0].summary
+    assert points[2].summary["p_f1"] != points[0].summary["p_f1"]
+    assert figures.robustness_curves(sweep, {"m": points}, ("i_auc", "p_f1"))[:4] == PNG
+
+
+class _FeatureDetector(RedDetector):
+    """Edge features: one direction for authentic pictures, another for tampered ones."""
+
+    def edge_features(self, images, labels):
+        rng = np.random.default_rng(0)
+        vectors = np.zeros((len(images), 2, 8, 4), np.float32)
+        for i, label in enumerate(labels):
+            vectors[i, 1, :, label] = 1
+        vectors += 0.05 * rng.standard_normal(vectors.shape)
+        usable = np.ones((len(images), 8), bool)
+        usable[:, 7] = False
+        return vectors, usable
+
+
+def test_edge_patches_of_two_kinds_are_two_clusters(folder) -> None:
+    found = features.edge_patch_embedding(_FeatureDetector(), read_dataset("folder", folder))
+    assert len(found.points) == 5 * 7 and found.tampered.sum() == 3 * 7
+    centres = [found.points[found.tampered == kind].mean(0) for kind in (False, True)]
+    nearest = np.linalg.norm(found.points[:, None] - np.array(centres)[None], axis=-1).argmin(1)
+    assert (nearest == found.tampered).all()
+    again = features.edge_patch_embedding(_FeatureDetector(), read_dataset("folder", folder))
+    np.testing.assert_array_equal(found.points, again.points)
+    assert figures.embedding(found, "m")[:4] == PNG
+
+
+def test_edge_patches_of_one_class_are_not_embedded(tmp_path) -> None:
+    write_rgb(tmp_path / "Tp" / "a.png", picture(3))
+    listing = read_dataset("folder", tmp_path)
+    assert features.edge_patch_embedding(_FeatureDetector(), listing) is None
+
+
+def test_gallery_pictures_are_kept_small() -> None:
+    assert shrink(np.zeros((3000, 1500, 3), np.uint8)).shape == (SIDE, SIDE // 2, 3)
+    assert shrink(np.zeros((30, 20), np.float32)).shape == (30, 20)
+
+
+def test_training_pictures_are_left_out_on_request(monkeypatch, folder, tmp_path) -> None:
+    training = tmp_path / "training"
+    write_rgb(training / "Au" / "same.png", picture(0))
+    out = tmp_path / "out"
+    _run(
+        monkeypatch,
+        *("--method", "noi1", "--dataset", f"m={folder}", "--exclude", f"folder={training}"),
+        *("--output", out, "--no_report"),
+    )
+    entry = json.loads((out / "results.json").read_text())["datasets"]["m"]
+    assert (entry["authentic"], entry["tampered"], entry["skipped"]) == (0, 3, 2)
+    assert not (out / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "give --checkpoint"),
+        (("--method", "noi1", "--batch_size", "0"), "batch_size is 0"),
+        (("--method", "noi1", "--tile", "4"), "too small"),
+    ],
+)
+def test_wrong_flags_are_clear_errors(monkeypatch, folder, tmp_path, arguments, message) -> None:
+    with pytest.raises(UserError, match=message):
+        _run(monkeypatch, "--dataset", f"m={folder}", "--output", tmp_path / "out", *arguments)
