@@ -1,0 +1,243 @@
+"""Low-level statistics of tampered and authentic edges and interiors: the paper's Figure 2.
+
+python -m data_pipelines.edge_statistics --dataset NAME --root PATH --output DIR
+
+Over the tampered pictures that have a mask, four regions: tampered edges (a band along the mask's
+outline), authentic edges (a band along the picture's Canny edges outside the mask), and what is
+left of the tampered and of the authentic part. In each, the mean over its pixels of the local
+variance, the Sobel gradient, the local skewness and the local excess kurtosis of the grey picture;
+then the distribution of these means over the pictures. Width of the band and of the local window
+are ours, the paper gives none.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from data_pipelines.images import read_image
+from data_pipelines.listing import TAMPERED, Sample
+from data_pipelines.masks import load_mask
+from data_pipelines.readers import READERS, read_dataset
+from data_pipelines.soft_edges import canny_edges
+from sapl_jax.errors import UserError, run_main
+
+REGIONS = ("tampered edges", "authentic edges", "tampered interior", "authentic interior")
+STATISTICS = ("local variance", "Sobel gradient", "skewness", "excess kurtosis")
+# Below this variance (grey levels squared) a window is flat: its shape is rounding noise.
+_FLAT = 1.0
+_MIN_PIXELS = 50  # of a region, for its mean to say something
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """band: half width of an edge band in pixels. window: side of the local window, odd."""
+
+    band: int = 3
+    window: int = 7
+
+    def __post_init__(self) -> None:
+        if self.band < 1 or self.window < 3 or self.window % 2 == 0:
+            raise UserError(
+                f"band {self.band} and window {self.window}: expected a band of at least 1 and an "
+                "odd window of at least 3 pixels"
+            )
+
+
+def regions(rgb: np.ndarray, mask: np.ndarray, options: Options) -> np.ndarray:
+    """The four REGIONS, bool [4, H, W], disjoint. rgb: uint8 [H, W, 3]; mask: bool [H, W]."""
+    near = cv2.getStructuringElement(
+        cv2.MORPH_ELLIPSE, (2 * options.band + 1, 2 * options.band + 1)
+    )
+    inside = mask.astype(np.uint8)
+    outline = (cv2.dilate(inside, near) > 0) & (cv2.erode(inside, near) == 0)
+    edges = cv2.dilate(canny_edges(rgb).astype(np.uint8), near) > 0
+    # The outline's own Canny edges are dilated too, so authentic edges keep twice the distance.
+    beside = cv2.dilate(inside, near, iterations=2) > 0
+    return np.stack(
+        [outline, edges & ~beside, mask & ~outline & ~edges, ~mask & ~outline & ~edges]
+    )
+
+
+def local_statistics(rgb: np.ndarray, window: int = 7) -> np.ndarray:
+    """The four STATISTICS per pixel, float64 [4, H, W], of the grey picture in grey levels 0-255.
+
+    Skewness and excess kurtosis are NaN where the window is flat.
+    """
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float64)
+    gradient = cv2.magnitude(
+        cv2.Sobel(grey, cv2.CV_64F, 1, 0), cv2.Sobel(grey, cv2.CV_64F, 0, 1)
+    )
+    centred = grey - grey.mean()  # smaller powers, less cancellation
+    moments = [
+        cv2.boxFilter(centred**k, cv2.CV_64F, (window, window), borderType=cv2.BORDER_REFLECT)
+        for k in (1, 2, 3, 4)
+    ]
+    m1, m2, m3, m4 = moments
+    variance = np.maximum(m2 - m1**2, 0)
+    third = m3 - 3 * m1 * m2 + 2 * m1**3
+    fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
+    textured = np.where(variance > _FLAT, variance, np.nan)
+    return np.stack([variance, gradient, third / textured**1.5, fourth / textured**2 - 3])
+
+
+def measure(sample: Sample, options: Options) -> np.ndarray | None:
+    """Means [4 regions, 4 statistics] of a sample; None where a region is absent or too small.
+
+    Raises UserError where the picture or the mask cannot be read.
+    """
+    assert sample.mask is not None
+    rgb = read_image(sample.image)
+    mask = load_mask(sample.mask, rgb, sample.mask_style).grey > 127
+    found = regions(rgb, mask, options)
+    if found.sum((1, 2)).min() < _MIN_PIXELS:
+        return None
+    statistics = local_statistics(rgb, options.window)
+    means = np.full((len(REGIONS), len(STATISTICS)), np.nan)
+    for row, region in zip(means, found, strict=True):
+        values = statistics[:, region]
+        counts = np.isfinite(values).sum(1)
+        row[:] = np.where(
+            counts >= _MIN_PIXELS, np.nansum(values, 1) / np.maximum(counts, 1), np.nan
+        )
+    return means if np.isfinite(means).all() else None
+
+
+def measure_all(
+    samples: Sequence[Sample], options: Options, progress: bool = True
+) -> tuple[np.ndarray, list[str]]:
+    """(means [N, 4 regions, 4 statistics], reasons for the samples left out)."""
+
+    def attempt(sample: Sample) -> np.ndarray | str:
+        try:
+            found = measure(sample, options)
+        except UserError as error:
+            return str(error)
+        return f"{sample.image}: a region is too small" if found is None else found
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        results = list(
+            tqdm(
+                pool.map(attempt, samples), total=len(samples), unit="image", disable=not progress
+            )
+        )
+    means = [result for result in results if isinstance(result, np.ndarray)]
+    reasons = [result for result in results if isinstance(result, str)]
+    return np.array(means).reshape(-1, len(REGIONS), len(STATISTICS)), reasons
+
+
+def summarise(means: np.ndarray) -> dict[str, dict[str, dict[str, float]]]:
+    """Mean, median and quartiles over the pictures, per statistic and region.
+
+    means: [N, 4 regions, 4 statistics]. Each statistic also has the share of pictures whose
+    tampered edges are above their authentic ones.
+    """
+    summary: dict[str, dict[str, dict[str, float]]] = {}
+    for s, statistic in enumerate(STATISTICS):
+        summary[statistic] = {}
+        for r, region in enumerate(REGIONS):
+            values = means[:, r, s]
+            low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
+            summary[statistic][region] = {
+                "mean": float(values.mean()),
+                "quartile_1": float(low),
+                "median": float(median),
+                "quartile_3": float(high),
+            }
+        above = float((means[:, 0, s] > means[:, 1, s]).mean())
+        summary[statistic]["tampered edges above authentic edges"] = {"share": above}
+    return summary
+
+
+def table(summary: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Medians per statistic and region, as a table for the screen."""
+    lines = [" " * 16 + "".join(f"{region:>20}" for region in REGIONS)]
+    for statistic in STATISTICS:
+        medians = [summary[statistic][region]["median"] for region in REGIONS]
+        lines.append(f"{statistic:16}" + "".join(f"{median:20.2f}" for median in medians))
+    return "\n".join(lines)
+
+
+def plot(means: np.ndarray, path: Path, title: str) -> None:
+    """Writes the figure: one panel per statistic, one box per region over the pictures."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=10)
+    colours = ("#D55E00", "#0072B2", "#F0B58A", "#8DBFE0")
+    for s, (axis, statistic) in enumerate(
+        zip(figure.subplots(1, len(STATISTICS)), STATISTICS, strict=True)
+    ):
+        boxes = axis.boxplot(
+            means[:, :, s],
+            patch_artist=True,
+            widths=0.65,
+            showfliers=False,
+            medianprops={"color": "k"},
+        )
+        for box, colour in zip(boxes["boxes"], colours, strict=True):
+            box.set_facecolor(colour)
+        axis.set_title(statistic, fontsize=10)
+        axis.set_xticks([])
+        axis.grid(axis="y", color="0.9")
+        axis.set_axisbelow(True)
+        handles = boxes["boxes"]
+    figure.legend(handles, REGIONS, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_pipelines.edge_statistics",
+        description=(__doc__ or "").splitlines()[0],
+    )
+    parser.add_argument("--dataset", required=True, choices=sorted(READERS), help="layout")
+    parser.add_argument("--root", type=Path, required=True, help="its folder or list file")
+    parser.add_argument("--output", type=Path, required=True, help="folder for what it writes")
+    parser.add_argument("--band", type=int, default=Options.band, help="half width, pixels")
+    parser.add_argument("--window", type=int, default=Options.window, help="odd, pixels")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """The command."""
+    arguments = parse_arguments(sys.argv[1:])
+    options = Options(arguments.band, arguments.window)
+    listing = read_dataset(arguments.dataset, arguments.root)
+    samples = [s for s in listing.samples if s.label == TAMPERED and s.mask is not None]
+    if not samples:
+        raise UserError(f"{arguments.root}: no tampered picture has a mask, which this needs")
+    means, reasons = measure_all(samples, options)
+    for reason in reasons:
+        print(f"left out: {reason}", file=sys.stderr)
+    if len(means) == 0:
+        raise UserError(f"{arguments.root}: none of {len(samples)} pictures could be measured")
+    summary = summarise(means)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    content = {
+        "dataset": arguments.dataset,
+        "root": str(arguments.root),
+        "pictures": len(means),
+        "left_out": reasons,
+        "options": dataclasses.asdict(options),
+        "statistics": summary,
+    }
+    (arguments.output / "edge_statistics.json").write_text(json.dumps(content, indent=2) + "\n")
+    title = f"{arguments.dataset}: {len(means)} pictures"
+    plot(means, arguments.output / "edge_statistics.png", title)
+    print(table(summary))
+    print(f"medians over {len(means)} pictures; figure and quartiles in {arguments.output}")
+
+
+if __name__ == "__main__":
+    run_main(main)
