@@ -15,9 +15,9 @@ def get_config() -> ConfigDict:
 
     config.data = data = ConfigDict()
     data.root = ""  # Folder that holds Au/ and Tp/. Prepared on first use.
-    data.dataset = "casia_v2"  # Layout of the root: "casia_v2", or "folder" for your own Au/ + Tp/.
-    data.prepared = ""  # Where prepared records are kept. "": TFDS_DATA_DIR or ~/tensorflow_datasets.
-    data.val_fraction = 0.1  # [ours] Share of the training pictures held out to choose the checkpoint.
+    data.dataset = "casia_v2"  # Layout of the root: "casia_v2", or "folder" for your own pictures.
+    data.prepared = ""  # Folder of prepared records. "": TFDS_DATA_DIR or ~/tensorflow_datasets.
+    data.val_fraction = 0.1  # [ours] Share of the training pictures that chooses the checkpoint.
     data.flip_horizontal = True  # [ours] Random horizontal flips.
     data.flip_vertical = False  # [ours] Random vertical flips.
 
@@ -30,7 +30,8 @@ def get_config() -> ConfigDict:
     image.edge_alpha_max = 1 / 2
 
     config.clip = clip = ConfigDict()
-    clip.pretrained = "openai/clip-vit-large-patch14-336"  # [paper] Hub name, folder, or "random:NAME".
+    # [paper] Hub name, folder, or "random:NAME" for random weights of that shape.
+    clip.pretrained = "openai/clip-vit-large-patch14-336"
     clip.revision = ""  # Hub revision. "": the pinned one of a known name.
     clip.lora_rank = 8  # [ours]
     clip.lora_alpha = 16.0  # [ours] The update is scaled by alpha / rank.
@@ -65,7 +66,7 @@ def get_config() -> ConfigDict:
     train.warmup_steps = 0  # [ours] Linear warm-up of the learning rate.
     train.schedule = "constant"  # [ours] "constant" or "cosine" (to zero at the last step).
     train.dtype = "auto"  # Compute type: "float32", "bfloat16", "auto" (bfloat16 on GPU and TPU).
-    train.remat = True  # Recompute each vision block in the backward pass: less memory, more time.
+    train.remat = False  # Recompute whole vision blocks in the backward pass: less memory, slower.
     train.log_every = 10  # Steps between lines in metrics.jsonl and TensorBoard.
     train.eval_every = 500  # Steps between validations (I-AUC on the held-out training pictures).
     train.eval_batch_size = 0  # Global. 0: the training batch size.

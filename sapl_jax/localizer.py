@@ -84,6 +84,7 @@ class Localizer:
                 top_k=hecl.top_k,
                 use_edges=hecl.use_edges,
             )
+            assert sapl.heads is not None  # `edge_features` checks the configuration first.
             anchors = make_anchors(sapl.heads, outputs.embeddings, indices, usable, label)
             return jnp.swapaxes(anchors.features, 0, 1), usable
 
@@ -102,7 +103,7 @@ class Localizer:
         """
         workdir = Path(checkpoint)
         if not workdir.is_dir():
-            raise UserError(f"There is no checkpoint folder {workdir}: give a training run's folder.")
+            raise UserError(f"There is no folder {workdir}: give a training run's work directory.")
         config = read_config(workdir)
         series = next(
             (name for name in ("best", "last") if _has_steps(workdir / "checkpoints" / name)), None

@@ -4,7 +4,8 @@ Selection (4): w_lc = s_lc * M; an image gives its top K valid patches by the w 
 class. Contrast (5), for an anchor f against the two queues of its tap,
 
     k+ = argmax over the queue of f's class of cos(f, k)
-    loss = -log( e^{cos(f,k+)/tau} / (e^{cos(f,k+)/tau} + sum over the other queue e^{cos(f,k-)/tau}) ).
+    loss = -log( e^{cos(f,k+)/tau}
+                 / (e^{cos(f,k+)/tau} + sum over the other queue e^{cos(f,k-)/tau}) ).
 
 K, the labels' part in the selection, the positive key and tau are ours.
 """

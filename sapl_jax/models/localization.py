@@ -46,12 +46,12 @@ def heat_map_of_picture(
     columns = max(1, int(valid.any(axis=0).sum()))
     grid = patch_map.shape[0]
     inside = patch_map[:rows, :columns].astype(np.float32)
-    full = np.pad(inside, ((0, grid - rows), (0, grid - columns)), mode="edge")
-    full = cv2.resize(full, (canvas, canvas), interpolation=cv2.INTER_LINEAR)
-    picture = np.ascontiguousarray(full[: resized[0], : resized[1]])
+    whole = np.pad(inside, ((0, grid - rows), (0, grid - columns)), mode="edge")
+    on_canvas = cv2.resize(whole, (canvas, canvas), interpolation=cv2.INTER_LINEAR)
+    picture = np.ascontiguousarray(on_canvas[: resized[0], : resized[1]], np.float32)
     if sigma > 0:
-        picture = cv2.GaussianBlur(picture, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+        cv2.GaussianBlur(picture, (0, 0), sigma, dst=picture, borderType=cv2.BORDER_REFLECT_101)
     shrinks = original[0] < resized[0] or original[1] < resized[1]
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    picture = cv2.resize(picture, (original[1], original[0]), interpolation=interpolation)
-    return np.clip(picture, 0.0, 1.0)
+    heat_map = cv2.resize(picture, (original[1], original[0]), interpolation=interpolation)
+    return np.clip(heat_map, 0.0, 1.0, dtype=np.float32)

@@ -64,8 +64,8 @@ class CheckpointFolder:
 
     def record(self, step: int) -> dict[str, Any]:
         """The JSON record of a checkpoint; UserError for one of a newer format."""
-        restored = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))
-        record = dict(restored.record)
+        args = ocp.args.Composite(record=ocp.args.JsonRestore())
+        record = dict(self._manager.restore(step, args=args).record)
         if record["format_version"] > FORMAT_VERSION:
             raise UserError(
                 f"{self.folder / str(step)} has checkpoint format {record['format_version']}; this "

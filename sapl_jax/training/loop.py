@@ -30,7 +30,10 @@ NumpyBatch = dict[str, np.ndarray]
 class TrainingData(Protocol):
     """What the loop needs of the input; this process's share of every global batch."""
 
-    num_train: int
+    @property
+    def num_train(self) -> int:
+        """Training pictures over all processes."""
+        ...
 
     def train_batches(self, start_step: int) -> Iterator[NumpyBatch]:
         """Endless training batches from the given step on, a function of (seed, step) alone."""

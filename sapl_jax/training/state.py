@@ -46,7 +46,8 @@ def split_model(model: SAPL) -> tuple[PyTree, FrozenModel]:
     The split is exhaustive: a variable that is neither `Trainable` nor `nnx.Param` is an error,
     so nothing trains or freezes by accident.
     """
-    graph, trainable, frozen = nnx.split(model, Trainable, nnx.Param)
+    parts: tuple = nnx.split(model, Trainable, nnx.Param)
+    graph, trainable, frozen = parts
     return nnx.to_pure_dict(trainable), FrozenModel(graph, nnx.to_pure_dict(frozen))
 
 

@@ -14,10 +14,10 @@ import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sapl_jax.models.hecl import contrast, make_anchors, select_patches
+from sapl_jax.models.hecl import ProjectionHeads, contrast, make_anchors, select_patches
 from sapl_jax.models.localization import TAMPERED
 from sapl_jax.models.queues import Queues, enqueue
-from sapl_jax.models.sapl import SAPL, Outputs
+from sapl_jax.models.sapl import Outputs
 from sapl_jax.training.schedules import Schedule
 from sapl_jax.training.state import FrozenModel, PyTree, TrainState, merge_model
 
@@ -27,7 +27,7 @@ Metrics = dict[str, jax.Array]
 
 
 def hecl_loss(
-    model: SAPL, outputs: Outputs, batch: Batch, queues: Queues, hecl: ConfigDict
+    heads: ProjectionHeads, outputs: Outputs, batch: Batch, queues: Queues, hecl: ConfigDict
 ) -> tuple[jax.Array, Queues]:
     """This replica's share of L_HECL, Eq. (6), and the queues with the global batch enqueued.
 
@@ -45,7 +45,7 @@ def hecl_loss(
         top_k=hecl.top_k,
         use_edges=hecl.use_edges,
     )
-    anchors = make_anchors(model.heads, outputs.embeddings, indices, usable, label)
+    anchors = make_anchors(heads, outputs.embeddings, indices, usable, label)
     sums, counts = contrast(anchors, queues, hecl.temperature)
     counts = jnp.maximum(jax.lax.psum(counts, AXIS), 1.0)
     loss = jnp.mean(jnp.sum(sums / counts, axis=-1)) * jax.lax.axis_size(AXIS)
@@ -94,7 +94,7 @@ def make_train_step(
             )
             loss_hecl, queues = jnp.zeros(()), state.queues
             if model.heads is not None:
-                loss_hecl, queues = hecl_loss(model, outputs, batch, state.queues, hecl)
+                loss_hecl, queues = hecl_loss(model.heads, outputs, batch, state.queues, hecl)
             correct = jnp.argmax(outputs.image_logits, axis=-1) == batch["label"]
             parts = {
                 "loss_cls": loss_cls,

@@ -44,7 +44,7 @@ def open_workdir(workdir: Path, config: ConfigDict, *, write: bool = True) -> It
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = open(workdir / ".lock", "w")
+        lock = (workdir / ".lock").open("w")
     except OSError as error:
         raise UserError(
             f"The work directory {workdir} cannot be written: {error.strerror or error}. "
@@ -55,7 +55,7 @@ def open_workdir(workdir: Path, config: ConfigDict, *, write: bool = True) -> It
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"Another run is using {workdir}. Wait for it, stop it, or choose another --workdir."
+                f"Another run is using {workdir}. Wait for it, stop it, or use another --workdir."
             ) from error
         _check_config(workdir, config)
         yield

@@ -20,7 +20,7 @@ class MetricWriter:
         path = workdir / "metrics.jsonl"
         if path.exists():
             _keep_steps_below(path, start_step)
-        self._lines = open(path, "a", buffering=1)  # A line is on disk as soon as it is written.
+        self._lines = path.open("a", buffering=1)  # A line is on disk as soon as it is written.
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step)
 
     def write(self, step: int, values: dict[str, float]) -> None:

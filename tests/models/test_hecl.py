@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from sapl_jax.models.hecl import Anchors, ProjectionHeads, contrast, make_anchors, select_patches
-from sapl_jax.models.queues import Queues, empty_queues
+from sapl_jax.models.queues import Queues
 
 TAU = 0.1
 

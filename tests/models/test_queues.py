@@ -35,7 +35,8 @@ def test_queues_hold_what_fifo_queues_hold(batches):
         assert fill == len(expected[c])
         stored = np.asarray(queues.keys)[:, c][:, np.asarray(filled(queues))[c], 0]
         # The ring's order is from the head on once it is full.
-        order = np.roll(np.arange(fill), -int(queues.head[c])) if fill == LENGTH else np.arange(fill)
+        start = int(queues.head[c]) if fill == LENGTH else 0
+        order = np.roll(np.arange(fill), -start)
         for tap, factor in enumerate((1.0, 100.0)):
             np.testing.assert_allclose(stored[tap][order], np.asarray(expected[c]) * factor)
 

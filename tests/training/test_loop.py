@@ -110,8 +110,9 @@ def test_a_work_directory_of_another_configuration_is_refused(tiny_config, tmp_p
     with open_workdir(tmp_path, tiny_config):
         pass
     tiny_config.model.hecl.top_k = 5
-    with pytest.raises(UserError, match=r"config\.model\.hecl\.top_k: 3 there, 5 now"), open_workdir(
-        tmp_path, tiny_config
+    with (
+        pytest.raises(UserError, match=r"config\.model\.hecl\.top_k: 3 there, 5 now"),
+        open_workdir(tmp_path, tiny_config),
     ):
         pass
 

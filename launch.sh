@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# One way in: creates the environment on first use, then runs a command of the project.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+usage() {
+  cat <<'TEXT'
+usage: ./launch.sh COMMAND [ARGUMENTS]
+  setup                 create or update .venv from requirements.lock
+  train [FLAGS]         train (default: --config configs/sapl.py); run again to continue
+  evaluate [FLAGS]      evaluate a checkpoint on data sets
+  hosts "H1 H2" train [FLAGS]
+                        start one training process on each host, over ssh; H1 coordinates
+  test [PYTEST FLAGS]   run the test suite
+  check                 lint and types
+  lock                  renew requirements.lock from requirements.txt and pyproject.toml
+  python [ARGUMENTS]    Python of the environment
+Environment: PYTHON (interpreter to create .venv with), SAPL_VENV (default .venv),
+SAPL_PORT (coordinator's port, default 9476), SAPL_SSH (default ssh).
+TEXT
+}
+
+venv=${SAPL_VENV:-.venv}
+
+find_python() {
+  for candidate in ${PYTHON:-python3.12 python3.11 python3}; do
+    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
+      2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo "error: no Python 3.11 or 3.12 found; install one or set PYTHON to it" >&2
+  return 2
+}
+
+accelerator() { # The jax extra for the accelerator of this machine, or nothing.
+  local driver
+  if driver=$(nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p') &&
+    [ -n "$driver" ]; then
+    if [ "$driver" -ge 13 ]; then echo cuda13; else echo cuda12; fi
+  elif [ -e /dev/accel0 ] || [ -n "${TPU_NAME:-}" ]; then
+    echo tpu
+  fi
+}
+
+setup() {
+  local stamp python extra version
+  stamp=$(cat requirements.lock pyproject.toml | cksum)
+  if [ "$(cat "$venv/ready" 2>/dev/null)" = "$stamp" ]; then return; fi
+  python=$(find_python)
+  echo "creating $venv with $("$python" --version); this takes a few minutes the first time" >&2
+  [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements.lock
+  extra=$(accelerator)
+  if [ -n "$extra" ]; then
+    version=$("$venv/bin/python" -c 'from importlib.metadata import version as v; print(v("jax"))')
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "jax[$extra]==$version"
+  fi
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+  echo "$stamp" >"$venv/ready"
+}
+
+train() {
+  case " $* " in
+    *" --config "* | *" --config="*) ;;
+    *) set -- --config configs/sapl.py "$@" ;;
+  esac
+  exec "$venv/bin/python" -m sapl_jax.train "$@"
+}
+
+hosts() { # One process per host; when one ends badly, the others are stopped.
+  local names count index=0 command status=0
+  read -ra names <<<"$1"
+  count=${#names[@]}
+  shift
+  if [ "$count" -lt 1 ] || [ "${1:-}" != train ]; then
+    usage >&2
+    exit 2
+  fi
+  for host in "${names[@]}"; do
+    printf -v command '%q ' env "SAPL_COORDINATOR=${names[0]}:${SAPL_PORT:-9476}" \
+      "SAPL_PROCESS_COUNT=$count" "SAPL_PROCESS_ID=$index" "$PWD/launch.sh" "$@"
+    ${SAPL_SSH:-ssh} "$host" "$command" &
+    index=$((index + 1))
+  done
+  trap 'kill $(jobs -p) 2>/dev/null' EXIT
+  for ((index = 0; index < count; index++)); do
+    wait -n || { status=$?; break; }
+  done
+  return "$status"
+}
+
+command=${1:-help}
+[ $# -gt 0 ] && shift
+case $command in
+  setup) setup ;;
+  train) setup && train "$@" ;;
+  evaluate) setup && exec "$venv/bin/python" -m sapl_jax.evaluate "$@" ;;
+  hosts) hosts "$@" ;;
+  test) setup && exec "$venv/bin/python" -m pytest --numprocesses 2 --dist loadfile "$@" ;;
+  check)
+    setup
+    "$venv/bin/ruff" check .
+    "$venv/bin/mypy"
+    ;;
+  lock)
+    setup
+    "$venv/bin/uv" pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+      --no-header --no-annotate --upgrade --output-file requirements.lock
+    ;;
+  python) setup && exec "$venv/bin/python" "$@" ;;
+  help | -h | --help) usage ;;
+  *)
+    echo "error: no command '$command'" >&2
+    usage >&2
+    exit 2
+    ;;
+esac
