@@ -1,0 +1,1 @@
+"""The benchmark generator: procedural scenes, simulated cameras, forgeries with masks."""

@@ -1,0 +1,133 @@
+"""One numbered benchmark picture: sources, forgery or none, and the history both classes share."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from data_pipelines.generator.camera import Camera, encode, resave, sample_camera
+from data_pipelines.generator.forgeries import (
+    KINDS,
+    Limits,
+    Source,
+    copy_move,
+    remove,
+    splice,
+)
+from data_pipelines.generator.scenes import render_scene
+
+# A splice from a twin of the target's camera would leave nothing to find.
+NOISE_RATIO = 2.5
+ASPECTS = ((1, 1), (4, 3), (3, 4), (3, 2), (2, 3))
+
+
+@dataclass(frozen=True)
+class SourceId:
+    """Names a source picture: the same id is the same picture, another id another picture."""
+
+    seed: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """A finished picture: JPEG bytes, mask uint8 [H, W] (None: authentic), and where it is from."""
+
+    jpeg: bytes
+    mask: np.ndarray | None
+    kind: str  # "authentic" or one of forgeries.KINDS
+    sources: tuple[SourceId, ...]
+
+
+def photograph(
+    source: SourceId, height: int, width: int, unlike: Camera | None = None
+) -> tuple[Source, Camera, list[str]]:
+    """The source picture of this id, its camera, and the words for what it shows.
+
+    `unlike`: a camera from which this one's noise must differ at least `NOISE_RATIO` times.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence([source.seed, source.number]))
+    camera = sample_camera(rng)
+    while unlike is not None and _similar(camera, unlike):
+        camera = sample_camera(rng)
+    scene = render_scene(rng, height, width)
+    return Source(camera.shoot(scene.radiance, rng), scene.objects), camera, scene.words
+
+
+def _similar(first: Camera, second: Camera) -> bool:
+    ratio = first.noise / second.noise
+    return 1 / NOISE_RATIO < ratio < NOISE_RATIO
+
+
+def whole_picture_edit(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
+    """What people do to any picture: sometimes brightness and contrast, uint8 [H, W, 3]."""
+    if rng.random() < 0.5:
+        return picture
+    return cv2.convertScaleAbs(picture, alpha=rng.uniform(0.85, 1.15), beta=rng.uniform(-12, 12))
+
+
+def publish(
+    rng: np.random.Generator, picture: np.ndarray, mask: np.ndarray | None, size: int
+) -> tuple[bytes, np.ndarray | None]:
+    """The last steps of every picture: to `size` pixels on the longer side, then JPEG.
+
+    Nothing here depends on whether the picture was tampered with.
+    """
+    longer = max(picture.shape[:2])
+    if longer != size:
+        shape = [max(2, round(side * size / longer)) for side in picture.shape[1::-1]]
+        picture = cv2.resize(picture, shape, interpolation=cv2.INTER_AREA)
+        if mask is not None:
+            mask = cv2.resize(mask, shape, interpolation=cv2.INTER_AREA)
+            mask = np.where(mask > 127, 255, 0).astype(np.uint8)
+    quality = int(rng.integers(91, 99))
+    subsampling = ("4:4:4", "4:2:0")[int(rng.integers(2))]
+    return encode(picture, quality, subsampling), mask
+
+
+def kind_of(seed: int, number: int) -> str:
+    """What picture `number` is: "authentic" for even numbers, else one of forgeries.KINDS."""
+    if number % 2 == 0:
+        return "authentic"
+    return KINDS[int(_stream(seed, number, 4).integers(len(KINDS)))]
+
+
+def make_example(
+    seed: int, number: int, size: int = 256, limits: Limits | None = None
+) -> Example:
+    """Picture `number` of the endless benchmark `seed`, the same each time it is asked for.
+
+    Picture n owns the sources 2n and 2n + 1, so no two pictures share one, nor do two seeds.
+    The longer side of the result is `size` pixels.
+    """
+    limits = limits or Limits()
+    rng = _stream(seed, number, 1)
+    aspect = ASPECTS[int(rng.integers(len(ASPECTS)))]
+    shrink = 1.0 if rng.random() < 0.5 else rng.uniform(0.85, 1.0)
+    scale = size / shrink / max(aspect)
+    width, height = (2 * round(side * scale / 2) for side in aspect)
+
+    own, other = SourceId(seed, 2 * number), SourceId(seed, 2 * number + 1)
+    target, camera, _ = photograph(own, height, width)
+    kind, sources = kind_of(seed, number), (own,)
+    picture, mask = target.picture, None
+    if kind == "splicing":
+        donor, _, _ = photograph(other, height, width, unlike=camera)
+        sources = (own, other)
+        picture, mask = splice(rng, target, donor, limits)
+    elif kind == "copy-move":
+        picture, mask = copy_move(rng, target, limits)
+    elif kind == "removal":
+        picture, mask = remove(rng, target, limits)
+    # An independent stream: how a picture is published must not depend on the forgery's draws.
+    rng = _stream(seed, number, 2)
+    picture = whole_picture_edit(rng, picture)
+    if rng.random() < 0.5:  # Saved once by the editor, before it is published.
+        picture = resave(picture, int(rng.integers(92, 99)), "4:4:4")
+    jpeg, mask = publish(rng, picture, mask, size)
+    return Example(jpeg, mask, kind, sources)
+
+
+def _stream(seed: int, number: int, use: int) -> np.random.Generator:
+    """Random numbers of one picture for one use; sources have streams of two entries."""
+    return np.random.default_rng(np.random.SeedSequence([seed, number, use]))

@@ -1,0 +1,109 @@
+"""Captioned photographs for pretraining: what a whole picture shows and how it was processed.
+
+Nothing here is a forgery, and no caption says authentic or tampered: every word is true of the
+whole picture.
+"""
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from data_pipelines.generator.benchmark import publish, whole_picture_edit
+from data_pipelines.generator.camera import level, resave, sample_camera
+from data_pipelines.generator.scenes import render_scene
+
+# Each property of the history takes one of its words in every picture.
+HISTORY: dict[str, tuple[str, ...]] = {
+    "focus": ("sharp", "soft", "blurred"),
+    "denoising": ("untouched", "smoothed"),
+    "sharpening": ("plain", "crisp", "harsh"),
+    "demosaicing": ("bilinear", "adaptive"),
+    "compression": ("coarse", "medium", "high"),
+    "balance": ("cool", "neutral", "warm"),
+    "resampling": ("straight", "turned", "enlarged", "reduced"),
+    "retouching": ("raw", "softened", "smeared"),
+    "grain": ("silken", "clean", "fine", "light", "grainy", "noisy", "rough"),
+}
+TEMPLATES = ("a {} photo", "{} picture", "photograph , {}")
+CONTENT = (
+    "landscape", "sky", "hills", "water", "trees", "city", "buildings", "windows", "street",
+    "table", "wall", "balls", "boxes", "page", "text", "figure", "closeup", "pieces", "plaster",
+    "stone", "wood", "cloth", "brick", "grass", "gravel",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """A square photograph, uint8 RGB [S, S, 3]: words for its content, one word per property."""
+
+    picture: np.ndarray
+    content: tuple[str, ...]
+    history: tuple[str, ...]  # in the order of HISTORY
+
+
+# Limits between the words for grain: noise in the finished picture, in grey levels (RMS).
+GRAIN_LIMITS = (1.0, 2.0, 3.0, 4.5, 7.0, 11.0)
+
+
+def captioned_picture(seed: int, number: int, size: int) -> Captioned:
+    """Picture `number` of the endless captioned stream `seed`, the same each time."""
+    frame = 2 * round(0.6 * size)
+    rng = np.random.default_rng(np.random.SeedSequence([seed, number]))
+    camera = sample_camera(rng)
+    scene = render_scene(rng, frame, frame)
+    noiseless = replace(camera, read_noise=0.0, shot_noise=0.0)
+    # Both go the same way, so their difference is the noise that is left in the finished picture.
+    picture, edits = _finish(camera.shoot(scene.radiance, rng), seed, number, size)
+    reference, _ = _finish(noiseless.shoot(scene.radiance, rng), seed, number, size)
+    noise = float(np.sqrt(np.mean(np.square(picture.astype(np.float32) - reference))))
+    grain = level(noise, GRAIN_LIMITS, HISTORY["grain"])
+    return Captioned(picture, tuple(scene.words), (*camera.words(), *edits, grain))
+
+
+def _finish(
+    frame: np.ndarray, seed: int, number: int, size: int
+) -> tuple[np.ndarray, tuple[str, str]]:
+    """The finished square picture and the words for its resampling and retouching."""
+    # The third entry keeps this stream apart from the sources' own.
+    rng = np.random.default_rng(np.random.SeedSequence([seed, number, 3]))
+    picture, resampling = _resample(rng, frame, size)
+    picture, retouching = _retouch(rng, picture)
+    picture = whole_picture_edit(rng, picture)
+    if rng.random() < 0.5:
+        picture = resave(picture, int(rng.integers(92, 99)), "4:4:4")
+    jpeg, _ = publish(rng, picture, None, size)
+    finished = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    return cv2.cvtColor(finished, cv2.COLOR_BGR2RGB), (resampling, retouching)
+
+
+def _resample(rng: np.random.Generator, frame: np.ndarray, size: int) -> tuple[np.ndarray, str]:
+    """A square of `size` pixels out of the frame, and the word for how it was resampled."""
+    word = HISTORY["resampling"][int(rng.choice(4, p=(0.4, 0.2, 0.2, 0.2)))]
+    side = frame.shape[0]
+    if word == "straight":
+        top, left = rng.integers(0, side - size + 1, 2)
+        return frame[top : top + size, left : left + size], word
+    angle, scale = 0.0, 1.0
+    if word == "turned":
+        angle = rng.uniform(3, 30) * rng.choice((-1, 1))
+    elif word == "enlarged":
+        scale = rng.uniform(1.2, 2.2)
+    else:
+        scale = rng.uniform(0.84, 0.95)
+    matrix = cv2.getRotationMatrix2D(((side - 1) / 2, (side - 1) / 2), angle, scale)
+    matrix[:, 2] += (size - side) / 2
+    turned = cv2.warpAffine(
+        frame, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+    )
+    return turned, word
+
+
+def _retouch(rng: np.random.Generator, picture: np.ndarray) -> tuple[np.ndarray, str]:
+    """A whole-picture filter or none, and the word for it."""
+    word = HISTORY["retouching"][int(rng.choice(3, p=(0.7, 0.15, 0.15)))]
+    if word == "softened":
+        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(1.2, 3.0))
+    elif word == "smeared":
+        picture = cv2.medianBlur(np.ascontiguousarray(picture), int(rng.choice((5, 7, 9))))
+    return picture, word

@@ -1,0 +1,159 @@
+"""Writes benchmark pictures as an Au/ + Tp/ + Gt/ folder: atomic, resumable, in parallel."""
+
+import csv
+import errno
+import io
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import cv2
+from tqdm import tqdm
+
+from data_pipelines.generator.benchmark import kind_of, make_example
+from sapl_jax.errors import UserError
+
+MARK = "generator.json"
+SOURCES = "sources.csv"
+# Raised whenever the same seed would give other pictures.
+VERSION = 1
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def generate(
+    output: str | Path,
+    images: int,
+    seed: int,
+    size: int = 256,
+    *,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Path:
+    """Writes `images` pictures, half authentic and half tampered, into `output`; returns it.
+
+    Layout: Au/<n>_authentic.jpg, Tp/<n>_<kind>.jpg, Gt/<n>_<kind>_gt.png (255 = tampered);
+    `generator.json` marks the folder, `sources.csv` names each picture's sources. Pictures that
+    are there already are kept, so an interrupted call is continued and a larger `images` adds to
+    a folder. No file is ever seen half written.
+
+    Raises:
+        UserError: fewer than 2 images, a size below 64, a folder that holds something else or the
+            pictures of another seed, size or version, no permission, a full disk.
+    """
+    folder = Path(output).expanduser()
+    if images < 2:
+        raise UserError(f"--images {images}: expected at least 2, one of each class")
+    if size < 64:
+        raise UserError(f"--size {size}: expected at least 64 pixels on the longer side")
+    if seed < 0:
+        raise UserError(f"--seed {seed}: expected 0 or more")
+    try:
+        _claim(folder, {"generator": "sapl_jax", "version": VERSION, "seed": seed, "size": size})
+        missing = [n for n in range(images) if not _picture_path(folder, seed, n).is_file()]
+        bar = tqdm(total=images, initial=images - len(missing), unit="pictures",
+                   desc=f"generating {folder.name}", disable=not progress)
+        with bar:
+            for _ in _write_all(folder, missing, seed, size, workers or os.cpu_count() or 1):
+                bar.update()
+        _write_sources(folder, images, seed)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise UserError(
+                f"{folder}: the disk is full. Free some space and run the same command again; "
+                "the pictures written so far are kept."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise UserError(f"{folder}: cannot write there ({error.strerror}).") from error
+        raise
+    return folder
+
+
+def _claim(folder: Path, settings: dict[str, object]) -> None:
+    """Marks an empty folder as ours, or checks that it is ours and of the same settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / MARK
+    if mark.is_file():
+        try:
+            found = json.loads(mark.read_text())
+        except ValueError:
+            found = None
+        if found != settings:
+            raise UserError(
+                f"{folder} holds pictures generated with {found}, but {settings} was asked for. "
+                "Choose another --output, or delete that folder."
+            )
+    elif any(path.name != f"{MARK}.part" for path in folder.iterdir()):
+        raise UserError(
+            f"{folder} is not empty and was not made by this command (no {MARK} in it); nothing "
+            "was written. Choose another --output."
+        )
+    else:
+        _replace(mark, (json.dumps(settings) + "\n").encode())
+    for name in ("Au", "Tp", "Gt"):
+        (folder / name).mkdir(exist_ok=True)
+
+
+def _picture_path(folder: Path, seed: int, number: int) -> Path:
+    kind = kind_of(seed, number)
+    return folder / ("Au" if kind == "authentic" else "Tp") / f"{number:06d}_{kind}.jpg"
+
+
+def _write_all(
+    folder: Path, numbers: list[int], seed: int, size: int, workers: int
+) -> Iterator[None]:
+    """Writes the pictures of these numbers, yielding after each."""
+    jobs = [(str(folder), number, seed, size) for number in numbers]
+    if workers == 1 or len(jobs) < 8:
+        yield from map(_write_one, jobs)
+        return
+    # Spawned, not forked: the caller may run threads (JAX, TensorFlow).
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+        try:
+            yield from pool.map(_write_one, jobs, chunksize=4)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _one_thread() -> None:
+    cv2.setNumThreads(1)  # The processes fill the cores.
+
+
+def _write_one(job: tuple[str, int, int, int]) -> None:
+    folder, number, seed, size = Path(job[0]), *job[1:]
+    path = _picture_path(folder, seed, number)
+    example = make_example(seed, number, size)
+    if example.mask is not None:
+        done, png = cv2.imencode(".png", example.mask)
+        if not done:
+            raise RuntimeError("OpenCV could not encode a PNG")
+        # The mask first: a picture that is there has its mask.
+        _replace(folder / "Gt" / f"{path.stem}_gt.png", png.tobytes())
+    _replace(path, example.jpeg)
+
+
+def _write_sources(folder: Path, images: int, seed: int) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["picture", "kind", "sources"])
+    for number in range(images):
+        path, kind = _picture_path(folder, seed, number), kind_of(seed, number)
+        sources = [2 * number, 2 * number + 1] if kind == "splicing" else [2 * number]
+        names = " ".join(f"{seed}:{source}" for source in sources)
+        writer.writerow([path.relative_to(folder).as_posix(), kind, names])
+    _replace(folder / SOURCES, text.getvalue().encode())
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Writes a file so that it is either whole or absent."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise

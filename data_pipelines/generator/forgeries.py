@@ -1,0 +1,152 @@
+"""Forgeries of three kinds with masks: splicing, copy-move, removal by inpainting."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from data_pipelines.generator.scenes import blob
+
+KINDS = ("splicing", "copy-move", "removal")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A photograph, uint8 RGB [H, W, 3], and the objects in it, uint8 masks [H, W]."""
+
+    picture: np.ndarray
+    objects: list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The smallest and largest share of the picture that a forgery covers."""
+
+    smallest: float = 0.04
+    largest: float = 0.25
+
+    def accept(self, mask: np.ndarray) -> bool:
+        """Whether the mask, uint8 [H, W], covers a share between the limits."""
+        return self.smallest <= np.count_nonzero(mask > 127) / mask.size <= self.largest
+
+
+def choose_region(
+    rng: np.random.Generator, source: Source, limits: Limits, objects: float = 0.5
+) -> np.ndarray:
+    """A region worth cutting out, uint8 [H, W] 0 or 255: an object of the scene or a drawn outline.
+
+    `objects` is the probability of trying the scene's own objects first.
+    """
+    height, width = source.picture.shape[:2]
+    if source.objects and rng.random() < objects:
+        mask = source.objects[int(rng.integers(len(source.objects)))]
+        mask = np.where(mask > 127, 255, 0).astype(np.uint8)
+        # Leaves and branches are lace; closing makes them a region that someone would cut out.
+        mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((7, 7), np.uint8))
+        if limits.accept(mask):
+            return mask
+    while True:
+        share = np.exp(rng.uniform(np.log(limits.smallest), np.log(limits.largest)))
+        radius = np.sqrt(share * height * width / np.pi)
+        centre = (rng.uniform(0.15, 0.85) * width, rng.uniform(0.15, 0.85) * height)
+        if rng.random() < 0.75:
+            outline = blob(rng, centre, radius)
+        else:
+            size = (2 * radius * rng.uniform(0.7, 1.1), 1.5 * radius)
+            outline = cv2.boxPoints((centre, size, rng.uniform(-30, 30)))
+        mask = np.zeros((height, width), np.uint8)
+        cv2.fillPoly(mask, [np.round(outline).astype(np.int32)], 255)
+        if limits.accept(mask):
+            return mask
+
+
+def _place(
+    rng: np.random.Generator,
+    source: Source,
+    mask: np.ndarray,
+    shape: tuple[int, int],
+    scale: float,
+    angle: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Moves, scales and turns a region of `source` onto a canvas of `shape`: picture, mask."""
+    height, width = shape
+    left, top, wide, tall = cv2.boundingRect(mask)
+    centre = (left + wide / 2, top + tall / 2)
+    matrix = cv2.getRotationMatrix2D(centre, angle, scale)
+    if rng.random() < 0.3:  # Mirrored about its own centre.
+        mirror = np.array([[-1, 0, 2 * centre[0]], [0, 1, 0], [0, 0, 1]], float)
+        matrix = matrix @ mirror
+    # At least half of the region's box stays inside on each side.
+    matrix[0, 2] += rng.uniform(wide / 4, max(width - wide / 4, wide / 4)) - centre[0]
+    matrix[1, 2] += rng.uniform(tall / 4, max(height - tall / 4, tall / 4)) - centre[1]
+    whole = abs(scale - 1) < 1e-6 and abs(angle) < 1e-6
+    if whole:  # A plain paste lands on whole pixels, as in any editor.
+        matrix[:, 2] = np.round(matrix[:, 2])
+    picture = source.picture
+    if scale < 1:  # Editors average before they shrink.
+        picture = cv2.GaussianBlur(picture, (0, 0), 0.5 / scale)
+    moved = cv2.warpAffine(
+        picture, matrix, (width, height), flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REFLECT,
+    )
+    moved_mask = cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_LINEAR)
+    return moved, np.where(moved_mask > 127, 255, 0).astype(np.uint8)
+
+
+def _blend(
+    rng: np.random.Generator, below: np.ndarray, above: np.ndarray, mask: np.ndarray
+) -> np.ndarray:
+    """Pastes `above` over `below` with an edge softened over up to two pixels, uint8."""
+    weight = cv2.GaussianBlur(mask, (0, 0), rng.uniform(0.4, 1.6)).astype(np.float32) / 255
+    mixed = below + weight[..., None] * (above.astype(np.float32) - below)
+    return np.rint(mixed).astype(np.uint8)
+
+
+def _match_colours(below: np.ndarray, above: np.ndarray, mask: np.ndarray, share: float):
+    """Moves the pasted region's mean colour `share` of the way to that of the picture."""
+    inside = mask > 127
+    shift = share * (below.mean((0, 1)) - above[inside].mean(0))
+    return np.clip(np.rint(above + shift.astype(np.float32)), 0, 255).astype(np.uint8)
+
+
+def splice(
+    rng: np.random.Generator, target: Source, donor: Source, limits: Limits
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pastes a region of another camera's picture: (uint8 [H, W, 3], mask uint8 [H, W])."""
+    shape = (target.picture.shape[0], target.picture.shape[1])
+    while True:
+        region = choose_region(rng, donor, limits)
+        turned = rng.random() < 0.5
+        scale = rng.uniform(0.75, 1.25) if turned else 1.0
+        angle = rng.uniform(-25, 25) if turned else 0.0
+        above, mask = _place(rng, donor, region, shape, scale, angle)
+        if limits.accept(mask):
+            break
+    if rng.random() < 0.5:
+        above = _match_colours(target.picture, above, mask, rng.uniform(0.3, 0.9))
+    return _blend(rng, target.picture, above, mask), mask
+
+
+def copy_move(
+    rng: np.random.Generator, target: Source, limits: Limits
+) -> tuple[np.ndarray, np.ndarray]:
+    """Copies a region within the picture, scaled, turned and blended; the mask is the copy."""
+    shape = (target.picture.shape[0], target.picture.shape[1])
+    while True:
+        region = choose_region(rng, target, limits)
+        scale = rng.uniform(1.3, 2.2) if rng.random() < 0.7 else rng.uniform(0.5, 0.75)
+        angle = rng.uniform(-30, 30)
+        above, mask = _place(rng, target, region, shape, scale, angle)
+        overlap = np.count_nonzero(mask & region) / max(1, np.count_nonzero(mask))
+        if limits.accept(mask) and overlap < 0.5:
+            return _blend(rng, target.picture, above, mask), mask
+
+
+def remove(
+    rng: np.random.Generator, target: Source, limits: Limits
+) -> tuple[np.ndarray, np.ndarray]:
+    """Removes a region by inpainting from around it; the mask is what was painted over."""
+    region = choose_region(rng, target, limits, objects=0.8)
+    mask = cv2.dilate(region, np.ones((3, 3), np.uint8))
+    method = cv2.INPAINT_TELEA if rng.random() < 0.5 else cv2.INPAINT_NS
+    return cv2.inpaint(target.picture, mask, 3, method), mask

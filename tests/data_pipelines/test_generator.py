@@ -1,0 +1,190 @@
+"""The benchmark generator: repeatable, disjoint sources, masks that mark what changed."""
+
+import cv2
+import numpy as np
+import pytest
+
+from data_pipelines.generator.benchmark import kind_of, make_example
+from data_pipelines.generator.camera import sample_camera
+from data_pipelines.generator.captions import CONTENT, HISTORY, captioned_picture
+from data_pipelines.generator.folder import generate
+from data_pipelines.generator.forgeries import KINDS, Limits, Source, copy_move, remove, splice
+from data_pipelines.generator.scenes import KINDS as SCENES
+from data_pipelines.generator.scenes import render_scene
+from data_pipelines.readers import read_dataset
+from sapl_jax.errors import UserError
+
+
+def decode(jpeg: bytes) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+
+
+def photo(seed: int) -> Source:
+    rng = np.random.default_rng(seed)
+    scene = render_scene(rng, 96, 128)
+    return Source(sample_camera(rng).shoot(scene.radiance, rng), scene.objects)
+
+
+def test_the_same_number_gives_the_same_picture_and_another_number_or_seed_another() -> None:
+    first, again = make_example(3, 5, 96), make_example(3, 5, 96)
+    assert first.jpeg == again.jpeg and np.array_equal(first.mask, again.mask)
+    assert len({make_example(seed, n, 96).jpeg for seed in (3, 4) for n in (5, 7)}) == 4
+
+
+def test_no_two_pictures_share_a_source_within_or_across_seeds() -> None:
+    used = [s for seed in (0, 1) for n in range(12) for s in make_example(seed, n, 64).sources]
+    assert len(used) == len(set(used))
+    spliced = next(n for n in range(1, 40, 2) if kind_of(0, n) == "splicing")
+    assert len(make_example(0, spliced, 64).sources) == 2
+
+
+def test_sources_with_different_ids_are_different_pictures() -> None:
+    pictures = {photo(seed).picture.tobytes() for seed in range(20)}
+    assert len(pictures) == 20
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_examples_have_the_size_asked_for_and_masks_within_limits(number: int) -> None:
+    example = make_example(1, number, 128)
+    picture = decode(example.jpeg)
+    assert max(picture.shape[:2]) == 128
+    if number % 2 == 0:
+        assert example.kind == "authentic" and example.mask is None
+    else:
+        assert example.kind in KINDS and example.mask is not None
+        assert example.mask.shape == picture.shape[:2]
+        assert set(np.unique(example.mask)) == {0, 255}
+        assert 0.03 < (example.mask > 0).mean() < 0.27
+
+
+def test_all_kinds_occur_about_equally() -> None:
+    kinds = [kind_of(0, n) for n in range(1, 601, 2)]
+    assert all(75 <= kinds.count(kind) <= 125 for kind in KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_forgery_changes_the_picture_inside_its_mask_and_not_far_outside(kind: str) -> None:
+    for seed in range(4):
+        rng, target, limits = np.random.default_rng(seed), photo(seed), Limits()
+        if kind == "splicing":
+            forged, mask = splice(rng, target, photo(100 + seed), limits)
+        elif kind == "copy-move":
+            forged, mask = copy_move(rng, target, limits)
+        else:
+            forged, mask = remove(rng, target, limits)
+        changed = np.any(forged != target.picture, axis=2)
+        near = cv2.dilate(mask, np.ones((13, 13), np.uint8)) > 0
+        assert not changed[~near].any()
+        assert changed[mask > 0].mean() > 0.5
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_scenes_stay_within_range_and_use_the_captions_vocabulary(scene) -> None:
+    for seed in range(3):
+        made = render_scene(np.random.default_rng(seed), 64, 96)
+        assert made.radiance.dtype == np.float32 and made.radiance.shape == (64, 96, 3)
+        assert made.radiance.min() >= 0 and made.radiance.max() <= 1
+        assert set(scene(np.random.default_rng(seed), 64, 96).words) <= set(CONTENT)
+
+
+def test_every_bayer_pattern_reproduces_a_flat_colour() -> None:
+    from dataclasses import replace
+
+    flat = np.broadcast_to(np.float32([0.5, 0.3, 0.1]), (64, 64, 3))
+    plain = replace(
+        sample_camera(np.random.default_rng(0)), vignetting=0.0, read_noise=0.0, shot_noise=0.0,
+        white_balance=(1.0, 1.0), saturation=1.0, gamma=1.0, contrast=0.0, denoising=0.0,
+    )
+    for bayer in ("RG", "GR", "BG", "GB"):
+        for demosaicing in ("bilinear", "adaptive"):
+            camera = replace(plain, bayer=bayer, demosaicing=demosaicing)
+            centre = camera.shoot(flat, np.random.default_rng(0))[16:48, 16:48]
+            np.testing.assert_allclose(centre.mean((0, 1)), [127.5, 76.5, 25.5], atol=2)
+
+
+def test_a_noisier_camera_gives_a_noisier_picture() -> None:
+    from dataclasses import replace
+
+    camera = replace(sample_camera(np.random.default_rng(1)), denoising=0.0)
+    flat = np.full((64, 64, 3), 0.2, np.float32)
+    levels = []
+    for read_noise in (0.002, 0.01, 0.05):
+        shot = replace(camera, read_noise=read_noise).shoot(flat, np.random.default_rng(0))
+        levels.append(shot[8:56, 8:56].std(axis=(0, 1)).mean())
+    assert levels[0] < levels[1] < levels[2]
+
+
+def test_captions_have_one_known_word_per_property() -> None:
+    captioned = captioned_picture(0, 1, 64)
+    assert captioned.picture.shape == (64, 64, 3)
+    for word, words in zip(captioned.history, HISTORY.values(), strict=True):
+        assert word in words
+    assert not {"real", "fake", "authentic", "tampered"} & {w for v in HISTORY.values() for w in v}
+
+
+def test_the_folder_is_read_as_a_generic_data_set_with_all_masks(tmp_path) -> None:
+    generate(tmp_path / "set", 6, seed=2, size=64, workers=1, progress=False)
+    listing = read_dataset("folder", tmp_path / "set")
+    assert [s.label for s in listing.samples].count(0) == 3 and not listing.skipped
+    assert all(s.mask is not None for s in listing.samples if s.label == 1)
+
+
+def test_an_interrupted_run_is_continued_and_a_second_run_changes_nothing(tmp_path) -> None:
+    whole = generate(tmp_path / "whole", 6, seed=2, size=64, workers=1, progress=False)
+    part = generate(tmp_path / "part", 4, seed=2, size=64, workers=1, progress=False)
+    lost = next((part / "Tp").iterdir())
+    lost.unlink()
+    kept = next((part / "Au").iterdir())
+    before = kept.stat().st_mtime_ns
+    generate(part, 6, seed=2, size=64, workers=1, progress=False)
+    assert kept.stat().st_mtime_ns == before
+    files = {p.relative_to(whole): p.read_bytes() for p in whole.rglob("*") if p.is_file()}
+    assert files == {p.relative_to(part): p.read_bytes() for p in part.rglob("*") if p.is_file()}
+
+
+def test_processes_write_what_one_process_writes(tmp_path) -> None:
+    one = generate(tmp_path / "one", 10, seed=5, size=64, workers=1, progress=False)
+    two = generate(tmp_path / "two", 10, seed=5, size=64, workers=2, progress=False)
+    for path in one.rglob("*.*"):
+        assert path.read_bytes() == (two / path.relative_to(one)).read_bytes()
+
+
+def test_another_seed_or_a_foreign_folder_is_refused_and_left_alone(tmp_path) -> None:
+    generate(tmp_path / "set", 2, seed=2, size=64, workers=1, progress=False)
+    with pytest.raises(UserError, match="another --output"):
+        generate(tmp_path / "set", 2, seed=3, size=64, workers=1, progress=False)
+    foreign = tmp_path / "holiday"
+    foreign.mkdir()
+    (foreign / "beach.jpg").write_bytes(b"mine")
+    with pytest.raises(UserError, match="not empty"):
+        generate(foreign, 2, seed=2, size=64, workers=1, progress=False)
+    assert [p.name for p in foreign.iterdir()] == ["beach.jpg"]
+
+
+def test_a_full_disk_is_a_clear_error_and_leaves_no_half_file(tmp_path, monkeypatch) -> None:
+    import errno
+    from pathlib import Path
+
+    write, written = Path.write_bytes, []
+
+    def limited(self: Path, data: bytes) -> int:
+        written.append(self)
+        if len(written) > 3:
+            write(self, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", limited)
+    with pytest.raises(UserError, match="disk is full"):
+        generate(tmp_path / "set", 6, seed=2, size=64, workers=1, progress=False)
+    monkeypatch.undo()
+    assert not list(tmp_path.rglob("*.part"))
+    generate(tmp_path / "set", 6, seed=2, size=64, workers=1, progress=False)
+    assert len(list(tmp_path.rglob("*.jpg"))) == 6
+
+
+def test_bad_numbers_are_refused(tmp_path) -> None:
+    for images, seed, size in ((1, 0, 64), (4, -1, 64), (4, 0, 8)):
+        with pytest.raises(UserError, match="expected"):
+            generate(tmp_path / "set", images, seed, size, workers=1, progress=False)
+    assert not (tmp_path / "set").exists()
