@@ -31,12 +31,18 @@ class Embedding:
 
 
 def edge_patch_embedding(
-    detector: HasEdgeFeatures, listing: Listing, *, per_class: int = 40, batch_size: int = 8,
+    detector: HasEdgeFeatures,
+    listing: Listing,
+    *,
+    per_class: int = 40,
+    max_points: int = 300,
+    batch_size: int = 8,
     seed: int = 0,
 ) -> Embedding | None:
     """Embeds the deepest tap's edge patches of up to `per_class` pictures of each class.
 
-    None where a class is absent or too few patches are usable.
+    max_points: patches shown per class, evenly chosen (t-SNE takes quadratic time). None where a
+    class is absent or too few patches are usable.
     """
     chosen = []
     for label in (AUTHENTIC, TAMPERED):
@@ -65,6 +71,13 @@ def edge_patch_embedding(
     if not features:
         return None
     vectors, of_tampered = np.concatenate(features), np.concatenate(tampered)
+    shown = np.concatenate(
+        [
+            which[np.linspace(0, len(which) - 1, min(max_points, len(which))).astype(int)]
+            for which in (np.flatnonzero(~of_tampered), np.flatnonzero(of_tampered))
+        ]
+    )
+    vectors, of_tampered = vectors[shown], of_tampered[shown]
     if len(vectors) < MIN_POINTS or of_tampered.all() or not of_tampered.any():
         return None
     return Embedding(embed(vectors, seed), of_tampered)
