@@ -1,5 +1,8 @@
 """Fetches CLIP files from the Hugging Face hub at pinned revisions."""
 
+import socket
+import urllib.parse
+import urllib.request
 from pathlib import Path
 
 from sapl_jax.errors import UserError
@@ -38,6 +41,7 @@ def download(name: str, revision: str | None, files: list[str]) -> tuple[Path, P
         return Path(huggingface_hub.hf_hub_download(name, file, revision=revision))
 
     try:
+        _check_network(name, revision)
         config = fetch("config.json")
     except (OSError, HfHubHTTPError, HFValidationError, ValueError) as error:
         raise _unavailable(name, revision, error) from error
@@ -56,6 +60,24 @@ def download(name: str, revision: str | None, files: list[str]) -> tuple[Path, P
         f"{name} at revision {revision}: found none of {', '.join(files)} on the hub or in its "
         f"cache. {_how_to_get(name, revision)}"
     ) from absent
+
+
+def _check_network(name: str, revision: str) -> None:
+    """OSError at once where the hub is needed and its address is unknown to this machine.
+
+    The hub's library would retry for most of a minute. A proxy resolves names itself.
+    """
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    cached = huggingface_hub.try_to_load_from_cache(name, "config.json", revision=revision)
+    if isinstance(cached, str) or urllib.request.getproxies():
+        return
+    host = urllib.parse.urlsplit(constants.ENDPOINT).hostname
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError as error:
+        raise OSError(f"no network: the address of {host} cannot be resolved.") from error
 
 
 def _unavailable(name: str, revision: str, error: Exception) -> UserError:

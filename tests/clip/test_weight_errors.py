@@ -2,12 +2,12 @@
 
 import json
 
-import huggingface_hub
 import msgpack
 import numpy as np
 import pytest
 import safetensors.numpy
 from flax import serialization
+from huggingface_hub import constants
 
 from sapl_jax.clip import CLIPSource, load_clip
 from sapl_jax.clip.hub import PINNED
@@ -155,8 +155,8 @@ def test_a_missing_folder_is_told_from_a_hub_name(tmp_path):
 def offline(monkeypatch, tmp_path):
     """An empty Hugging Face cache and no network."""
     cache = tmp_path / "cache"
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     return cache
 
 
