@@ -1,5 +1,6 @@
 """SAPL assembled: CLIP with LoRA, the prompts (ECPL) and the contrast heads (HECL)."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -69,9 +70,9 @@ class SAPL(nnx.Module):
 
         prompts, eot = self.prompts(self.clip, normed, features.pooled, edge_map, valid)
         num_classes, length, width = prompts.shape[1:]
-        text = self.clip.text.encode(
-            prompts.reshape(batch * num_classes, length, width), jnp.tile(eot, batch)
-        )
+        # Not `jnp.tile`: the ONNX converter knows it for fixed batch sizes only.
+        eot = jnp.broadcast_to(eot, (batch, num_classes)).reshape(-1)
+        text = self.clip.text.encode(prompts.reshape(batch * num_classes, length, width), eot)
         text = l2_normalize(text).reshape(batch, num_classes, -1)
 
         image_embedding = l2_normalize(self.clip.visual_projection(features.pooled))
@@ -116,11 +117,25 @@ def build_sapl(config: ConfigDict, dtype: jnp.dtype) -> SAPL:
         lora=lora,
         seed=config.seed,
     )
+    return assemble_sapl(clip, class_token_ids(clip, config.model.class_words), config)
+
+
+def assemble_sapl(clip: CLIP, class_ids: Sequence[Sequence[int]], config: ConfigDict) -> SAPL:
+    """SAPL on a CLIP that is there already; its own parts are initialised from the seed.
+
+    Args:
+      clip: with or without LoRA.
+      class_ids: token ids of the class words, authentic first.
+      config: see configs/sapl.py; its `clip` part is not read.
+
+    Raises:
+      UserError: taps beyond the depth, unknown options.
+    """
     taps = check_taps(config.model.taps, clip.config.vision.num_hidden_layers)
     rngs = nnx.Rngs(params=jax.random.fold_in(jax.random.key(config.seed), 1))
     prompts = Prompts(
         clip,
-        class_token_ids(clip, config.model.class_words),
+        class_ids,
         variant=config.model.prompts,
         num_taps=len(taps),
         length=config.model.prompt_length,
