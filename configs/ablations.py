@@ -1,0 +1,92 @@
+"""The ablations of the paper's Tables 2-6: `--config configs/ablations.py:ROW` trains one row.
+
+`python -m sapl_jax.ablate` trains and evaluates them all. A row is the paper's configuration with
+the fields named here changed; ROWS says which, GROUPS which rows make up a comparison.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import sapl
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One trained variant.
+
+    title: as the paper names it. changes: fields under config.model. published: the paper's mean
+    I-AUC and P-F1 over CASIAv1 and IMD2020, None where its text does not give them.
+    """
+
+    title: str
+    changes: Mapping[str, Any]
+    published: tuple[float | None, float | None] = (None, None)
+
+
+_NO_HECL = {"hecl.enabled": False}
+
+LENGTHS = (8, 12, 16, 20)  # learned context vectors per class
+QUEUES = (256, 512, 1024, 2048, 4096)  # keys per class and tap
+
+ROWS: dict[str, Row] = {
+    "sapl": Row("ECPL and HECL (SAPL)", {}, (0.919, 0.360)),
+    # Modules, alone, with and without edges.
+    "clip_lora": Row("CLIP with LoRA", {"prompts": "fixed", **_NO_HECL}, (0.871, 0.198)),
+    "ecpl_no_edge": Row(
+        "ECPL without edge", {"prompts": "ecpl_no_edge", **_NO_HECL}, (0.886, 0.264)
+    ),
+    "ecpl": Row("ECPL", {"prompts": "ecpl", **_NO_HECL}, (0.911, 0.305)),
+    "hecl_no_edge": Row(
+        "HECL without edge", {"prompts": "fixed", "hecl.use_edges": False}, (0.891, 0.275)
+    ),
+    "hecl": Row("HECL", {"prompts": "fixed"}, (0.908, 0.352)),
+    # Prompts.
+    "coop": Row("CoOp", {"prompts": "coop", **_NO_HECL}, (0.878, 0.178)),
+    "cocoop": Row("CoCoOp", {"prompts": "cocoop", **_NO_HECL}, (0.876, 0.222)),
+    # Edges off in one or both modules of the whole method.
+    "sapl_ecpl_no_edge": Row("SAPL, ECPL without edge", {"prompts": "ecpl_no_edge"}),
+    "sapl_hecl_no_edge": Row("SAPL, HECL without edge", {"hecl.use_edges": False}),
+    "sapl_no_edge": Row(
+        "SAPL without edge", {"prompts": "ecpl_no_edge", "hecl.use_edges": False}
+    ),
+}
+
+
+def grid_row(length: int, queue: int) -> str:
+    """The row of a prompt length and queue length; the paper's own choice is the row `sapl`."""
+    return "sapl" if (length, queue) == (12, 1024) else f"length{length}_queue{queue}"
+
+
+for _length in LENGTHS:
+    for _queue in QUEUES:
+        ROWS.setdefault(
+            grid_row(_length, _queue),
+            Row(
+                f"{_length} prompt vectors, queues of {_queue}",
+                {"prompt_length": _length, "hecl.queue_length": _queue},
+            ),
+        )
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "modules": ("clip_lora", "ecpl_no_edge", "ecpl", "hecl_no_edge", "hecl", "sapl"),
+    "prompts": ("clip_lora", "coop", "cocoop", "ecpl"),
+    "edges": ("sapl", "sapl_ecpl_no_edge", "sapl_hecl_no_edge", "sapl_no_edge"),
+    "grid": tuple(grid_row(length, queue) for length in LENGTHS for queue in QUEUES),
+}
+
+
+def get_config(row: str = "sapl") -> ConfigDict:
+    """The configuration of a row, locked. ValueError that lists the rows for any other name."""
+    if row not in ROWS:
+        raise ValueError(f"no ablation {row!r}; there are {', '.join(ROWS)}")
+    config = sapl.get_config()
+    for field, value in ROWS[row].changes.items():
+        place = config.model
+        *parents, name = field.split(".")
+        for parent in parents:
+            place = place[parent]
+        place[name] = value
+    return config

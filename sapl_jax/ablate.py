@@ -1,0 +1,219 @@
+"""Trains and evaluates the paper's ablations, one after the other; run it again to continue.
+
+python -m sapl_jax.ablate --output runs/ablations --dataset casia_v1=PATH --dataset imd2020=PATH \\
+    --config.data.root=/data/CASIA2
+
+Every row is `sapl_jax.train` with `configs/ablations.py:ROW` and `sapl_jax.evaluate` on its best
+checkpoint, each in a process of its own. Flags that begin with --config. go to every training.
+Rows that are finished are not run again; an interrupted one continues from its checkpoint. The
+output folder receives ablations.json, ablations.md and one folder per row.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs import ablations
+from sapl_jax.errors import UserError, run_main
+from sapl_jax.evaluation.protocols import DEFAULT, PROTOCOLS
+from sapl_jax.evaluation.rendering import Section, Table, to_markdown
+from sapl_jax.evaluation.results import number, write_atomically, write_json
+
+Launcher = Callable[[list[str]], int]
+_INTERRUPTED = (130, 143, -2, -15)  # Ctrl-C and SIGTERM, as an exit status or as a signal
+
+
+def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Reads the command line; the second part holds the --config.* flags for training."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sapl_jax.ablate",
+        description=(__doc__ or "").splitlines()[0],
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--output", type=Path, required=True, help="folder of the whole study")
+    add("--dataset", action="append", required=True, metavar="NAME=PATH", help="as for evaluate")
+    add(
+        "--group",
+        nargs="+",
+        choices=sorted(ablations.GROUPS),
+        default=sorted(ablations.GROUPS),
+        help="comparisons to run (all by default)",
+    )
+    add("--row", nargs="+", choices=sorted(ablations.ROWS), help="single rows, instead of groups")
+    add("--protocol", default=DEFAULT, choices=sorted(PROTOCOLS))
+    add("--dry_run", action="store_true", help="print the commands and run nothing")
+    known, rest = parser.parse_known_args(arguments)
+    if wrong := [flag for flag in rest if not flag.startswith("--config.")]:
+        raise UserError(f"unknown argument {wrong[0]!r}; training flags look like --config.seed=1")
+    if spaced := [flag for flag in rest if "=" not in flag]:
+        raise UserError(f"{spaced[0]}: write training flags as --config.NAME=VALUE")
+    return known, rest
+
+
+def chosen_rows(groups: Sequence[str], rows: Sequence[str] | None) -> list[str]:
+    """The rows to run, each once, in the order of the tables."""
+    if rows:
+        return list(dict.fromkeys(rows))
+    return list(dict.fromkeys(row for group in groups for row in ablations.GROUPS[group]))
+
+
+def commands(
+    row: str, folder: Path, datasets: Sequence[str], protocol: str, config_flags: Sequence[str]
+) -> list[list[str]]:
+    """The two commands that make a row: train, evaluate."""
+    config = str(Path(ablations.__file__)) + f":{row}"
+    train = ["sapl_jax.train", "--config", config, "--workdir", str(folder / "run"), *config_flags]
+    evaluate = ["sapl_jax.evaluate", "--checkpoint", str(folder / "run"), "--protocol", protocol]
+    for dataset in datasets:
+        evaluate += ["--dataset", dataset]
+    evaluate += ["--output", str(folder / "evaluation"), "--no_report"]
+    return [[sys.executable, "-m", *train], [sys.executable, "-m", *evaluate]]
+
+
+def run_rows(
+    rows: Sequence[str],
+    output: Path,
+    datasets: Sequence[str],
+    protocol: str,
+    config_flags: Sequence[str],
+    launch: Launcher = lambda command: subprocess.call(command),
+) -> list[str]:
+    """Runs the rows that are not finished and writes the tables after each; returns failed rows.
+
+    launch: runs a command and returns its exit status. A command that was interrupted ends the
+    study with KeyboardInterrupt; after one that fails otherwise the other rows still run.
+    """
+    failed = []
+    request = {
+        "datasets": list(datasets),
+        "protocol": protocol,
+        "config_flags": list(config_flags),
+    }
+    for number_of_row, row in enumerate(rows, 1):
+        folder = output / row
+        print(f"[{number_of_row}/{len(rows)}] {row}: {ablations.ROWS[row].title}", flush=True)
+        if _read(folder / "done.json") == request:
+            print("  finished before", flush=True)
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        for command in commands(row, folder, datasets, protocol, config_flags):
+            print(f"  {shlex.join(command)}", flush=True)
+            status = launch(command)
+            if status in _INTERRUPTED:
+                raise KeyboardInterrupt
+            if status != 0:
+                failed.append(row)
+                print(f"  failed with status {status}", file=sys.stderr, flush=True)
+                break
+        else:
+            write_json(folder / "done.json", request)
+        write_tables(output, protocol)
+    write_tables(output, protocol)
+    return failed
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def write_tables(output: Path, protocol: str) -> None:
+    """Writes ablations.json and ablations.md from the rows that are finished so far."""
+    results = {
+        row: _read(output / row / "evaluation" / "results.json")
+        for row in ablations.ROWS
+        if (output / row / "done.json").is_file()
+    }
+    rows = {}
+    for row, found in results.items():
+        published = dict(zip(("i_auc", "p_f1"), ablations.ROWS[row].published, strict=True))
+        rows[row] = {
+            "title": ablations.ROWS[row].title,
+            "changes": dict(ablations.ROWS[row].changes),
+            "published": published,
+            "mean": found["mean"],
+            "datasets": {
+                name: {measure: entry[measure] for measure in ("i_auc", "p_f1")}
+                for name, entry in found["datasets"].items()
+            },
+        }
+    write_json(output / "ablations.json", {"protocol": protocol, "rows": rows})
+    sections = [
+        _grid(rows) if group == "grid" else _comparison(group, names, rows)
+        for group, names in ablations.GROUPS.items()
+    ]
+    note = Section(
+        "How to read this",
+        [
+            f"Protocol {protocol}; I-AUC / P-F1. \"Published\" are the paper's means over CASIAv1 "
+            "and IMD2020: they compare with the mean here only where these are the data sets. A "
+            "dash marks a row that is not finished, or a measure that is not defined."
+        ],
+    )
+    write_atomically(output / "ablations.md", to_markdown("Ablations", [note, *sections]))
+
+
+def _pair(i_auc: float | None, p_f1: float | None) -> str:
+    return "-" if i_auc is None and p_f1 is None else f"{number(i_auc)} / {number(p_f1)}"
+
+
+def _comparison(group: str, names: Sequence[str], rows: dict[str, Any]) -> Section:
+    datasets = list(dict.fromkeys(data for row in rows.values() for data in row["datasets"]))
+    cells = []
+    for name in names:
+        found = rows.get(name)
+        measured = found["datasets"] if found else {}
+        cells.append(
+            [
+                ablations.ROWS[name].title,
+                _pair(*ablations.ROWS[name].published),
+                _pair(found["mean"]["i_auc"], found["mean"]["p_f1"]) if found else "-",
+                *(
+                    _pair(measured[d]["i_auc"], measured[d]["p_f1"]) if d in measured else "-"
+                    for d in datasets
+                ),
+            ]
+        )
+    return Section(group.capitalize(), [Table(["row", "published", "mean", *datasets], cells)])
+
+
+def _grid(rows: dict[str, Any]) -> Section:
+    header = ["P-F1", *(f"queue {queue}" for queue in ablations.QUEUES)]
+    cells = []
+    for length in ablations.LENGTHS:
+        line = [f"{length} prompt vectors"]
+        for queue in ablations.QUEUES:
+            found = rows.get(ablations.grid_row(length, queue))
+            line.append(number(found["mean"]["p_f1"]) if found else "-")
+        cells.append(line)
+    return Section("Prompt length and queue length", [Table(header, cells)])
+
+
+def main() -> int:
+    """The command; returns 1 when a row failed."""
+    arguments, config_flags = parse_arguments(sys.argv[1:])
+    rows = chosen_rows(arguments.group, arguments.row)
+    if arguments.dry_run:
+        for row in rows:
+            folder = arguments.output / row
+            for command in commands(
+                row, folder, arguments.dataset, arguments.protocol, config_flags
+            ):
+                print(shlex.join(command))
+        return 0
+    failed = run_rows(
+        rows, arguments.output, arguments.dataset, arguments.protocol, config_flags
+    )
+    print((arguments.output / "ablations.md").read_text())
+    if failed:
+        print(f"failed: {', '.join(failed)}; run the command again to retry", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    run_main(main)
