@@ -19,14 +19,15 @@ from ml_collections import ConfigDict, config_flags
 
 from data_pipelines import input as records
 from data_pipelines.prepare import prepare, summary
-from data_pipelines.prepared import Prepared, open_prepared
+from data_pipelines.prepared import Prepared, fingerprint, open_prepared
 from data_pipelines.preprocess import Geometry
+from data_pipelines.readers import read_dataset
 from sapl_jax.errors import UserError, run_main
 from sapl_jax.localizer import edge_options
 from sapl_jax.models.sapl import build_sapl
 from sapl_jax.training import devices
 from sapl_jax.training.loop import train
-from sapl_jax.training.workdir import open_workdir
+from sapl_jax.training.workdir import open_workdir, remember_data, trained_on
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/sapl", "Folder of the run.")
@@ -60,7 +61,9 @@ class RecordData:
         )
 
     def val_batches(self) -> Iterator[dict[str, np.ndarray]]:
-        """The held-out pictures."""
+        """The held-out pictures; none where the records have no validation split."""
+        if not self.prepared.num_val:
+            return iter(())
         size = self.config.train.eval_batch_size or self.config.train.batch_size
         return records.eval_batches(
             self.prepared,
@@ -70,14 +73,28 @@ class RecordData:
         )
 
 
-def prepare_records(config: ConfigDict, patch: int) -> Prepared:
+def prepare_records(config: ConfigDict, patch: int, workdir: Path) -> Prepared:
     """The prepared records the configuration asks for, made now if they are not there yet.
 
     Without `data.root`, `data.prepared` must be a folder that `data_pipelines.prepare` made.
+    A run that continues needs the records it was started on, and not the pictures behind them.
+
+    Raises:
+      UserError: the data cannot be prepared, or are not those the run was started on.
     """
     data = config.data
     geometry = Geometry(size=config.image.size, patch=patch)
     options = edge_options(config)
+    before = trained_on(workdir)
+    if before and data.root:
+        if not Path(data.root).expanduser().exists():
+            log.warning(
+                "%s is gone; continuing on the records made of it, %s", data.root, before["dir"]
+            )
+            return open_prepared(before["dir"])
+        listing = read_dataset(data.dataset, data.root, both_classes=True)
+        mark = fingerprint(listing, geometry, options, data.val_fraction, config.seed)
+        _refuse_other_data(workdir, before, data.root, mark)
     if data.root:
         return prepare(
             data.dataset,
@@ -100,7 +117,19 @@ def prepare_records(config: ConfigDict, patch: int) -> Prepared:
             f"configuration needs {geometry} and {options}. Prepare it again, or give "
             "--config.data.root."
         )
+    if before:
+        _refuse_other_data(workdir, before, data.prepared, prepared.fingerprint)
     return prepared
+
+
+def _refuse_other_data(workdir: Path, before: dict[str, str], given: str, mark: str) -> None:
+    if mark != before["fingerprint"]:
+        raise UserError(
+            f"{given} does not hold the pictures that the run in {workdir} was started on "
+            f"(fingerprint {mark}, expected {before['fingerprint']}): some were added, removed or "
+            "changed. Put them back, continue on the records made of them "
+            f"(--config.data.root= --config.data.prepared={before['dir']}), or use a new --workdir."
+        )
 
 
 def main(argv: list[str]) -> int | None:
@@ -123,10 +152,15 @@ def main(argv: list[str]) -> int | None:
     )
     with open_workdir(workdir, config, write=jax.process_index() == 0):
         model = build_sapl(config, dtype)
-        prepared = prepare_records(config, model.clip.config.vision.patch_size)
+        prepared = prepare_records(config, model.clip.config.vision.patch_size, workdir)
         multihost_utils.sync_global_devices("data is prepared")
+        if jax.process_index() == 0:
+            remember_data(workdir, prepared.dir, prepared.fingerprint)
         log.info(summary(prepared))
-        signum = train(config, workdir, model, RecordData(prepared, config))
+        try:
+            signum = train(config, workdir, model, RecordData(prepared, config))
+        except jax.errors.JaxRuntimeError as error:
+            raise devices.lost_process(error) from error
     if signum is not None:
         log.warning("stopped by %s; run the same command to continue", signal.Signals(signum).name)
         return 128 + signum

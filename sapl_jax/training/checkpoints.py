@@ -1,45 +1,90 @@
-"""Checkpoints of a run; the only file that imports Orbax.
+"""One folder of checkpoints on disk; the only file that imports Orbax.
 
-A work directory holds `checkpoints/last` (the newest two, to continue from) and `checkpoints/best`
-(the one of the highest validation I-AUC). Each checkpoint has the training state as a flat
-{name: array} and a small JSON record. Frozen CLIP weights are not in it; their source and sha256
-are in the record.
+Each checkpoint has the training state as a flat {name: array} and a small JSON record. The record
+holds shape, dtype and SHA-256 of every array and of itself, so a checkpoint that comes back is
+the one that was saved, or is known to be damaged. Frozen CLIP weights are not in it; their source
+and sha256 are in the record.
 """
 
+import hashlib
 import json
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.sharding import NamedSharding, PartitionSpec
 
 from sapl_jax.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1, before the first release, had no checksums.
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
-def flatten(tree: Any) -> dict[str, jax.Array]:
+class DamagedCheckpoint(UserError):
+    """A checkpoint that is not, or not wholly, what was saved."""
+
+
+class Restored(NamedTuple):
+    """A checkpoint read back: its step, the state in host memory and the JSON record."""
+
+    step: int
+    state: Any
+    record: dict[str, Any]
+
+
+def flatten(tree: Any) -> dict[str, Any]:
     """The leaves of a pytree by their path, such as "params/prompts/context"."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 class CheckpointFolder:
-    """One series of checkpoints in a folder, written in the background, oldest removed."""
+    """One series of checkpoints in a folder, written in the background, oldest removed.
 
-    def __init__(self, folder: Path, keep: int | None):
-        """Opens or creates the folder; at most `keep` checkpoints stay (None: all)."""
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+    It belongs to one process: in a run of several only the first one opens it.
+    """
+
+    def __init__(self, folder: Path, keep: int | None = None, *, read_only: bool = False):
+        """Opens the folder; at most `keep` checkpoints stay (None: all).
+
+        Unless `read_only`, creates the folder and removes what killed runs left half written, so
+        no other run may be writing there.
+        """
+        this = jax.process_index()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            read_only=read_only,
+            create=False,  # Orbax does not support True for one process of several.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=this, active_processes={this}, barrier_sync_key_prefix=folder.name
+            ),
+        )
         self.folder = folder.absolute()
+        if not read_only:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(
+                    f"The checkpoint folder {folder} cannot be made: {error.strerror or error}."
+                ) from error
+            for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=options,
             item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "record": ocp.JsonCheckpointHandler(),
+                "state": ocp.StandardCheckpointHandler(
+                    multiprocessing_options=options.multiprocessing_options
+                ),
+                "record": ocp.JsonCheckpointHandler(
+                    multiprocessing_options=options.multiprocessing_options
+                ),
             },
         )
 
@@ -51,68 +96,164 @@ class CheckpointFolder:
         """Starts writing a checkpoint; arrays are copied to the host before this returns.
 
         `record` must be JSON. A checkpoint of the same step that is there already stays as it is.
+
+        Raises:
+          UserError: this or an earlier checkpoint could not be written.
         """
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(flatten(state)),
-                record=ocp.args.JsonSave({"format_version": FORMAT_VERSION, **record}),
-            ),
-        )
+        arrays = {name: np.asarray(value) for name, value in jax.device_get(flatten(state)).items()}
+        described = {name: _describe(value) for name, value in arrays.items()}
+        record = {"format_version": FORMAT_VERSION, **record, "arrays": described}
+        with self._write_errors():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(arrays),
+                    record=ocp.args.JsonSave(record | {"sha256": _digest_of_json(record)}),
+                ),
+            )
 
     def record(self, step: int) -> dict[str, Any]:
-        """The JSON record of a checkpoint; UserError for one of a newer format."""
-        args = ocp.args.Composite(record=ocp.args.JsonRestore())
-        record = dict(self._manager.restore(step, args=args).record)
-        if record["format_version"] > FORMAT_VERSION:
+        """The JSON record of a checkpoint.
+
+        Raises:
+          DamagedCheckpoint: it cannot be read, or is not what was written.
+          UserError: the checkpoint is of a newer format.
+        """
+        try:
+            args = ocp.args.Composite(record=ocp.args.JsonRestore())
+            record = dict(self._manager.restore(step, args=args).record)
+            version = int(record["format_version"])
+        except Exception as error:  # Damaged files fail in Orbax in any way.
+            raise self._damaged(step, f"its record cannot be read: {error!r}") from error
+        digest = record.pop("sha256", None)
+        if version != FORMAT_VERSION:
+            do = "Update sapl_jax" if version > FORMAT_VERSION else "Use the version that wrote it"
             raise UserError(
-                f"{self.folder / str(step)} has checkpoint format {record['format_version']}; this "
-                f"version reads up to {FORMAT_VERSION}. Update sapl_jax to open it."
+                f"{self.folder / str(step)} has checkpoint format {version}; this version of "
+                f"sapl_jax reads format {FORMAT_VERSION}. {do} to open it."
             )
+        if digest != _digest_of_json(record):
+            raise self._damaged(step, "its record is not the one that was written")
         return record
 
-    def restore(self, step: int, template: T, mesh: jax.sharding.Mesh | None = None) -> T:
-        """The state of a checkpoint in the form of `template`, replicated over `mesh`.
+    def restore(self, step: int, template: T) -> T:
+        """The state of a checkpoint in the form of `template`, as NumPy arrays on the host.
 
         Args:
           step: a step that is there.
           template: pytree of arrays or `jax.ShapeDtypeStruct` with the expected shapes and types.
-          mesh: devices to place the arrays on; None for NumPy arrays on the host.
 
         Raises:
+          DamagedCheckpoint: files are missing or hold other bytes than were written.
           UserError: names, shapes or dtypes differ; all differences are listed. (Orbax itself
             would cast types silently.)
         """
+        return self._restore_state(step, template, self.record(step))
+
+    def restore_newest(self, template: T) -> Restored | None:
+        """The newest checkpoint that is whole, or None where there is none at all.
+
+        A damaged one is moved to the folder `damaged` beside this one, with a warning.
+
+        Raises:
+          DamagedCheckpoint: all of them are.
+          UserError: as `restore`.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        reasons = []
+        for step in steps:
+            try:
+                record = self.record(step)
+                return Restored(step, self._restore_state(step, template, record), record)
+            except DamagedCheckpoint as error:
+                reasons.append(str(error))
+                moved = self._set_aside(step)
+                log.warning("%s\nIt was moved to %s; trying the one before it.", error, moved)
+        if reasons:
+            raise DamagedCheckpoint(
+                "No checkpoint is left to continue from:\n  " + "\n  ".join(reasons) + "\n"
+                "Run the same command again to start from the first step, or use a new --workdir."
+            )
+        return None
+
+    def wait(self) -> None:
+        """Blocks until what was started is on disk; UserError where it could not be written."""
+        with self._write_errors():
+            self._manager.wait_until_finished()
+
+    def check(self) -> None:
+        """UserError where a write in the background has failed; does not block."""
+        with self._write_errors():
+            self._manager.check_for_errors()
+
+    def close(self) -> None:
+        """Finishes writing and lets go of the folder."""
+        with self._write_errors():
+            self._manager.close()
+
+    def _restore_state(self, step: int, template: T, record: dict[str, Any]) -> T:
         expected = flatten(template)
-        stored = self._manager.item_metadata(step)["state"].tree
-        problems = _differences(expected, stored)
+        problems = _differences(expected, record["arrays"])
         if problems:
             raise UserError(
                 f"{self.folder / str(step)} does not fit this configuration:\n  "
                 + "\n  ".join(problems)
             )
-        if mesh is None:
-            abstract: Any = {k: np.empty(v.shape, v.dtype) for k, v in expected.items()}
-        else:
-            sharding = NamedSharding(mesh, PartitionSpec())
-            abstract = {
-                k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=sharding)
-                for k, v in expected.items()
-            }
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        ).state
+        abstract = {name: np.empty(v.shape, v.dtype) for name, v in expected.items()}
+        try:
+            restored = self._manager.restore(
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+            ).state
+        except Exception as error:
+            raise self._damaged(step, f"its state cannot be read: {error!r}") from error
+        for name, description in record["arrays"].items():
+            if _describe(np.asarray(restored[name])) != description:
+                raise self._damaged(step, f"{name} holds other numbers than were written")
         return jax.tree.unflatten(jax.tree.structure(template), [restored[k] for k in expected])
 
-    def wait(self) -> None:
-        """Blocks until what was started is on disk; errors of the background write come up here."""
-        self._manager.wait_until_finished()
+    def _damaged(self, step: int, reason: str) -> DamagedCheckpoint:
+        return DamagedCheckpoint(
+            f"The checkpoint {self.folder / str(step)} is damaged: {_short(reason)}."
+        )
 
-    def close(self) -> None:
-        """Finishes writing and lets go of the folder."""
-        self._manager.close()
+    def _set_aside(self, step: int) -> Path:
+        aside = self.folder.parent / "damaged" / f"{self.folder.name}-{step}"
+        aside.parent.mkdir(exist_ok=True)
+        if aside.exists():
+            shutil.rmtree(aside)
+        (self.folder / str(step)).rename(aside)
+        self._manager.reload()
+        return aside
+
+    @contextmanager
+    def _write_errors(self) -> Iterator[None]:
+        """Turns what a failed write raises, here or from the background, into a UserError."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"A checkpoint could not be written to {self.folder}: {_short(str(error))}. What "
+                "was saved before is kept: free space or repair the disk and run the same command "
+                "again."
+            ) from error
+
+
+def _short(reason: str) -> str:
+    """The two ends of a long message: what failed and why."""
+    line = reason.strip().split("\n")[0].rstrip(".")
+    return line if len(line) < 260 else f"{line[:120]} ... {line[-120:]}"
+
+
+def _describe(array: np.ndarray) -> dict[str, Any]:
+    content = np.ascontiguousarray(array).data if array.size else b""
+    digest = hashlib.sha256(content).hexdigest()
+    return {"shape": list(array.shape), "dtype": array.dtype.name, "sha256": digest}
+
+
+def _digest_of_json(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _differences(expected: dict[str, Any], stored: dict[str, Any]) -> list[str]:
@@ -121,16 +262,8 @@ def _differences(expected: dict[str, Any], stored: dict[str, Any]) -> list[str]:
     lines += [f"unexpected: {name}" for name in stored if name not in expected]
     for name in expected.keys() & stored.keys():
         want, have = expected[name], stored[name]
-        if tuple(want.shape) != tuple(have.shape) or np.dtype(want.dtype) != np.dtype(have.dtype):
-            lines.append(
-                f"{name}: expected {np.dtype(want.dtype)}{list(want.shape)}, "
-                f"found {np.dtype(have.dtype)}{list(have.shape)}"
-            )
+        found = f"{have['dtype']}{have['shape']}"
+        wanted = f"{np.dtype(want.dtype).name}{list(want.shape)}"
+        if found != wanted:
+            lines.append(f"{name}: expected {wanted}, found {found}")
     return sorted(lines)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON so that the file is either the old one or the whole new one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)

@@ -12,12 +12,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sapl_jax.errors import UserError
 from sapl_jax.training.step import AXIS
 
+HEARTBEAT_S = 30
+# How long a process that ends with an error waits for the others; they leave together otherwise.
+SHUTDOWN_S = 10
+
 
 def start_runtime() -> None:
     """Joins the other processes of a multi-host run and turns on the compilation cache.
 
     Several processes: `launch.sh` sets SAPL_COORDINATOR, SAPL_PROCESS_COUNT and SAPL_PROCESS_ID; on
     TPU slices and under SLURM JAX finds them itself when SAPL_COORDINATOR is "auto".
+    A process that is lost is noticed HEARTBEAT_S seconds later at the latest.
     The cache lives in JAX_COMPILATION_CACHE_DIR, by default ~/.cache/sapl_jax/xla.
     """
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR")
@@ -25,14 +30,33 @@ def start_runtime() -> None:
         base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(Path(base) / "sapl_jax" / "xla"))
     coordinator = os.environ.get("SAPL_COORDINATOR", "")
+    waits = {"heartbeat_timeout_seconds": HEARTBEAT_S, "shutdown_timeout_seconds": SHUTDOWN_S}
     if coordinator == "auto":
-        jax.distributed.initialize()
+        jax.distributed.initialize(**waits)
     elif coordinator:
-        jax.distributed.initialize(
-            coordinator_address=coordinator,
-            num_processes=int(os.environ["SAPL_PROCESS_COUNT"]),
-            process_id=int(os.environ["SAPL_PROCESS_ID"]),
+        jax.distributed.initialize(coordinator, *_process_numbers(), **waits)
+
+
+def _process_numbers() -> tuple[int, int]:
+    names = ("SAPL_PROCESS_COUNT", "SAPL_PROCESS_ID")
+    values = [os.environ.get(name, "") for name in names]
+    if not all(value.isdigit() for value in values) or int(values[1]) >= int(values[0]):
+        found = ", ".join(f"{n}={v!r}" for n, v in zip(names, values, strict=True))
+        raise UserError(
+            f"SAPL_COORDINATOR is set, but {found}: expected the number of processes, and the "
+            "number of this one, counted from 0. launch.sh sets them."
         )
+    return int(values[0]), int(values[1])
+
+
+def lost_process(error: jax.errors.JaxRuntimeError) -> Exception:
+    """What a failed collective means: in a run of several processes that another one is gone."""
+    if jax.process_count() == 1:
+        return error
+    return UserError(
+        f"Process {jax.process_index()} lost contact with another process of this run "
+        f"({str(error).splitlines()[0][:200]}). The checkpoints are kept: start all processes again."
+    )
 
 
 def compute_dtype(name: str) -> jnp.dtype:
@@ -63,6 +87,16 @@ def replicate(tree, devices: list[jax.Device]):
     """
     mesh = Mesh(np.asarray(devices), (AXIS,))
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def stop_flags(devices: list[jax.Device]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """What goes with every batch: no request to stop, and one. Placed once, so they cost nothing."""
+    sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS))
+    go, stop = (
+        {"stop": jax.device_put(np.full(len(devices), value, np.float32), sharding)}
+        for value in (0.0, 1.0)
+    )
+    return go, stop
 
 
 def shard_batches(

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -16,8 +17,8 @@ from sapl_jax.evaluation.metrics import roc_auc
 from sapl_jax.models.sapl import SAPL
 from sapl_jax.training import devices as dev
 from sapl_jax.training import schedules
-from sapl_jax.training.checkpoints import CheckpointFolder
 from sapl_jax.training.progress import Progress
+from sapl_jax.training.run_checkpoints import RunCheckpoints
 from sapl_jax.training.signals import StopRequest
 from sapl_jax.training.state import FrozenModel, TrainState, init_state, make_optimizer, split_model
 from sapl_jax.training.step import make_score_step, make_train_step
@@ -52,7 +53,8 @@ def total_steps(train: ConfigDict, num_train: int) -> int:
 def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) -> int | None:
     """Trains in `workdir` until the last step; continues where an earlier run stopped.
 
-    Order at the start: this run's own last checkpoint > CLIP's pretrained weights.
+    Order at the start: this run's own newest whole checkpoint > CLIP's pretrained weights.
+    All processes of a run stop at the same step when one of them is asked to.
 
     Args:
       config: see configs/sapl.py.
@@ -64,24 +66,18 @@ def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) ->
       None when the last step is done, else the signal that stopped the run (state saved).
 
     Raises:
-      UserError: the loss is not finite, gradients were not too many times in a row, or the
-        checkpoint there does not fit.
+      UserError: the loss is not finite, gradients were not too many times in a row, the disk is
+        full, or the checkpoint there does not fit.
     """
     hyper, is_first = config.train, jax.process_index() == 0
     local = jax.local_devices()
     num_steps = total_steps(hyper, data.num_train)
     tx = make_optimizer(hyper)
     params, frozen = split_model(model)
-    state = init_state(params, tx, config)
-
-    last = CheckpointFolder(workdir / "checkpoints" / "last", keep=2)
-    best = CheckpointFolder(workdir / "checkpoints" / "best", keep=1)
-    start = last.latest_step() or 0
+    checkpoints = RunCheckpoints(workdir, vars_of(model))
+    state, start, validation_due, best_auc = checkpoints.restore(init_state(params, tx, config))
     if start:
-        state = last.restore(start, state)
         log.info("continuing from step %d of %d", start, num_steps)
-    best_step = best.latest_step()
-    best_auc = -1.0 if best_step is None else best.record(best_step)["i_auc"]
     state = dev.replicate(state, local)
     frozen = FrozenModel(frozen.graph, dev.replicate(frozen.params, local))
 
@@ -94,68 +90,85 @@ def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) ->
         jax.devices(),
     )
     score_step = make_score_step(frozen.graph, jax.devices())
-    writer = MetricWriter(workdir, start, enabled=is_first)
+    writer = MetricWriter(workdir, start, validation_due=validation_due, enabled=is_first)
     progress = Progress(start, num_steps, hyper.batch_size, enabled=is_first)
-    source = vars_of(model)
-
-    def save_last(step: int) -> None:
-        last.save(step, state, {"num_steps": num_steps, "clip": source})
+    go, halt = dev.stop_flags(local)
+    stopping = False
 
     def finish_step(step: int, metrics: dict[str, jax.Array]) -> None:
         """Reads the numbers of a step that was dispatched, checks and records them."""
+        nonlocal stopping
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        _check_finite(step, values, hyper.max_bad_steps, last)
+        stopping = values.pop("stop") > 0
+        _check_finite(step, values, hyper.max_bad_steps, checkpoints)
+        skipped = values["bad_steps"] > 0
+        if skipped:
+            progress.message(
+                f"step {step}: gradients are not finite; skipped, {values['bad_steps']:.0f} in a row"
+            )
         progress.step(values["loss"])
-        if step % hyper.log_every == 0 or step == num_steps:
+        if skipped or step % hyper.log_every == 0 or step == num_steps:
             writer.write(step, values | progress.take_rates())
+            checkpoints.check()
 
-    def validate(step: int) -> None:
+    def validate(step: int, stop: StopRequest) -> bool:
+        """Validates and keeps the best; False when a request to stop came in between."""
         nonlocal best_auc
-        i_auc = _validate(score_step, state, frozen, data, local)
-        if i_auc is None:
-            progress.message(f"step {step}: the validation split has one class, so no I-AUC")
-        else:
+        labels, scores, complete = _scores(score_step, state, frozen, data, local, stop)
+        if not complete:
+            return False
+        i_auc = roc_auc(labels, scores) if len(labels) else None
+        if i_auc is not None:
             writer.write(step, {"val_i_auc": i_auc})
             progress.message(f"step {step}: validation I-AUC {i_auc:.4f}")
             if i_auc > best_auc:
                 best_auc = i_auc
-                best.save(step, state, {"num_steps": num_steps, "clip": source, "i_auc": i_auc})
+                checkpoints.save_best(step, state, i_auc)
+        elif len(labels):
+            progress.message(f"step {step}: the validation split has one class, so no I-AUC")
+        else:
+            progress.message(f"step {step}: there is no validation split, so no best checkpoint")
         progress.restart_clock()
+        return True
 
     batches = progress.timed(dev.shard_batches(data.train_batches(start), local))
     pending: tuple[int, dict[str, jax.Array]] | None = None
     step = start
     try:
         with StopRequest() as stop:
-            while step < num_steps and stop.signum is None:
-                state, metrics = train_step(state, frozen.params, next(batches))
+            if validation_due:
+                validation_due = stopping = not validate(step, stop)
+            while step < num_steps and not stopping:
+                flag = go if stop.signum is None else halt
+                state, metrics = train_step(state, frozen.params, next(batches) | flag)
                 step += 1
                 # The step just dispatched runs while the numbers of the one before are read.
                 if pending is not None:
                     finish_step(*pending)
                 pending = (step, metrics)
                 ends = step == num_steps
-                validates = ends or step % hyper.eval_every == 0
+                validation_due = ends or step % hyper.eval_every == 0
                 saves = ends or step % hyper.checkpoint_every == 0
-                if validates or saves or jax.default_backend() == "cpu":
+                if validation_due or saves or jax.default_backend() == "cpu":
                     finish_step(*pending)
                     pending = None
-                if validates:
-                    validate(step)
-                if saves:
-                    save_last(step)
+                if validation_due and not stopping:
+                    validation_due = stopping = not validate(step, stop)
+                if saves and not stopping:
+                    checkpoints.save_last(step, state, validation_due=False)
             if pending is not None:
                 finish_step(*pending)
             if step > start:
-                save_last(step)
-            last.wait()
-            best.wait()
-            return stop.signum if step < num_steps else None
+                checkpoints.save_last(step, state, validation_due=validation_due)
+            checkpoints.wait()
+            multihost_utils.sync_global_devices("the run is saved")
+        if step < num_steps or validation_due:
+            return stop.signum or signal.SIGTERM
+        return None
     finally:
         progress.close()
+        checkpoints.close()
         writer.close()
-        last.close()
-        best.close()
 
 
 def vars_of(model: SAPL) -> dict[str, str | None]:
@@ -170,7 +183,7 @@ def vars_of(model: SAPL) -> dict[str, str | None]:
 
 
 def _check_finite(
-    step: int, values: dict[str, float], max_bad_steps: int, last: CheckpointFolder
+    step: int, values: dict[str, float], max_bad_steps: int, checkpoints: RunCheckpoints
 ) -> None:
     if math.isfinite(values["loss"]) and values["bad_steps"] <= max_bad_steps:
         return
@@ -180,8 +193,8 @@ def _check_finite(
         else f"the loss is {values['loss']} (classification {values['loss_cls']}, "
         f"HECL {values['loss_hecl']})"
     )
-    last.wait()
-    good = last.latest_step()
+    checkpoints.wait()
+    good = checkpoints.latest_step()
     kept = f"The last good checkpoint, of step {good}, is kept" if good else "Nothing was saved yet"
     raise UserError(
         f"Stopped at step {step}: {what}. {kept}. Try a lower --config.train.learning_rate or "
@@ -189,23 +202,31 @@ def _check_finite(
     )
 
 
-def _validate(
-    score_step, state: TrainState, frozen: FrozenModel, data: TrainingData, local: list[jax.Device]
-) -> float | None:
-    """I-AUC on the held-out pictures of all processes; None unless they have both classes."""
-    labels, scores = [], []
+def _scores(
+    score_step,
+    state: TrainState,
+    frozen: FrozenModel,
+    data: TrainingData,
+    local: list[jax.Device],
+    stop: StopRequest,
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Labels and scores of the held-out pictures of all processes, and whether these are all.
+
+    Ends early, in all processes at the same batch, when one of them is asked to stop.
+    """
+    labels, scores = [np.zeros(0, np.int32)], [np.zeros(0, np.float32)]
     for batch in data.val_batches():
         inputs = {k: batch[k] for k in ("image", "edge_map", "valid")}
         (placed,) = dev.shard_batches([inputs], local)
         score = np.asarray(score_step(state.params, frozen.params, placed)).reshape(-1)
-        label, weight = batch["label"], batch["weight"]
+        label, weight, stopped = batch["label"], batch["weight"], [stop.signum is not None]
         if jax.process_count() > 1:
-            score, label, weight = multihost_utils.process_allgather(
-                (score, label, weight), tiled=True
+            score, label, weight, stopped = multihost_utils.process_allgather(
+                (score, label, weight, np.asarray(stopped)), tiled=True
             )
+        if np.any(stopped):
+            return labels[0], scores[0], False
         real = np.asarray(weight) > 0
         labels.append(np.asarray(label)[real])
         scores.append(np.asarray(score)[real])
-    if not labels:
-        return None
-    return roc_auc(np.concatenate(labels), np.concatenate(scores))
+    return np.concatenate(labels), np.concatenate(scores), True

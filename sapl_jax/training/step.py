@@ -69,9 +69,11 @@ def make_train_step(
     """The mapped step: (state, frozen parameters, batch) -> (state, metrics).
 
     State and frozen parameters have no device axis; the batch has one in front: image
-    [N,b,C,C,3] uint8, edge_map [N,b,g,g], valid [N,b,g,g], label [N,b]. The state is donated.
-    Metrics are float32 scalars: loss, loss_cls, loss_hecl, hecl_weight, learning_rate, grad_norm,
-    accuracy, queue_fill (mean share of filled slots), bad_steps.
+    [N,b,C,C,3] uint8, edge_map [N,b,g,g], valid [N,b,g,g], label [N,b], and optionally stop [N]
+    float32. The state is donated. Metrics are float32 scalars: loss, loss_cls, loss_hecl,
+    hecl_weight, learning_rate, grad_norm, accuracy, queue_fill (mean share of filled slots),
+    bad_steps, and with stop its sum over the devices: every process learns of a request to stop
+    at the same step, without a collective of its own to wait for.
 
     A step whose gradients are not finite changes nothing but the counters.
     """
@@ -124,6 +126,8 @@ def make_train_step(
             "queue_fill": jnp.mean(queues.fill / hecl.queue_length),
             "bad_steps": bad_steps,
         }
+        if "stop" in batch:
+            metrics["stop"] = jax.lax.psum(batch["stop"], AXIS)
         metrics = {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
         return TrainState(state.step + 1, params, opt_state, queues, bad_steps), metrics
 

@@ -10,9 +10,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sapl_jax.errors import UserError
-from sapl_jax.training.checkpoints import write_json
 
 CONFIG_FILE = "config.json"
+DATA_FILE = "data.json"
 # Changing these continues a run; changing anything else would make it another experiment.
 FREE_FIELDS = (
     "data.root",
@@ -75,6 +75,25 @@ def read_config(workdir: Path) -> ConfigDict:
     return ConfigDict(_as_tuples(stored)).lock()
 
 
+def trained_on(workdir: Path) -> dict[str, str] | None:
+    """The records a run was started on, {"dir": ..., "fingerprint": ...}; None for a new run."""
+    path = workdir / DATA_FILE
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text())
+        return {"dir": str(found["dir"]), "fingerprint": str(found["fingerprint"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error!r}). Delete it to continue on the data given now."
+        ) from error
+
+
+def remember_data(workdir: Path, folder: Path, fingerprint: str) -> None:
+    """Notes which prepared records a run is trained on."""
+    write_json(workdir / DATA_FILE, {"dir": str(folder.absolute()), "fingerprint": fingerprint})
+
+
 def _check_config(workdir: Path, config: ConfigDict) -> None:
     path = workdir / CONFIG_FILE
     if path.exists():
@@ -92,6 +111,23 @@ def _check_config(workdir: Path, config: ConfigDict) -> None:
                 + "\nUse another --workdir, or the configuration of that run to continue it."
             )
     write_json(path, config.to_dict())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON so that the file is either the old one or the whole new one.
+
+    Raises:
+      UserError: the folder cannot be written, or the disk is full.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(json.dumps(content, indent=2) + "\n")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.strerror or error}. Free space or choose another "
+            "folder."
+        ) from error
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

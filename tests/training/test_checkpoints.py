@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from sapl_jax.errors import UserError
 from sapl_jax.training import checkpoints
@@ -23,12 +22,11 @@ def saved(folder, state, step=1):
     return series
 
 
-def test_a_state_comes_back_equal_on_any_number_of_devices(tmp_path, state):
+def test_a_state_comes_back_equal(tmp_path, state):
     series = saved(tmp_path, state)
-    for mesh in (None, *(Mesh(np.asarray(jax.devices()[:n]), ("data",)) for n in (1, 2))):
-        back = series.restore(1, state, mesh)
-        assert jax.tree.structure(back) == jax.tree.structure(state)
-        jax.tree.map(np.testing.assert_array_equal, back, state)
+    back = series.restore(1, state)
+    assert jax.tree.structure(back) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, back, state)
     assert series.record(1)["i_auc"] == 0.5
 
 
@@ -55,5 +53,5 @@ def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path, state, monkeypatch
     monkeypatch.setattr(checkpoints, "FORMAT_VERSION", 7)
     series = saved(tmp_path, state)
     monkeypatch.undo()
-    with pytest.raises(UserError, match="format 7.*up to 1"):
+    with pytest.raises(UserError, match="format 7.*reads format 2.*Update sapl_jax"):
         series.record(1)
