@@ -94,7 +94,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="of the sweeps' noise and of t-SNE")
     add("--tile", type=int, help="analyse pictures with a longer side in tiles of this many pixels")
     add("--tile_overlap", type=float, default=0.25, help="share of a tile, 0 to 0.9")
-    add("--batch_size", type=int, default=8, help="pictures handed to the model at once")
+    add("--batch_size", type=int, help="pictures handed to the model at once (default: its own)")
     add("--gallery", type=int, default=6, help="pictures per data set in the report")
     add("--no_report", action="store_true", help="write no report.md and report.html")
     return parser.parse_args(arguments)
@@ -200,10 +200,13 @@ def main() -> None:
     """The command."""
     arguments = parse_arguments(sys.argv[1:])
     for name, least in (("batch_size", 1), ("gallery", 0), ("seed", 0)):
-        if getattr(arguments, name) < least:
-            raise UserError(f"--{name} is {getattr(arguments, name)}, it must be at least {least}")
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name} is {value}, it must be at least {least}")
     listings = read_datasets(arguments.dataset, arguments.exclude)
     plain = load_methods(arguments)
+    if arguments.batch_size is None:
+        arguments.batch_size = getattr(plain[0].detector, "batch_size", 8)
     methods = tiled(plain, arguments)
     session = run(
         methods,

@@ -3,7 +3,8 @@
 The detector is anything with `analyse(images) -> list of results` that have `score` (in [0, 1]) and
 `heat_map` (float32 [H, W] in [0, 1] at the picture's own size): a `Localizer`, or one of the
 training-free methods. Pictures are decoded in background threads, so that the detector waits for
-no file; at most a few dozen megapixels are held at once (or one picture, if that is larger).
+no file, and scored in others while it works on the next batch; a batch, and what is read ahead or
+not yet scored, stays under 128 megapixels each (or is one picture, if that is larger).
 
 A file that cannot be used is a message and a count, never the end of the run.
 """
@@ -14,7 +15,7 @@ import dataclasses
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,8 +29,9 @@ from data_pipelines.readers import Listing, Sample
 from sapl_jax.errors import UserError
 from sapl_jax.evaluation import protocols
 
-MAX_PIXELS = 32_000_000  # decoded pixels waiting for or inside one call of the detector
+MAX_PIXELS = 128_000_000  # decoded pixels waiting for or inside one call of the detector
 _READERS = 4
+_SCORERS = 4
 
 
 class Analysis(Protocol):
@@ -51,11 +53,14 @@ class Detector(Protocol):
         """Analyses uint8 RGB pictures [H, W, 3] of any sizes."""
 
 
+Perturbation = Callable[[np.ndarray, str], np.ndarray]
+
+
 @dataclasses.dataclass
 class Loaded:
     """A sample whose files have been read.
 
-    image: uint8 RGB [H, W, 3], None if unreadable. mask: uint8 [H, W], 255 = tampered, or None.
+    image: uint8 RGB [H, W, 3] as the detector sees it, None if unreadable. mask: uint8 [H, W], 255 = tampered, or None.
     problems: what was wrong with its files. digest: hash of the files' bytes.
     """
 
@@ -96,12 +101,14 @@ class DatasetResult:
     seconds: float
 
 
-Perturbation = Callable[[np.ndarray, str], np.ndarray]
 Observer = Callable[[Loaded, Any, protocols.ImageScores], None]
 
 
-def load_sample(sample: Sample) -> Loaded:
-    """Reads a sample's picture and, for a tampered one, its mask; problems are kept, not raised."""
+def load_sample(sample: Sample, perturbation: Perturbation | None = None) -> Loaded:
+    """Reads a sample's picture and, for a tampered one, its mask; problems are kept, not raised.
+
+    perturbation: applied to the picture last of all.
+    """
     problems: list[str] = []
     image, mask, hashes = None, None, [sample.name]
     try:
@@ -123,10 +130,14 @@ def load_sample(sample: Sample) -> Loaded:
                 problems.append(fitted.note)
             if not mask.any():
                 problems.append(f"mask {sample.mask} has no tampered pixel")
+    if image is not None and perturbation is not None:
+        image = perturbation(image, sample.name)
     return Loaded(sample, image, mask, problems, sha256_of("\n".join(hashes).encode()))
 
 
-def load_in_background(samples: Sequence[Sample], lookahead: int) -> Iterator[Loaded]:
+def load_in_background(
+    samples: Sequence[Sample], lookahead: int, perturbation: Perturbation | None = None
+) -> Iterator[Loaded]:
     """Yields the samples in order, read ahead by threads while the caller works.
 
     At most `lookahead` pictures wait, and fewer when they are large (`MAX_PIXELS`).
@@ -137,7 +148,7 @@ def load_in_background(samples: Sequence[Sample], lookahead: int) -> Iterator[Lo
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
         while True:
             while len(waiting) < ahead and (sample := next(remaining, None)) is not None:
-                waiting.append(pool.submit(load_sample, sample))
+                waiting.append(pool.submit(load_sample, sample, perturbation))
             if not waiting:
                 return
             loaded = waiting.popleft().result()
@@ -185,10 +196,24 @@ def evaluate_dataset(
     skipped = list(listing.skipped)
     notes: list[tuple[Path, str]] = [(listing.root, note) for note in listing.notes]
     digest = hashlib.sha256()
-    loaded = load_in_background(listing.samples, 2 * batch_size)
-    with tqdm(
-        total=len(listing.samples), desc=title or label, unit="image", disable=not progress
-    ) as bar:
+    pending: list[tuple[Loaded, Analysis, concurrent.futures.Future[protocols.ImageScores]]] = []
+
+    def collect() -> None:
+        for item, analysis, future in pending:
+            scores = future.result()
+            height, width = analysis.heat_map.shape
+            records.append(Record(item.sample.name, item.sample.image, (height, width), scores))
+            for observer in observers:
+                observer(item, analysis, scores)
+        pending.clear()
+
+    loaded = load_in_background(listing.samples, 2 * batch_size, perturbation)
+    with (
+        tqdm(
+            total=len(listing.samples), desc=title or label, unit="image", disable=not progress
+        ) as bar,
+        concurrent.futures.ThreadPoolExecutor(_SCORERS) as pool,
+    ):
         for batch in _batches(loaded, batch_size):
             for item in batch:
                 digest.update(item.digest.encode())
@@ -196,32 +221,25 @@ def evaluate_dataset(
                 found.extend((item.sample.image, problem) for problem in item.problems)
             readable = [item for item in batch if item.image is not None]
             images = [item.image for item in readable if item.image is not None]
-            if perturbation is not None:
-                images = [
-                    perturbation(image, item.sample.name)
-                    for image, item in zip(images, readable, strict=True)
-                ]
+            if _pixels(readable) + _pixels(item for item, _, _ in pending) > MAX_PIXELS:
+                collect()
             analyses = detector.analyse(images) if images else []
+            collect()  # the batch before, which threads scored while the detector worked
             for item, analysis in zip(readable, analyses, strict=True):
                 if not _finite(analysis):
-                    skipped.append(
-                        (item.sample.image, "the method gave a score or map that is not finite")
-                    )
+                    reason = "the method gave a score or map that is not finite"
+                    skipped.append((item.sample.image, reason))
                     continue
-                scores = protocols.score_image(
-                    protocol, item.sample.label, analysis.score, analysis.heat_map, item.mask
-                )
-                assert item.image is not None
-                size = (item.image.shape[0], item.image.shape[1])
-                records.append(Record(item.sample.name, item.sample.image, size, scores))
-                for observer in observers:
-                    observer(item, analysis, scores)
+                arguments = (item.sample.label, analysis.score, analysis.heat_map, item.mask)
+                future = pool.submit(protocols.score_image, protocol, *arguments)
+                pending.append((item, analysis, future))
             bar.update(len(batch))
+        collect()
     if not records:
         reasons = "; ".join(f"{path}: {reason}" for path, reason in skipped[:3])
         raise UserError(f"{label}: none of {listing.root}'s pictures can be used ({reasons})")
     summary = protocols.summarise(protocol, [record.scores for record in records])
-    summary["skipped"] = len(skipped)
+    summary |= {"skipped": len(skipped), "noted": len(notes)}
     return DatasetResult(
         label,
         listing.name,
@@ -233,6 +251,10 @@ def evaluate_dataset(
         digest.hexdigest(),
         time.monotonic() - start,
     )
+
+
+def _pixels(items: Iterable[Loaded]) -> int:
+    return sum(item.image[..., 0].size for item in items if item.image is not None)
 
 
 def _finite(analysis: Analysis) -> bool:

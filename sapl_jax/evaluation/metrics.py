@@ -7,6 +7,7 @@ cumulative sum). Measures that are not defined on what they are given are None, 
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -117,20 +118,19 @@ class ScoreHistogram:
 
         kept: bool [H, W], the pixels that count; all of them by default.
         """
-        tampered = np.zeros(BINS, np.int64)
-        authentic = np.zeros(BINS, np.int64)
+        counts = np.zeros(2 * BINS, np.int64)
         rows = max(1, _CHUNK // max(1, scores.shape[1]))
         for start in range(0, scores.shape[0], rows):
             part = slice(start, start + rows)
-            bins = np.rint(scores[part] * np.float32(BINS - 1)).astype(np.int64)
-            inside = truth[part]
-            outside = ~inside
-            if kept is not None:
-                inside, outside = inside & kept[part], outside & kept[part]
-            tampered += np.bincount(bins[inside], minlength=BINS)
-            authentic += np.bincount(bins[outside], minlength=BINS)
+            # Rounded to the nearest bin; tampered pixels go to the second half.
+            index = (scores[part] * np.float32(BINS - 1) + np.float32(0.5)).astype(np.int64)
+            index += truth[part] * np.int64(BINS)
+            index = index.ravel() if kept is None else index[kept[part]]
+            counts += np.bincount(index, minlength=2 * BINS)
+        authentic, tampered = counts[:BINS], counts[BINS:]
         return cls(tampered, authentic)
 
+    @functools.cached_property
     def _above(self) -> tuple[np.ndarray, np.ndarray]:
         """(TP, FP) [K] when "score > t" is positive, for t at each score that occurs."""
         occurs = (self.tampered + self.authentic) > 0
@@ -143,7 +143,7 @@ class ScoreHistogram:
         positives, negatives = int(self.tampered.sum()), int(self.authentic.sum())
         if positives == 0 or negatives == 0:
             return None
-        tp, fp = self._above()
+        tp, fp = self._above
         true = np.r_[1.0, tp / positives]
         false = np.r_[1.0, fp / negatives]
         return float(-np.trapezoid(true, false))
@@ -156,7 +156,7 @@ class ScoreHistogram:
         positives, negatives = int(self.tampered.sum()), int(self.authentic.sum())
         if positives == 0:
             return None
-        tp, fp = self._above()
+        tp, fp = self._above
         tp, fp = np.r_[positives, tp], np.r_[negatives, fp]  # "everything is tampered"
         best = float(np.max(2 * tp / (tp + fp + positives)))
         if invert:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_pipelines.readers import read_dataset
 from sapl_jax.errors import UserError
@@ -63,6 +64,33 @@ def test_bad_files_are_named_and_counted_and_the_run_goes_on(detector, folder) -
     assert (result.summary["images"], result.summary["masks"]) == (7, 2)
     assert result.summary["p_f1"] == pytest.approx((2 / 3 + 1) / 2)
     assert result.summary["skipped"] == 3
+
+
+def test_unusual_pictures_are_evaluated_and_noted(detector, folder) -> None:
+    rgb = Image.fromarray(picture(0))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    deep = np.full((20, 40), 40_000, np.uint16)
+    Image.fromarray(deep).save(folder / "Au/deep.png")
+    rgb.convert("L").save(folder / "Au/grey.jpg")
+    rgb.quantize(8).save(folder / "Au/palette.png")
+    rgb.convert("CMYK").save(folder / "Au/cmyk.jpg")
+    rgb.convert("RGBA").save(folder / "Au/alpha.tif")
+    rgb.save(folder / "Au/turned.jpg", exif=exif)
+    result = _evaluate(detector, folder)
+    notes = {path.name: note for path, note in result.notes}
+    for name, word in {
+        "deep.png": "16-bit",
+        "grey.jpg": "grey",
+        "palette.png": "palette",
+        "cmyk.jpg": "CMYK",
+        "alpha.tif": "alpha",
+        "turned.jpg": "orientation 6",
+    }.items():
+        assert word in notes[name]
+    counts = [result.summary[key] for key in ("images", "noted", "skipped")]
+    assert counts == [11, 6, 0]
+    assert {record.size for record in result.records} == {(20, 40)}
 
 
 def test_a_set_without_a_usable_picture_is_an_error(detector, tmp_path) -> None:
