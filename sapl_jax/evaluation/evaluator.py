@@ -60,8 +60,8 @@ Perturbation = Callable[[np.ndarray, str], np.ndarray]
 class Loaded:
     """A sample whose files have been read.
 
-    image: uint8 RGB [H, W, 3] as the detector sees it, None if unreadable. mask: uint8 [H, W], 255 = tampered, or None.
-    problems: what was wrong with its files. digest: hash of the files' bytes.
+    image: uint8 RGB [H, W, 3] as the detector sees it, None if unreadable. mask: uint8 [H, W],
+    255 = tampered, or None. problems: what was wrong with its files. digest: hash of their bytes.
     """
 
     sample: Sample

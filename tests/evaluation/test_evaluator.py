@@ -1,6 +1,8 @@
 """Evaluating a folder: right numbers, bad files reported, bounded reading, files written whole."""
 
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,28 @@ def test_large_pictures_get_batches_of_their_own(detector, folder, monkeypatch) 
     monkeypatch.setattr(evaluator, "MAX_PIXELS", 20 * 40 * 2)
     _evaluate(detector, folder, batch_size=8)
     assert detector.batches == [2, 2, 1]
+
+
+class _CountingDetector(RedDetector):
+    """Counts the heat maps that are still alive when the next batch comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._given: list[weakref.ref] = []
+        self.most_alive = 0
+
+    def analyse(self, images):
+        gc.collect()
+        self.most_alive = max(self.most_alive, sum(ref() is not None for ref in self._given))
+        found = super().analyse(images)
+        self._given += [weakref.ref(analysis.heat_map) for analysis in found]
+        return found
+
+
+def test_heat_maps_do_not_pile_up(folder) -> None:
+    detector = _CountingDetector()
+    _evaluate(detector, folder, batch_size=1)
+    assert detector.most_alive <= 2
 
 
 def test_bad_files_are_named_and_counted_and_the_run_goes_on(detector, folder) -> None:

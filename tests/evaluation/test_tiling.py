@@ -1,11 +1,13 @@
 """Tiles cover every pixel, blend without seams, and leave small pictures alone."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from sapl_jax.errors import UserError
 from sapl_jax.evaluation.tiling import TiledDetector, blend_weights, tile_starts
-from tests.evaluation.red_pictures import RedDetector
+from tests.evaluation.red_pictures import RedAnalysis, RedDetector
 
 
 @pytest.mark.parametrize("length", [1, 99, 100, 101, 163, 1000])
@@ -48,6 +50,28 @@ def test_no_more_tiles_than_the_batch_are_analysed_at_once() -> None:
     detector = RedDetector()
     TiledDetector(detector, tile=32, overlap=0, batch=3).analyse([np.zeros((64, 96, 3), np.uint8)])
     assert detector.batches == [1, 3, 3]
+
+
+class _ThumbnailDetector(RedDetector):
+    """Works on a small copy and returns small maps for tiles, as a model with a canvas does."""
+
+    def analyse(self, images):
+        whole = [image for image in images if max(image.shape[:2]) > 256]
+        if whole:
+            nothing = np.broadcast_to(np.float32(0), whole[0].shape[:2])
+            return [RedAnalysis(0.5, nothing)]
+        return super().analyse(images)
+
+
+def test_memory_is_one_map_one_mask_and_a_batch_of_tiles() -> None:
+    image = np.zeros((1500, 2000, 3), np.uint8)
+    detector = TiledDetector(_ThumbnailDetector(), tile=256, batch=4)
+    tracemalloc.start()
+    detector.analyse([image])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    pixels = 1500 * 2000
+    assert peak < (4 + 1) * pixels + 12 * 4 * 256 * 256 + 2_000_000
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(8, 0.25), (64, 0.95), (64, -0.1)])
