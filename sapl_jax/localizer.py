@@ -1,4 +1,10 @@
-"""`Localizer`: a trained SAPL that turns pictures into scores, heat maps and masks."""
+"""`Localizer`: a trained SAPL that turns pictures into scores, heat maps and masks.
+
+    from sapl_jax import Localizer
+
+    localizer = Localizer.load("runs/sapl")
+    result = localizer(image)  # uint8 RGB [H, W, 3]; result.score, result.heat_map, result.mask
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,20 +19,15 @@ from ml_collections import ConfigDict
 from data_pipelines.preprocess import Geometry, Preprocessed, preprocess
 from data_pipelines.soft_edges import EdgeOptions
 from sapl_jax.errors import UserError
+from sapl_jax.exporting.description import is_export
+from sapl_jax.exporting.network import score_and_patch_map
+from sapl_jax.exporting.orbax_folder import load_orbax
 from sapl_jax.models.hecl import make_anchors, select_patches
-from sapl_jax.models.localization import TAMPERED, heat_map_of_picture, tampered_probability
-from sapl_jax.models.sapl import SAPL, build_sapl
+from sapl_jax.models.localization import heat_map_of_picture
+from sapl_jax.models.sapl import SAPL
 from sapl_jax.training import devices
-from sapl_jax.training.checkpoints import CheckpointFolder
-from sapl_jax.training.state import (
-    FrozenModel,
-    PyTree,
-    init_state,
-    make_optimizer,
-    merge_model,
-    split_model,
-)
-from sapl_jax.training.workdir import read_config
+from sapl_jax.training.state import FrozenModel, PyTree, merge_model, split_model
+from sapl_jax.training.trained import TrainedModel, load_trained
 
 _BATCH_PER_DEVICE = 8
 
@@ -51,7 +52,8 @@ class Localizer:
     Attributes:
       config: the configuration of the run the weights come from.
       geometry: size of the resized picture and of a patch, in pixels.
-      source: where the weights come from: checkpoint folder, step, CLIP's name and sha256.
+      source: where the weights come from: series and step of the checkpoint, CLIP's name and
+        sha256, and the folder the weights were read from.
     """
 
     def __init__(self, model: SAPL, config: ConfigDict, source: dict[str, Any]):
@@ -67,10 +69,7 @@ class Localizer:
 
         def analyse(weights: PyTree, image: jax.Array, edge_map: jax.Array, valid: jax.Array):
             sapl = merge_model(weights[0], FrozenModel(frozen.graph, weights[1]))
-            outputs = sapl(image, edge_map, valid)
-            scores = jax.nn.softmax(outputs.image_logits, axis=-1)[:, TAMPERED]
-            heat = tampered_probability(outputs.similarity, sapl.scale)
-            return scores, heat.reshape(edge_map.shape)
+            return score_and_patch_map(sapl, image, edge_map, valid)
 
         def edge_features(weights: PyTree, image, edge_map, valid, label):
             sapl = merge_model(weights[0], FrozenModel(frozen.graph, weights[1]))
@@ -92,38 +91,22 @@ class Localizer:
         self._edge_features = jax.jit(edge_features)
 
     @classmethod
-    def load(cls, checkpoint: str | Path) -> "Localizer":
-        """The best checkpoint of a training run, or its last one where none was validated.
+    def load(cls, checkpoint: str | Path, *, dtype: str | None = None) -> "Localizer":
+        """A trained model from a training run's folder or from an export.
+
+        Of a run, the best checkpoint is taken, or its last one where none was validated.
 
         Args:
-          checkpoint: a work directory of `sapl_jax.train`.
+          checkpoint: a work directory of `sapl_jax.train`, or a folder that
+            `sapl_jax.export --format orbax` wrote.
+          dtype: compute type, "float32" or "bfloat16"; None: the one the model was trained with
+            ("auto" is bfloat16 on GPU and TPU, float32 on CPU).
 
         Raises:
-          UserError: nothing there, or CLIP's weights are not those the run was trained on.
+          UserError: nothing there, an export of another version, damaged files, or CLIP's weights
+            are not those the run was trained on.
         """
-        workdir = Path(checkpoint)
-        if not workdir.is_dir():
-            raise UserError(f"There is no folder {workdir}: give a training run's work directory.")
-        config = read_config(workdir)
-        series = next(
-            (name for name in ("best", "last") if _has_steps(workdir / "checkpoints" / name)), None
-        )
-        if series is None:
-            raise UserError(f"{workdir} holds no checkpoint yet: let the run save one first.")
-        model = build_sapl(config, devices.compute_dtype(config.train.dtype))
-        params, frozen = split_model(model)
-        template = jax.eval_shape(
-            lambda p: init_state(p, make_optimizer(config.train), config), params
-        )
-        folder = CheckpointFolder(workdir / "checkpoints" / series, keep=None)
-        step = folder.latest_step()
-        assert step is not None  # `_has_steps` saw one.
-        record = folder.record(step)
-        _check_clip(record["clip"], model)
-        state = folder.restore(step, template)
-        folder.close()
-        source = {"checkpoint": f"{series}/{step}", "step": step, "clip": record["clip"]}
-        return cls(merge_model(state.params, frozen), config, source)
+        return cls(*load_model(checkpoint, dtype))
 
     def __call__(self, image: np.ndarray) -> Result:
         """Analyses one picture, uint8 RGB [H,W,3]."""
@@ -209,6 +192,15 @@ class Localizer:
         return Result(float(score), heat_map, heat_map > options.threshold)
 
 
+def load_model(checkpoint: str | Path, dtype: str | None = None) -> TrainedModel:
+    """The model that `Localizer.load` opens, with its LoRA if it has one; same arguments."""
+    folder = Path(checkpoint)
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}: give a training run's folder or an export.")
+    read = load_orbax if is_export(folder) else load_trained
+    return read(folder, dtype)
+
+
 def edge_options(config: ConfigDict) -> EdgeOptions:
     """The soft edge map's options in a configuration."""
     image = config.image
@@ -227,17 +219,3 @@ def _stack(prepared: Sequence[Preprocessed]) -> tuple[np.ndarray, np.ndarray, np
         np.stack([p.edge_map for p in prepared]),
         np.stack([p.valid for p in prepared]),
     )
-
-
-def _has_steps(folder: Path) -> bool:
-    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
-
-
-def _check_clip(trained_on: dict[str, Any], model: SAPL) -> None:
-    now = model.clip.source
-    if trained_on["sha256"] != now.sha256:
-        raise UserError(
-            f"The run was trained on CLIP {trained_on['name']} ({trained_on['file']}, sha256 "
-            f"{trained_on['sha256']}); {now.name} now has {now.file} with sha256 {now.sha256}. "
-            "Restore the weights file the run was trained on."
-        )

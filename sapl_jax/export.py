@@ -1,0 +1,61 @@
+"""Exports a trained model: python -m sapl_jax.export --checkpoint DIR --output OUT --format FORMAT.
+
+Formats: orbax (for this package, without CLIP's files), stablehlo and onnx (run without this
+package), huggingface (the adapted CLIP for other tools). Each export is checked against the
+checkpoint on real pictures before it is called done.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from sapl_jax.errors import run_main
+
+log = logging.getLogger(__name__)
+
+FORMATS = ("orbax", "stablehlo", "onnx", "huggingface")
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sapl_jax.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--checkpoint", type=Path, required=True, help="a training run's folder, or an export")
+    add("--output", type=Path, required=True, help="folder to make; an earlier export is replaced")
+    add("--format", required=True, choices=FORMATS)
+    add(
+        "--pictures",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="pictures to check the export on; by default two photographs that are installed",
+    )
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """The command."""
+    arguments = parse_arguments(sys.argv[1:])
+    from sapl_jax.exporting import checking, writing  # loads JAX: not for --help
+    from sapl_jax.localizer import load_model
+
+    writing.refuse_foreign(arguments.output)
+    trained = load_model(arguments.checkpoint, dtype="float32")
+    log.info("checkpoint %s of %s", trained.source["checkpoint"], arguments.checkpoint)
+    pictures = arguments.pictures or checking.photographs()
+    found = writing.export(trained, arguments.format, arguments.output, pictures)
+    for item in found:
+        print(
+            f"check: {item.name} ({item.size[1]} x {item.size[0]}): heat map differs by at most "
+            f"{item.heat_map:.1e}, score by {item.score:.1e} (allowed {checking.TOLERANCE:g})"
+        )
+    print(f"{arguments.format} export of {trained.source['checkpoint']} is in {arguments.output}")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,145 @@
+"""Scores pictures and writes their heat maps with this export alone.
+
+    python run.py PICTURE...
+
+Needs numpy and opencv-python-headless, and jax (StableHLO) or onnxruntime (ONNX); nothing of the
+package that made the export. The pieces are plain functions: copy what you need.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+
+def preprocess(rgb, options):
+    """uint8 [H,W,3] of any size -> canvas uint8 [C,C,3], edge map [g,g], valid [g,g], (h, w)."""
+    size, patch, canvas = options["size"], options["patch"], options["canvas"]
+    height, width = rgb.shape[:2]
+    longer = max(height, width)
+    if longer != size:
+        height = max(1, round(height * size / longer))
+        width = max(1, round(width * size / longer))
+        method = cv2.INTER_AREA if longer > size else cv2.INTER_CUBIC
+        rgb = cv2.resize(rgb, (width, height), interpolation=method)
+    image = np.empty((canvas, canvas, 3), np.uint8)
+    image[:] = options["padding"]
+    image[:height, :width] = rgb
+    grid = canvas // patch
+    starts = np.arange(grid) * patch
+    rows = np.clip(height - starts, 0, patch)
+    columns = np.clip(width - starts, 0, patch)
+    valid = 2 * rows[:, None] * columns[None, :] >= patch**2
+    full = np.zeros((canvas, canvas), np.float32)
+    full[:height, :width] = soft_edges(rgb, options)
+    edge_map = full.reshape(grid, patch, grid, patch).mean(axis=(1, 3)) * valid
+    return image, edge_map, valid, (height, width)
+
+
+def soft_edges(rgb, options):
+    """exp(-alpha * distance to the nearest Canny edge), float32 [h,w]; 0 where there is no edge."""
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    edges = cv2.Canny(grey, options["canny_low"], options["canny_high"], L2gradient=True) > 0
+    if not edges.any():
+        return np.zeros(edges.shape, np.float32)
+    away = np.logical_not(edges).astype(np.uint8)
+    rough = cv2.distanceTransform(away, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    distance = np.sqrt(np.rint(np.square(rough, dtype=np.float64))).astype(np.float32)
+    alpha = options["edge_kappa"] * edges.mean()
+    alpha = float(np.clip(alpha, options["edge_alpha_min"], options["edge_alpha_max"]))
+    return np.exp(-alpha * distance, dtype=np.float32)
+
+
+def full_size(patch_map, valid, resized, original, canvas, sigma):
+    """Patch heat map [g,g] -> heat map at the picture's own size, float32 [H,W]."""
+    rows = max(1, int(valid.any(axis=1).sum()))
+    columns = max(1, int(valid.any(axis=0).sum()))
+    grid = len(patch_map)
+    inside = patch_map[:rows, :columns].astype(np.float32)
+    full = np.pad(inside, ((0, grid - rows), (0, grid - columns)), mode="edge")
+    full = cv2.resize(full, (canvas, canvas), interpolation=cv2.INTER_LINEAR)
+    picture = np.ascontiguousarray(full[: resized[0], : resized[1]])
+    if sigma > 0:
+        picture = cv2.GaussianBlur(picture, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+    shrinks = original[0] < resized[0] or original[1] < resized[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.clip(cv2.resize(picture, (original[1], original[0]), interpolation=method), 0, 1)
+
+
+def stablehlo_network(folder):
+    """The network in model.stablehlo: (image, edge_map, valid) batches -> (scores, patch maps)."""
+    import jax
+    from jax import export
+
+    exported = export.deserialize(bytearray((folder / "model.stablehlo").read_bytes()))
+    with np.load(folder / "weights.npz") as stored:
+        weights = jax.device_put({name: stored[name] for name in stored.files})
+    call = jax.jit(exported.call)
+    return lambda *batch: jax.device_get(call(weights, *batch))
+
+
+def onnx_network(folder):
+    """The network in model.onnx: (image, edge_map, valid) batches -> (scores, patch maps)."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        str(folder / "model.onnx"), options, providers=onnxruntime.get_available_providers()
+    )
+    names = [entry.name for entry in session.get_inputs()]
+    return lambda *batch: session.run(None, dict(zip(names, batch, strict=True)))
+
+
+class Model:
+    """An export folder, ready to analyse pictures."""
+
+    def __init__(self, folder):
+        folder = Path(folder)
+        self.description = json.loads((folder / "export.json").read_text())
+        networks = {"stablehlo": stablehlo_network, "onnx": onnx_network}
+        self.network = networks[self.description["kind"]](folder)
+
+    def analyse(self, pictures):
+        """A list of uint8 RGB [H,W,3] of any sizes -> a list of (score, heat map [H,W])."""
+        options, heat = self.description["preprocessing"], self.description["heat_map"]
+        prepared = [preprocess(picture, options) for picture in pictures]
+        batch = [np.stack([item[part] for item in prepared]) for part in range(3)]
+        scores, maps = self.network(*batch)
+        return [
+            (
+                float(score),
+                full_size(
+                    np.asarray(patch_map),
+                    item[2],
+                    item[3],
+                    picture.shape[:2],
+                    options["canvas"],
+                    heat["sigma"],
+                ),
+            )
+            for score, patch_map, item, picture in zip(
+                scores, maps, prepared, pictures, strict=True
+            )
+        ]
+
+
+def main():
+    model = Model(Path(__file__).parent)
+    if len(sys.argv) < 2:
+        sys.exit("usage: python run.py PICTURE...")
+    for name in sys.argv[1:]:
+        bgr = cv2.imread(name, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        if bgr is None:
+            print(f"{name}: not a picture that OpenCV reads", file=sys.stderr)
+            continue
+        score, heat_map = model.analyse([cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)])[0]
+        output = f"{Path(name).stem}_heatmap.png"
+        cv2.imwrite(output, np.rint(heat_map * 255).astype(np.uint8))
+        print(f"{name}: tampered {score:.3f}, heat map in {output}")
+
+
+if __name__ == "__main__":
+    main()
