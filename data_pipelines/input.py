@@ -6,11 +6,11 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from data_pipelines.prepared import Prepared, open_prepared
 from data_pipelines.preprocess import PADDING, Geometry
+from data_pipelines.quiet_tensorflow import tf
 from sapl_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -130,9 +130,6 @@ def _batches(
     """Reads, decodes and batches the examples that `plan` names; checks arguments at once."""
     if batch_size < 1:
         raise UserError(f"batch size {batch_size} per process: expected at least 1")
-    # The accelerator belongs to JAX; TensorFlow would take all of its memory.
-    tf.config.set_visible_devices([], "GPU")
-    tf.config.set_visible_devices([], "TPU")
     builder = tfds.builder_from_directory(str(prepared.dir))
     raw = builder.as_data_source(
         split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES

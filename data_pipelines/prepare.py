@@ -7,7 +7,6 @@ import argparse
 import errno
 import fcntl
 import io
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -84,6 +83,9 @@ def prepare(
 
 
 def _build(builder: PictureBuilder, root: Path) -> None:
+    # TFDS imports TensorFlow when it first needs it; this one comes first and is quiet.
+    import data_pipelines.quiet_tensorflow  # noqa: F401
+
     tfds.disable_progress_bar()  # ours counts pictures over the whole split and shows the rate
     log = cv2.utils.logging
     threads, level = cv2.getNumThreads(), log.getLogLevel()
@@ -168,5 +170,4 @@ def summary(prepared: Prepared) -> str:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     run_main(main)
