@@ -1,0 +1,111 @@
+"""Analyses pictures: python -m sapl_jax.predict --checkpoint DIR --output OUT PATH...
+
+PATH is a file, a folder (with all below it) or a quoted glob. For each picture OUT gets
+<stem>_heatmap.png, <stem>_mask.png, <stem>_overlay.png and a line in predictions.jsonl. Run the
+same command again to continue. Exit status: 0, or 1 if some files could not be used; these are in
+skipped.jsonl.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from sapl_jax.errors import UserError, run_main
+
+log = logging.getLogger(__name__)
+
+_SHOWN = 10  # files that could not be used, printed at the end; skipped.jsonl has them all
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sapl_jax.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("paths", nargs="+", metavar="PATH", help="a picture, a folder, or a quoted glob")
+    add("--checkpoint", type=Path, help="a training run's folder or an export; without: the demo's")
+    add("--output", type=Path, required=True, help="folder for the results")
+    add("--threshold", type=float, help="mask = heat map above this; default: the checkpoint's")
+    add("--tile", type=int, help="analyse pictures with a longer side in tiles of this many pixels")
+    add("--tile_overlap", type=float, default=0.25, help="share of a tile, 0 to 0.9")
+    add("--batch_size", type=int, default=8, help="pictures handed to the model at once")
+    add("--max_megapixels", type=float, default=100, help="larger pictures are refused")
+    return parser.parse_args(arguments)
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """UserError for numbers that cannot work."""
+    for name, low, high in (
+        ("threshold", 0, 1),
+        ("batch_size", 1, 4096),
+        ("max_megapixels", 1e-6, 1000),
+    ):
+        value = getattr(arguments, name)
+        if value is not None and not low <= value <= high:
+            raise UserError(f"--{name} is {value}; expected {low} to {high}")
+
+
+def main() -> int:
+    """The command."""
+    arguments = parse_arguments(sys.argv[1:])
+    check(arguments)
+    # These load JAX: not for --help, nor before the arguments are known to be good.
+    from sapl_jax.evaluation.evaluator import Detector
+    from sapl_jax.evaluation.results import tree_sha256
+    from sapl_jax.evaluation.tiling import TiledDetector
+    from sapl_jax.localizer import Localizer
+    from sapl_jax.prediction.demo import NOTICE, demo_model
+    from sapl_jax.prediction.inputs import find_pictures
+    from sapl_jax.prediction.output import OutputFolder
+    from sapl_jax.prediction.running import Limits, predict
+
+    found = find_pictures(arguments.paths, leave_out=arguments.output)
+    log.info("%d pictures (%d other files left alone)", len(found.pictures), found.others)
+    checkpoint = arguments.checkpoint
+    if checkpoint is None:
+        checkpoint = demo_model()
+        log.warning(NOTICE)
+    localizer = Localizer.load(checkpoint)
+    threshold = arguments.threshold
+    if threshold is None:
+        threshold = localizer.config.model.heat_map.threshold
+    settings = {
+        "threshold": threshold,
+        "model": localizer.source["checkpoint"],
+        "model_sha256": tree_sha256(Path(localizer.source["weights"])),
+        "tile": arguments.tile,
+        "tile_overlap": arguments.tile_overlap if arguments.tile else None,
+    }
+    detector: Detector = localizer
+    if arguments.tile is not None:
+        detector = TiledDetector(
+            localizer, arguments.tile, arguments.tile_overlap, arguments.batch_size
+        )
+    limits = Limits(round(arguments.max_megapixels * 1e6), arguments.batch_size)
+    with OutputFolder(arguments.output, settings) as output:
+        summary = predict(detector, found.pictures, output, threshold, limits)
+        skipped = found.skipped + summary.skipped
+        output.write_skipped(skipped)
+    for path, reason in skipped[:_SHOWN]:
+        print(f"skipped {printable(path)}: {printable(reason)}", file=sys.stderr)
+    if len(skipped) > _SHOWN:
+        print(f"skipped: {len(skipped) - _SHOWN} more, see skipped.jsonl", file=sys.stderr)
+    print(
+        f"{summary.analysed} analysed ({summary.tampered} called tampered), "
+        f"{summary.already_there} were there already, {len(skipped)} could not be used; "
+        f"results in {arguments.output}"
+    )
+    return 1 if skipped else 0
+
+
+def printable(text: object) -> str:
+    """Text without what a hostile file name could do to a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+if __name__ == "__main__":
+    run_main(main)

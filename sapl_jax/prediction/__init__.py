@@ -1,0 +1,1 @@
+"""Analysing files for people: finding and reading pictures, rendering, storing results."""
