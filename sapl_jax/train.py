@@ -150,17 +150,15 @@ def main(argv: list[str]) -> int | None:
         "%d %s device(s) in %d process(es), %s", jax.device_count(), jax.devices()[0].device_kind,
         jax.process_count(), dtype,
     )
-    with open_workdir(workdir, config, write=jax.process_index() == 0):
+    first = jax.process_index() == 0
+    with devices.leave_on_error(), open_workdir(workdir, config, write=first):
         model = build_sapl(config, dtype)
         prepared = prepare_records(config, model.clip.config.vision.patch_size, workdir)
         multihost_utils.sync_global_devices("data is prepared")
-        if jax.process_index() == 0:
+        if first:
             remember_data(workdir, prepared.dir, prepared.fingerprint)
         log.info(summary(prepared))
-        try:
-            signum = train(config, workdir, model, RecordData(prepared, config))
-        except jax.errors.JaxRuntimeError as error:
-            raise devices.lost_process(error) from error
+        signum = train(config, workdir, model, RecordData(prepared, config))
     if signum is not None:
         log.warning("stopped by %s; run the same command to continue", signal.Signals(signum).name)
         return 128 + signum

@@ -1,7 +1,10 @@
 """Devices of a run: which ones, the compute type, and how arrays get onto them."""
 
 import os
+import sys
+import traceback
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -13,8 +16,8 @@ from sapl_jax.errors import UserError
 from sapl_jax.training.step import AXIS
 
 HEARTBEAT_S = 30
-# How long a process that ends with an error waits for the others; they leave together otherwise.
-SHUTDOWN_S = 10
+# How long a process that is done waits for the others to be; they get there together.
+SHUTDOWN_S = 60
 
 
 def start_runtime() -> None:
@@ -49,14 +52,37 @@ def _process_numbers() -> tuple[int, int]:
     return int(values[0]), int(values[1])
 
 
-def lost_process(error: jax.errors.JaxRuntimeError) -> Exception:
-    """What a failed collective means: in a run of several processes that another one is gone."""
-    if jax.process_count() == 1:
-        return error
-    return UserError(
-        f"Process {jax.process_index()} lost contact with another process of this run "
-        f"({str(error).splitlines()[0][:200]}). The checkpoints are kept: start all processes again."
-    )
+@contextmanager
+def leave_on_error() -> Iterator[None]:
+    """In a run of several processes, ends this one at once on any error, and thereby the others.
+
+    JAX would wait at exit for the other processes, which wait for this one. Status 2 with one
+    message for a UserError and for a lost process, 130 for Ctrl-C, 1 with a traceback otherwise.
+    A run of one process is left to the usual handling of errors.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if jax.process_count() == 1:
+            raise
+        status = 2
+        if isinstance(error, UserError):
+            print(f"error: {error}", file=sys.stderr)
+        elif isinstance(error, jax.errors.JaxRuntimeError):
+            print(
+                f"error: Process {jax.process_index()} lost contact with another process of this "
+                f"run, or cannot go on ({str(error).splitlines()[0][:200]}). The checkpoints are "
+                "kept: see the output of the other processes, and start all of them again.",
+                file=sys.stderr,
+            )
+        elif isinstance(error, KeyboardInterrupt):
+            status = 130
+        else:
+            status = 1
+            traceback.print_exception(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def compute_dtype(name: str) -> jnp.dtype:

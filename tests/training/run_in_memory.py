@@ -2,8 +2,9 @@
 
 python -m tests.training.run_in_memory CONFIG_FOLDER WORKDIR [--kills N --seed S]
 
-With --kills, forks a run, kills it with SIGKILL at a random moment, forks it again, N times, and
-then lets it finish. Forking leaves out the seconds that imports take. Prints what happened.
+With --kills, forks a run that nothing disturbs (in WORKDIR.whole), then one that is killed with
+SIGKILL at a random moment and forked again, N times, and then left to finish. Forking leaves out
+the seconds that imports take. Prints what happened.
 """
 
 import argparse
@@ -11,7 +12,9 @@ import json
 import os
 import random
 import signal
+import sys
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -26,36 +29,52 @@ from sapl_jax.training.workdir import open_workdir, read_config
 from tests.training.memory_data import MemoryData
 
 
+def environment(devices: int = 1, **more: str) -> dict[str, str]:
+    """For a process that runs this file: CPU devices, and the suite's compilation cache."""
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    } | more
+
+
+def command(*arguments: object) -> list[str]:
+    """The command line that runs this file."""
+    return [sys.executable, "-m", "tests.training.run_in_memory", *map(str, arguments)]
+
+
 class Share(MemoryData):
     """This process's slice of every global batch."""
 
     def __init__(self, config):
         super().__init__(config.train.batch_size)
 
-    def _batch(self, seed):
+    def _share(self, batch):
         each = self.batch_size // jax.process_count()
         first = jax.process_index() * each
-        return {k: v[first : first + each] for k, v in super()._batch(seed).items()}
+        return {k: v[first : first + each] for k, v in batch.items()}
+
+    def train_batches(self, start_step):
+        yield from map(self._share, super().train_batches(start_step))
 
     def val_batches(self):
         """Pictures that cannot be told apart, so that the best checkpoint is not the first one."""
         for seed in range(1000, 1004):
             batch = self._batch(seed)
             noise = np.random.default_rng(seed).integers(0, 256, batch["image"].shape, np.uint8)
-            weight = np.ones(len(batch["label"]), np.float32)
-            yield batch | {"image": noise, "weight": weight}
+            weight = np.ones(len(noise), np.float32)
+            yield self._share(batch | {"image": noise, "weight": weight})
 
 
 def run(config_folder: Path, workdir: Path) -> int | None:
-    """One run to its end; the exit status of sapl_jax.train."""
+    """One run to its end, put together as in sapl_jax.train; its exit status."""
     config = read_config(config_folder)
     devices.start_runtime()
-    with open_workdir(workdir, config, write=jax.process_index() == 0):
+    first = jax.process_index() == 0
+    with devices.leave_on_error(), open_workdir(workdir, config, write=first):
         model = build_sapl(config, devices.compute_dtype(config.train.dtype))
-        try:
-            signum = train(config, workdir, model, Share(config))
-        except jax.errors.JaxRuntimeError as error:
-            raise devices.lost_process(error) from error
+        signum = train(config, workdir, model, Share(config))
     return None if signum is None else 128 + signum
 
 
@@ -95,25 +114,36 @@ def kill_many(config_folder: Path, workdir: Path, kills: int, seed: int) -> None
     rng = random.Random(seed)
     kinds = ["any moment", "after some steps", "in a checkpoint"]
     hit: Counter[str] = Counter()
-    for n in range(kills + 1):
-        child = os.fork()
-        if not child:
-            try:
-                status = run(config_folder, workdir)
-            except BaseException as error:
-                print(f"the run failed: {error!r}", flush=True)
-                status = 1
-            os._exit(status or 0)
-        if n == kills:
-            break
+    wait(fork(config_folder, workdir.with_name(workdir.name + ".whole")))
+    for n in range(kills):
+        child = fork(config_folder, workdir)
         wait_for_the_moment(kinds[n % 3], workdir, rng, child)
         os.kill(child, signal.SIGKILL)
         assert os.waitpid(child, 0)[1] == signal.SIGKILL
         hit["kills"] += 1
         hit["inside a checkpoint write"] += bool(unfinished(workdir))
         hit[f"reached step {last_logged_step(workdir)}"] += 1
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print(json.dumps({"status": status, **hit}), flush=True)
+    wait(fork(config_folder, workdir))
+    print(json.dumps(hit), flush=True)
+
+
+def fork(config_folder: Path, workdir: Path) -> int:
+    """A run in a child process; its process id."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        status = run(config_folder, workdir)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    os._exit(status or 0)
+
+
+def wait(child: int) -> None:
+    """Waits for a run that must succeed."""
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+        raise SystemExit("a run failed")
 
 
 if __name__ == "__main__":
