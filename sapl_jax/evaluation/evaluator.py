@@ -117,7 +117,7 @@ def load_sample(sample: Sample, perturbation: Perturbation | None = None) -> Loa
         image = decode_image(data, sample.image)
         problems += oddities(data)
     except UserError as error:
-        problems.append(str(error))
+        problems.append(str(error).removeprefix(f"{sample.image}: "))
     if image is not None and sample.label == 1 and sample.mask is not None:
         try:
             hashes.append(sha256_of(read_bytes(sample.mask)))

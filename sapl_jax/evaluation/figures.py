@@ -20,9 +20,11 @@ from sapl_jax.evaluation.session import SweepPoint
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _DPI = 110
+_LEAST_SPAN = 0.2  # of a robustness curve's axis
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure as PNG bytes."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, bbox_inches="tight")
@@ -71,7 +73,7 @@ def roc_curves(
             aspect="equal",
         )
         axis.legend(loc="lower right", fontsize=8, frameon=False, title="I-AUC", title_fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def robustness_curves(
@@ -103,13 +105,17 @@ def robustness_curves(
                 markersize=4,
                 label=name,
             )
+        low, high = axis.get_ylim()
+        if high - low < _LEAST_SPAN:  # or noise would look like an effect
+            middle = (low + high) / 2
+            axis.set_ylim(middle - _LEAST_SPAN / 2, middle + _LEAST_SPAN / 2)
         axis.set_xticks(range(len(ticks)), ticks)
         axis.set(
             title=f"{TITLES[measure]}, {sweep.title}", xlabel=sweep.unit, ylabel=TITLES[measure]
         )
         axis.grid(axis="y", color="0.9")
         axis.legend(fontsize=8, frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def gallery(exhibits: Sequence[Exhibit], methods: Sequence[str]) -> bytes | None:
@@ -146,7 +152,7 @@ def gallery(exhibits: Sequence[Exhibit], methods: Sequence[str]) -> bytes | None
             row[2 + 2 * index].imshow(heat_map, cmap="inferno", vmin=0, vmax=1)
             row[3 + 2 * index].imshow(heat_map > 0.5, cmap="gray", vmin=0, vmax=1)
             row[3 + 2 * index].set_xlabel(f"F1 {number(exhibit.p_f1[method])}", fontsize=7)
-    return _png(figure)
+    return png(figure)
 
 
 def embedding(found: Embedding, title: str) -> bytes:
@@ -159,7 +165,7 @@ def embedding(found: Embedding, title: str) -> bytes:
         axis.scatter(x, y, s=7, alpha=0.7, color=COLOURS[int(tampered)], label=label)
     axis.set(title=title, xticks=[], yticks=[])
     axis.legend(fontsize=8, markerscale=2)
-    return _png(figure)
+    return png(figure)
 
 
 def soft_edges(
@@ -188,4 +194,4 @@ def soft_edges(
             axis.set_xticks([])
             axis.set_yticks([])
     figure.colorbar(shown, ax=list(grid[2]), shrink=0.8)
-    return _png(figure)
+    return png(figure)
