@@ -109,7 +109,8 @@ def make_example(
 
     own, other = SourceId(seed, 2 * number), SourceId(seed, 2 * number + 1)
     target, camera, _ = photograph(own, height, width)
-    kind, sources = kind_of(seed, number), (own,)
+    kind = kind_of(seed, number)
+    sources: tuple[SourceId, ...] = (own,)
     picture, mask = target.picture, None
     if kind == "splicing":
         donor, _, _ = photograph(other, height, width, unlike=camera)

@@ -85,7 +85,7 @@ class Camera:
         """From the mosaic to a finished picture, uint8 [H, W, 3]."""
         code = _demosaicing_code(self.bayer, self.demosaicing)
         linear = (cv2.demosaicing(raw, code).astype(np.float32) - 2000) / 60000
-        linear *= np.float32([self.white_balance[0], 1.0, self.white_balance[1]])
+        linear *= np.array([self.white_balance[0], 1.0, self.white_balance[1]], np.float32)
         grey = linear.mean(axis=2, keepdims=True)
         linear = np.clip(grey + self.saturation * (linear - grey), 0, 1)
         tone = cv2.pow(linear, 1 / self.gamma)
@@ -158,5 +158,12 @@ def encode(picture: np.ndarray, quality: int, subsampling: str) -> bytes:
 
 def resave(picture: np.ndarray, quality: int, subsampling: str) -> np.ndarray:
     """What a JPEG save and load makes of a picture, uint8 RGB [H, W, 3]."""
-    data = np.frombuffer(encode(picture, quality, subsampling), np.uint8)
-    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return decode(encode(picture, quality, subsampling))
+
+
+def decode(data: bytes) -> np.ndarray:
+    """The picture in a JPEG, uint8 RGB [H, W, 3]."""
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise RuntimeError("OpenCV could not decode a JPEG")
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from data_pipelines.generator.benchmark import publish, whole_picture_edit
-from data_pipelines.generator.camera import level, resave, sample_camera
+from data_pipelines.generator.camera import decode, level, resave, sample_camera
 from data_pipelines.generator.scenes import render_scene
 
 # Each property of the history takes one of its words in every picture.
@@ -73,8 +73,7 @@ def _finish(
     if rng.random() < 0.5:
         picture = resave(picture, int(rng.integers(92, 99)), "4:4:4")
     jpeg, _ = publish(rng, picture, None, size)
-    finished = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-    return cv2.cvtColor(finished, cv2.COLOR_BGR2RGB), (resampling, retouching)
+    return decode(jpeg), (resampling, retouching)
 
 
 def _resample(rng: np.random.Generator, frame: np.ndarray, size: int) -> tuple[np.ndarray, str]:

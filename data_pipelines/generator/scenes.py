@@ -6,7 +6,13 @@ import cv2
 import numpy as np
 
 from data_pipelines.generator import textures
-from data_pipelines.generator.textures import MATERIALS, blend, fractal_noise, random_colour
+from data_pipelines.generator.textures import (
+    MATERIALS,
+    blend,
+    floats,
+    fractal_noise,
+    random_colour,
+)
 
 
 @dataclass
@@ -74,7 +80,7 @@ def _sky(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     cover = rng.uniform(-0.2, 0.5)
     clouds = fractal_noise(rng, height, width, rng.uniform(0.35, 0.55), 2)
     weight = np.clip((clouds - 0.6 + cover) * 2.5, 0, 1)
-    return blend(weight, picture, np.float32([0.85, 0.85, 0.87]))
+    return blend(weight, picture, floats([0.85, 0.85, 0.87]))
 
 
 def _ridge(rng: np.random.Generator, level: float, relief: float, scene: Scene) -> np.ndarray:
@@ -111,7 +117,7 @@ def _tree(rng: np.random.Generator, scene: Scene, foot: tuple[float, float], siz
             radius = int(16 * size * rng.uniform(0.012, 0.035))
             centre = (int(16 * (x + dx)), int(16 * (y + dy)))
             cv2.circle(leaves, centre, radius, 255, -1, cv2.LINE_AA, 4)
-    scene.paint_mask(wood, np.float32([0.07, 0.05, 0.035]) * np.float32(rng.uniform(0.5, 2)), None)
+    scene.paint_mask(wood, floats([0.07, 0.05, 0.035]) * np.float32(rng.uniform(0.5, 2)), None)
     shade = fractal_noise(rng, height, width, 0.95, 24)
     dark = np.array([0.02, 0.06, 0.015], np.float32)
     light = np.array([0.2, 0.36, 0.06], np.float32) * rng.uniform(0.6, 1.5)
@@ -149,7 +155,7 @@ def city(rng: np.random.Generator, height: int, width: int) -> Scene:
     while x < width:
         wide, tall = width * rng.uniform(0.15, 0.4), height * rng.uniform(0.3, 0.85)
         top, right = ground - tall, x + wide
-        corners = np.float32([[x, top], [right, top], [right, ground], [x, ground]])
+        corners = floats([[x, top], [right, top], [right, ground], [x, ground]])
         style = [textures.plaster, textures.brick, textures.stone][int(rng.integers(3))]
         scene.paint([corners], style(rng, height, width), "buildings")
         step_x, step_y = rng.uniform(9, 22), rng.uniform(11, 26)
@@ -157,14 +163,16 @@ def city(rng: np.random.Generator, height: int, width: int) -> Scene:
         panes = []
         for row in np.arange(top + step_y / 2, ground - step_y, step_y):
             for left in np.arange(x + step_x / 3, right - step_x * 0.7, step_x):
-                size = np.float32([step_x * 0.55, step_y * 0.6])
-                panes.append(np.float32([left, row]) + np.float32(
-                    [[0, 0], [size[0], 0], [size[0], size[1]], [0, size[1]]]
-                ))
+                right_side, bottom = left + step_x * 0.55, row + step_y * 0.6
+                panes.append(
+                    floats(
+                        [[left, row], [right_side, row], [right_side, bottom], [left, bottom]]
+                    )
+                )
         if panes:
             scene.paint(panes, glass * rng.uniform(0.7, 1.3), "windows")
         x = right + (0 if rng.random() < 0.6 else rng.uniform(0, 0.1) * width)
-    street = np.float32([[0, ground], [width, ground], [width, height], [0, height]])
+    street = floats([[0, ground], [width, ground], [width, height], [0, height]])
     scene.paint([street], textures.gravel(rng, height, width) * 0.6, "street")
     for _ in range(int(rng.integers(0, 2))):
         _tree(rng, scene, (rng.uniform(0, width), height), height * rng.uniform(0.3, 0.6))
@@ -176,7 +184,7 @@ def table(rng: np.random.Generator, height: int, width: int) -> Scene:
     names = sorted(MATERIALS)
     scene = Scene(textures.plaster(rng, height, width), ["table", "wall"])
     edge = height * rng.uniform(0.2, 0.55)
-    corners = np.float32([[0, edge], [width, edge], [width, height], [0, height]])
+    corners = floats([[0, edge], [width, edge], [width, height], [0, height]])
     top = [textures.wood, textures.cloth, textures.stone][int(rng.integers(3))]
     scene.paint([corners], top(rng, height, width), None)
     for _ in range(int(rng.integers(2, 6))):
@@ -191,7 +199,7 @@ def table(rng: np.random.Generator, height: int, width: int) -> Scene:
         y, x = np.mgrid[:height, :width].astype(np.float32)
         light = 1.1 - 0.5 * ((x - centre[0]) + (y - centre[1])) / (2 * radius)
         shadow = outline + np.float32(radius * 0.15)
-        scene.paint([shadow], np.float32([0.03, 0.03, 0.03]), None)
+        scene.paint([shadow], floats([0.03, 0.03, 0.03]), None)
         scene.paint([outline], material * np.clip(light, 0.2, 1.6)[..., None], name)
     return scene
 

@@ -8,6 +8,11 @@ import numpy as np
 Material = Callable[[np.random.Generator, int, int], np.ndarray]
 
 
+def floats(values: list) -> np.ndarray:
+    """A list of numbers as a float32 array."""
+    return np.array(values, np.float32)
+
+
 def fractal_noise(
     rng: np.random.Generator, height: int, width: int, persistence: float = 0.5, cells: int = 3
 ) -> np.ndarray:
@@ -119,8 +124,8 @@ def water(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 def grass(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Short strokes of green: noise stretched along the vertical."""
-    blades = rng.standard_normal((max(2, height // 5), width), dtype=np.float32)
-    blades = cv2.resize(blades, (width, height), interpolation=cv2.INTER_CUBIC)
+    short = rng.standard_normal((max(2, height // 5), width), dtype=np.float32)
+    blades = cv2.resize(short, (width, height), interpolation=cv2.INTER_CUBIC)
     patches = fractal_noise(rng, height, width, 0.6, 4)
     weight = np.clip(0.45 + 0.2 * blades + 0.6 * (patches - 0.5), 0, 1)
     dark = np.array([0.03, 0.07, 0.01], np.float32) * rng.uniform(0.7, 1.8)
