@@ -1,0 +1,93 @@
+"""Serves a page for single pictures: python -m sapl_jax.serve --checkpoint DIR.
+
+Drop a picture into the browser; see its score, its heat map and its mask. Needs the extra "serve".
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from sapl_jax.errors import UserError, run_main
+
+log = logging.getLogger(__name__)
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sapl_jax.serve", description=(__doc__ or "").splitlines()[0]
+    )
+    add = parser.add_argument
+    add("--checkpoint", type=Path, help="a training run's folder or an export; without: the demo's")
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
+    add("--port", type=int, default=7860)
+    add("--max_megabytes", type=int, default=50, help="of an uploaded file")
+    add("--max_megapixels", type=int, default=50, help="of an uploaded picture")
+    add("--concurrency", type=int, default=2, help="pictures analysed at the same time")
+    add("--no_examples", action="store_true", help="offer no generated pictures")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """The command."""
+    arguments = parse_arguments(sys.argv[1:])
+    for name, low, high in (
+        ("port", 0, 65535),
+        ("max_megabytes", 1, 4096),
+        ("max_megapixels", 1, 500),
+        ("concurrency", 1, 64),
+    ):
+        value = getattr(arguments, name)
+        if not low <= value <= high:
+            raise UserError(f"--{name} is {value}; expected {low} to {high}")
+    try:
+        from sapl_jax.serving import page as pages
+    except ModuleNotFoundError as error:
+        if error.name not in ("gradio", "starlette"):
+            raise
+        raise UserError(
+            "The page needs Gradio, which is not installed: pip install 'sapl-jax[serve]'."
+        ) from error
+    from sapl_jax.localizer import Localizer
+    from sapl_jax.prediction.demo import NOTICE, demo_model
+    from sapl_jax.serving.analysis import Downloads
+    from sapl_jax.serving.examples import write_examples
+
+    notice, checkpoint = "", arguments.checkpoint
+    if checkpoint is None:
+        notice, checkpoint = NOTICE, demo_model()
+        log.warning(NOTICE)
+    localizer = Localizer.load(checkpoint)
+    log.info("compiling the model")
+    localizer(np.zeros((64, 64, 3), np.uint8))  # so that the first visitor does not wait for it
+    downloads = Downloads()
+    try:
+        examples = [] if arguments.no_examples else write_examples(downloads.folder / "examples")
+        page = pages.build_page(
+            localizer,
+            threshold=localizer.config.model.heat_map.threshold,
+            downloads=downloads,
+            notice=notice,
+            examples=examples,
+            max_megabytes=arguments.max_megabytes,
+            max_pixels=arguments.max_megapixels * 1_000_000,
+            concurrency=arguments.concurrency,
+        )
+        if arguments.host not in ("127.0.0.1", "localhost", "::1"):
+            log.warning("Listening on %s: anyone who reaches it can use it.", arguments.host)
+        log.info("open http://%s:%d in a browser; Ctrl-C ends it", arguments.host, arguments.port)
+        pages.launch(
+            page,
+            host=arguments.host,
+            port=arguments.port,
+            max_megabytes=arguments.max_megabytes,
+        )
+    finally:
+        downloads.close()
+
+
+if __name__ == "__main__":
+    run_main(main)

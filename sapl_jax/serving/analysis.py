@@ -1,0 +1,150 @@
+"""What the page computes: an uploaded file to a result that can be drawn again and again."""
+
+import shutil
+import tempfile
+import threading
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from data_pipelines.preprocess import Geometry, resize
+from data_pipelines.soft_edges import EdgeOptions, soft_edge_map
+from sapl_jax.errors import UserError
+from sapl_jax.localizer import Result
+from sapl_jax.prediction import reading, rendering
+from sapl_jax.prediction.output import safe_stem
+from sapl_jax.prediction.running import verdict
+
+MAX_PIXELS = 50_000_000
+_ESCAPED = {ord(c): f"&#{ord(c)};" for c in "\\`*_{}[]()#+!|<>&~:/"}
+SHOWN_SIDE = 1024  # longer side of what the browser shows, in pixels
+
+
+class Analyser(Protocol):
+    """A `Localizer`, as far as the page needs it."""
+
+    geometry: Geometry
+    edge_options: EdgeOptions
+
+    def analyse(self, images: Sequence[np.ndarray]) -> list[Result]:
+        """One result for each uint8 RGB [H,W,3]."""
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """One visitor's picture.
+
+    Attributes:
+      name: harmless stem of the uploaded file's name.
+      score: probability that it is tampered.
+      original: height and width in pixels.
+      shown: uint8 RGB, the picture at the size the browser shows.
+      shown_map: float32 heat map of that size.
+      heat_map: uint8 [H,W], heat map of the picture's own size times 255.
+      edges: uint8 [h,w], soft edge map times 255, at the size the model sees.
+      notes: what reading the file left out.
+    """
+
+    name: str
+    score: float
+    original: tuple[int, int]
+    shown: np.ndarray
+    shown_map: np.ndarray
+    heat_map: np.ndarray
+    edges: np.ndarray
+    notes: tuple[str, ...]
+
+
+def analyse_upload(
+    analyser: Analyser, path: Path, name: str, max_bytes: int, max_pixels: int
+) -> Analysed:
+    """Reads and analyses an uploaded file.
+
+    Args:
+      analyser: the model.
+      path: where the file lies.
+      name: what its owner calls it; may be anything.
+      max_bytes, max_pixels: limits of the file, checked before it is decoded.
+
+    Raises:
+      UserError: the file is not a picture within the limits.
+    """
+    data = reading.read_limited(path, max_bytes)
+    picture = reading.decode(data, name, max_pixels)
+    result = analyser.analyse([picture.rgb])[0]
+    height, width = picture.rgb.shape[:2]
+    shrink = min(1.0, SHOWN_SIDE / max(height, width))
+    size = max(1, round(width * shrink)), max(1, round(height * shrink))
+    edges = soft_edge_map(resize(picture.rgb, analyser.geometry), analyser.edge_options)
+    return Analysed(
+        name=safe_stem(Path(name)),
+        score=result.score,
+        original=(height, width),
+        shown=cv2.resize(picture.rgb, size, interpolation=cv2.INTER_AREA),
+        shown_map=cv2.resize(result.heat_map, size, interpolation=cv2.INTER_AREA),
+        heat_map=rendering.heat_map_to_grey(result.heat_map),
+        edges=rendering.heat_map_to_grey(edges),
+        notes=picture.notes,
+    )
+
+
+def draw(analysed: Analysed, opacity: float, threshold: float) -> np.ndarray:
+    """The overlay the browser shows, uint8 RGB."""
+    mask = analysed.shown_map > threshold
+    return rendering.overlay(analysed.shown, analysed.shown_map, mask, opacity)
+
+
+def mask_of(analysed: Analysed, threshold: float) -> np.ndarray:
+    """The mask at the picture's own size, bool [H,W]."""
+    return analysed.heat_map > threshold * 255
+
+
+def summary(analysed: Analysed, threshold: float) -> str:
+    """Verdict, score and size in words, Markdown without anything of the file in it."""
+    height, width = analysed.original
+    share = float(np.mean(analysed.shown_map > threshold))
+    lines = [
+        f"### {verdict(analysed.score).capitalize()}: score {analysed.score:.3f}",
+        f"{width} x {height} pixels; {share:.1%} of the picture is above the threshold.",
+        *(f"Note: {note}." for note in analysed.notes),
+    ]
+    return "\n\n".join(lines)
+
+
+class Downloads:
+    """Mask files for download, in a folder that goes when the page ends."""
+
+    def __init__(self, folder: Path | None = None):
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="sapl-page-"))
+        self._lock = threading.Lock()
+        self._made: list[Path] = []
+
+    def mask(self, analysed: Analysed, threshold: float) -> Path:
+        """Writes the mask as <stem>_mask.png and returns where; old ones are removed."""
+        own = self.folder / uuid.uuid4().hex
+        own.mkdir(parents=True)
+        path = own / f"{analysed.name}_mask.png"
+        path.write_bytes(
+            rendering.encode_png(rendering.mask_to_grey(mask_of(analysed, threshold)))
+        )
+        with self._lock:
+            self._made.append(own)
+            old, self._made = self._made[:-200], self._made[-200:]
+        for past in old:
+            shutil.rmtree(past, ignore_errors=True)
+        return path
+
+    def close(self) -> None:
+        """Removes the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def message(error: UserError) -> str:
+    """A refusal in words, with nothing a browser could take for markup."""
+    text = "".join(c if c.isprintable() else "?" for c in str(error))
+    return f"### This file cannot be analysed\n\n{text.translate(_ESCAPED)}"

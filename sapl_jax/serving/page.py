@@ -1,0 +1,237 @@
+"""The page itself, in Gradio: upload, overlay with its sliders, mask, soft edge map, examples."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# Before Gradio is imported: it reads this then.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import gradio as gr
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sapl_jax.errors import UserError
+from sapl_jax.serving.analysis import (
+    MAX_PIXELS,
+    Analysed,
+    Analyser,
+    Downloads,
+    analyse_upload,
+    draw,
+    message,
+    summary,
+)
+
+# Everything comes from this server: the page works offline and tells nobody that it is open.
+_POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
+    "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; font-src 'self' data:; "
+    "connect-src 'self' ws: wss: data: blob:; worker-src 'self' blob:; frame-ancestors 'self'"
+)
+_INTRODUCTION = (
+    "# SAPL: where was this picture tampered with?\n"
+    "Drop a picture. The heat map shows where it looks manipulated; it is a hint for a person to "
+    "check, not a proof. Pictures stay on the machine that runs this page."
+)
+
+
+def file_and_name(payload: Any) -> tuple[str, str] | None:
+    """(path, the owner's name) of an uploaded file; Gradio has checked that it is an upload.
+
+    In place of Gradio's own reading, which would decode the file without limits, rotate it by EXIF
+    and might compress it again.
+    """
+    if payload is None or not payload.path:
+        return None
+    return payload.path, payload.orig_name or Path(payload.path).name
+
+
+class _Headers:
+    """ASGI middleware that forbids the page to load anything from elsewhere."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_policy(event: Message) -> None:
+            if event["type"] == "http.response.start":
+                event["headers"] = [
+                    *event.get("headers", []),
+                    (b"content-security-policy", _POLICY.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                    (b"referrer-policy", b"no-referrer"),
+                ]
+            await send(event)
+
+        await self.app(scope, receive, with_policy if scope["type"] == "http" else send)
+
+
+def build_page(
+    analyser: Analyser,
+    *,
+    threshold: float,
+    downloads: Downloads,
+    notice: str = "",
+    examples: Sequence[Path] = (),
+    max_megabytes: int = 50,
+    max_pixels: int = MAX_PIXELS,
+    concurrency: int = 2,
+) -> gr.Blocks:
+    """The page, ready for `launch`.
+
+    Args:
+      analyser: a `Localizer`.
+      threshold: where the threshold slider starts.
+      downloads: where masks for download are kept.
+      notice: a line under the title.
+      examples: pictures to click on.
+      max_megabytes, max_pixels: limits of an uploaded file.
+      concurrency: pictures analysed at the same time; further ones wait.
+    """
+
+    def analyse(upload: tuple[str, str] | None, opacity: float, threshold: float):
+        if upload is None:
+            return None, None, None, "", gr.DownloadButton(interactive=False)
+        path, name = upload
+        try:
+            found = analyse_upload(analyser, Path(path), name, max_megabytes << 20, max_pixels)
+        except UserError as error:
+            return None, None, None, message(error), gr.DownloadButton(interactive=False)
+        mask = downloads.mask(found, threshold)
+        return (
+            found,
+            draw(found, opacity, threshold),
+            found.edges,
+            summary(found, threshold),
+            gr.DownloadButton(value=mask, interactive=True),
+        )
+
+    def redraw(found: Analysed | None, opacity: float, threshold: float):
+        if found is None:
+            return gr.skip(), gr.skip()
+        return draw(found, opacity, threshold), summary(found, threshold)
+
+    def remake_mask(found: Analysed | None, threshold: float):
+        if found is None:
+            return gr.skip()
+        return gr.DownloadButton(value=downloads.mask(found, threshold), interactive=True)
+
+    # Gradio's files of uploads go an hour after they were made.
+    with gr.Blocks(title="SAPL", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        gr.Markdown(_INTRODUCTION + (f"\n\n**{notice}**" if notice else ""))
+        found = gr.State(None, time_to_live=3600)
+        with gr.Row():
+            with gr.Column(scale=2):
+                upload = gr.Image(
+                    label=f"Picture (up to {max_megabytes} MB, {max_pixels / 1e6:g} megapixels)",
+                    sources=["upload", "clipboard"],
+                    type="filepath",
+                    image_mode=None,
+                    height=300,
+                    elem_id="upload",
+                )
+                # Set on the instance: for a subclass Gradio writes a stub file into the package.
+                upload.preprocess = file_and_name
+                text = gr.Markdown(elem_id="summary")
+                download = gr.DownloadButton(
+                    "Download the mask", interactive=False, elem_id="download"
+                )
+            with gr.Column(scale=3):
+                overlay = gr.Image(
+                    label="Heat map over the picture; the line is the mask's outline",
+                    interactive=False,
+                    buttons=["fullscreen", "download"],
+                    format="png",
+                    elem_id="overlay",
+                )
+                opacity = gr.Slider(
+                    0, 1, 0.7, step=0.05, label="Opacity of the heat map", elem_id="opacity"
+                )
+                cut = gr.Slider(
+                    0, 1, threshold, step=0.01, label="Threshold of the mask", elem_id="threshold"
+                )
+                with gr.Accordion("Soft edge map: where the model looks", open=False):
+                    edges = gr.Image(
+                        show_label=False,
+                        interactive=False,
+                        buttons=["fullscreen", "download"],
+                        format="png",
+                        elem_id="edges",
+                    )
+        if examples:
+            gr.Examples(
+                [[str(path)] for path in examples],
+                upload,
+                label="Generated examples",
+                cache_examples=False,
+            )
+        upload.change(
+            analyse,
+            [upload, opacity, cut],
+            [found, overlay, edges, text, download],
+            concurrency_limit=concurrency,
+            api_visibility="private",
+        )
+        for slider in (opacity, cut):
+            slider.change(
+                redraw,
+                [found, opacity, cut],
+                [overlay, text],
+                trigger_mode="always_last",
+                show_progress="hidden",
+                concurrency_limit=8,
+                api_visibility="private",
+            )
+        # Apart from the drawing: the mask is of the picture's own size, so it takes longer.
+        cut.change(
+            remake_mask,
+            [found, cut],
+            download,
+            trigger_mode="always_last",
+            show_progress="hidden",
+            api_visibility="private",
+        )
+    return page.queue(max_size=64)
+
+
+def launch(page: gr.Blocks, *, host: str, port: int, max_megabytes: int, block: bool = True) -> str:
+    """Serves the page and returns its address.
+
+    Args:
+      page: of `build_page`.
+      host: address to listen on.
+      port: 0 for any free one.
+      max_megabytes: larger uploads are cut off while they arrive.
+      block: stay until Ctrl-C.
+
+    Raises:
+      UserError: the port is taken or the address is not this machine's.
+    """
+    plain = gr.themes.Default(
+        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )
+    try:
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port or None,
+            max_file_size=max_megabytes << 20,
+            share=False,
+            quiet=True,
+            show_error=False,
+            footer_links=[],
+            run_history=False,
+            ssr_mode=False,
+            pwa=False,
+            theme=plain,
+            enable_monitoring=False,
+            prevent_thread_lock=not block,
+            app_kwargs={"middleware": [Middleware(_Headers)], "docs_url": None, "redoc_url": None},
+        )
+    except OSError as error:
+        raise UserError(
+            f"The page cannot listen on {host}, port {port}: {error}. Another program may use the "
+            "port: give another --port."
+        ) from error
+    return address
