@@ -8,7 +8,11 @@ usage() {
 usage: ./launch.sh COMMAND [ARGUMENTS]
   setup                 create or update .venv from requirements.lock
   train [FLAGS]         train (default: --config configs/sapl.py); run again to continue
+  demo                  data, training, evaluation and report in minutes, without downloads
   evaluate [FLAGS]      evaluate a checkpoint on data sets
+  predict [FLAGS]       heat maps, masks and scores of your pictures
+  export [FLAGS]        a trained model for other programs
+  serve [FLAGS]         a page in the browser
   hosts "H1 H2" train [FLAGS]
                         start one training process on each host, over ssh; H1 coordinates
   test [PYTEST FLAGS]   run the test suite
@@ -96,7 +100,10 @@ command=${1:-help}
 case $command in
   setup) setup ;;
   train) setup && train "$@" ;;
-  evaluate) setup && exec "$venv/bin/python" -m sapl_jax.evaluate "$@" ;;
+  demo | evaluate | predict | export | serve)
+    setup
+    exec "$venv/bin/python" -m "sapl_jax.$command" "$@"
+    ;;
   hosts) hosts "$@" ;;
   test) setup && exec "$venv/bin/python" -m pytest --numprocesses 2 --dist loadfile "$@" ;;
   check)
