@@ -213,6 +213,10 @@ def main() -> None:
     """The command."""
     arguments = parse_arguments(sys.argv[1:])
     options = Options(arguments.band, arguments.window)
+    try:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {arguments.output}: {error.strerror}") from error
     listing = read_dataset(arguments.dataset, arguments.root)
     samples = [s for s in listing.samples if s.label == TAMPERED and s.mask is not None]
     if not samples:
@@ -223,7 +227,6 @@ def main() -> None:
     if len(means) == 0:
         raise UserError(f"{arguments.root}: none of {len(samples)} pictures could be measured")
     summary = summarise(means)
-    arguments.output.mkdir(parents=True, exist_ok=True)
     content = {
         "dataset": arguments.dataset,
         "root": str(arguments.root),

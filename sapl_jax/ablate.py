@@ -22,7 +22,7 @@ from configs import ablations
 from sapl_jax.errors import UserError, run_main
 from sapl_jax.evaluation.protocols import DEFAULT, PROTOCOLS
 from sapl_jax.evaluation.rendering import Section, Table, to_markdown
-from sapl_jax.evaluation.results import number, write_atomically, write_json
+from sapl_jax.evaluation.results import make_folder, number, write_atomically, write_json
 
 Launcher = Callable[[list[str]], int]
 _INTERRUPTED = (130, 143, -2, -15)  # Ctrl-C and SIGTERM, as an exit status or as a signal
@@ -206,6 +206,7 @@ def main() -> int:
             ):
                 print(shlex.join(command))
         return 0
+    make_folder(arguments.output)
     failed = run_rows(
         rows, arguments.output, arguments.dataset, arguments.protocol, config_flags
     )

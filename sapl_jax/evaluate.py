@@ -203,6 +203,7 @@ def main() -> None:
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise UserError(f"--{name} is {value}, it must be at least {least}")
+    results.make_folder(arguments.output)
     listings = read_datasets(arguments.dataset, arguments.exclude)
     plain = load_methods(arguments)
     if arguments.batch_size is None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.duplicates import file_sha256
+from sapl_jax.errors import UserError
 from sapl_jax.evaluation.evaluator import DatasetResult
 from sapl_jax.evaluation.protocols import PIXEL_MEASURES
 from sapl_jax.evaluation.session import Session
@@ -92,6 +93,18 @@ def build(session: Session) -> dict[str, Any]:
             "mean": mean_entry(found),
         }
     return content
+
+
+def make_folder(path: Path) -> None:
+    """Creates the output folder; UserError, before any work is done, where it cannot be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"the output folder {path} cannot be written ({error.strerror}); choose another"
+        ) from error
 
 
 def write_atomically(path: Path, text: str) -> None:

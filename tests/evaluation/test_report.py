@@ -180,6 +180,15 @@ def test_training_pictures_are_left_out_on_request(monkeypatch, folder, tmp_path
     assert not (out / "report.html").exists()
 
 
+def test_an_output_that_is_a_file_is_refused_before_any_work(monkeypatch, folder, tmp_path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        _run(
+            monkeypatch,
+            *("--method", "noi1", "--dataset", f"m={folder}", "--output", tmp_path / "out"),
+        )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
