@@ -60,7 +60,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         prog="python -m sapl_jax.evaluate", description=(__doc__ or "").splitlines()[0]
     )
     add = parser.add_argument
-    add("--checkpoint", type=Path, help="a training run's folder")
+    add("--checkpoint", type=Path, help="a training run's folder, or an export's")
     add(
         "--method",
         action="append",
