@@ -1,0 +1,55 @@
+"""`Localizer`: the public API of a trained model."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from sapl_jax import Localizer, Result
+from sapl_jax.errors import UserError
+
+
+def picture(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def localizer(trained_run):
+    return Localizer.load(trained_run)
+
+
+def test_a_picture_gives_score_heat_map_and_mask_of_its_own_size(localizer):
+    result = localizer(picture(40, 61))
+    assert isinstance(result, Result)
+    assert 0 < result.score < 1
+    assert result.heat_map.shape == (40, 61) and result.heat_map.dtype == np.float32
+    assert 0 <= result.heat_map.min() < result.heat_map.max() <= 1
+    np.testing.assert_array_equal(result.mask, result.heat_map > 0.5)
+
+
+def test_the_result_does_not_depend_on_the_company(localizer):
+    pictures = [picture(30, 30, seed) for seed in range(3)]
+    together = localizer.analyse(pictures)
+    for one, alone in zip(together, map(localizer, pictures), strict=True):
+        assert one.score == pytest.approx(alone.score, abs=1e-5)
+        np.testing.assert_allclose(one.heat_map, alone.heat_map, atol=1e-5)
+
+
+def test_arrays_that_are_no_rgb_pictures_are_refused(localizer):
+    with pytest.raises(UserError, match="uint8"):
+        localizer(np.zeros((8, 8, 3), np.float32))
+    with pytest.raises(UserError, match="RGB"):
+        localizer(np.zeros((8, 8), np.uint8))
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no folder"):
+        Localizer.load(tmp_path / "absent")
+    with pytest.raises(UserError, match="not the work directory"):
+        Localizer.load(tmp_path)
+
+
+def test_importing_the_package_does_not_load_jax():
+    code = "import sys, sapl_jax, sapl_jax.errors; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
