@@ -1,0 +1,1 @@
+"""Benchmarks: the training step beside a PyTorch peer, inference, input, scaling."""

@@ -1,0 +1,114 @@
+"""Times our training step: python -m benchmarks.train_step --help. Imports no TensorFlow."""
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from benchmarks.case import (
+    Case,
+    argument_parser,
+    case_of,
+    cpu_name,
+    measure,
+    peak_rss,
+    random_batch,
+)
+from benchmarks.program import matmul_flops
+from configs.sapl import get_config
+from sapl_jax.models.sapl import build_sapl
+from sapl_jax.training import devices as dev
+from sapl_jax.training import schedules
+from sapl_jax.training.state import init_state, make_optimizer, split_model
+from sapl_jax.training.step import make_train_step
+
+
+def config_of(case: Case) -> ConfigDict:
+    """The shipped configuration with a case's shapes; HECL's weight is constant."""
+    from benchmarks.case import ARCHITECTURES
+
+    config = get_config()
+    config.clip.pretrained = f"random:{case.model}" if case.model in ARCHITECTURES else case.model
+    config.clip.lora_rank, config.clip.lora_alpha = case.lora_rank, case.lora_alpha
+    config.image.size = case.size
+    config.model.taps = case.taps
+    config.model.prompt_length = case.prompt_length
+    config.model.attention_heads = case.attention_heads
+    hecl = config.model.hecl
+    hecl.top_k, hecl.feature_dim, hecl.queue_length = case.top_k, case.feature_dim, case.queue_length
+    hecl.temperature, hecl.weight = case.temperature, case.hecl_weight
+    config.train.batch_size = case.batch
+    config.train.learning_rate, config.train.weight_decay = case.learning_rate, case.weight_decay
+    config.train.remat, config.train.dtype = case.remat, case.dtype
+    return config
+
+
+class OurStep:
+    """Our step, compiled for one device."""
+
+    def __init__(self, case: Case):
+        self.case = case
+        self.devices = jax.devices()[:1]
+        self.platform = self.devices[0].platform
+        self.chip = cpu_name() if self.platform == "cpu" else self.devices[0].device_kind
+        config = config_of(case)
+        model = build_sapl(config, jnp.dtype(case.dtype))
+        self.patch = model.clip.config.vision.patch_size
+        params, frozen = split_model(model)
+        del model
+        tx = make_optimizer(config.train)
+        self.state = dev.replicate(init_state(params, tx, config), self.devices)
+        self.frozen = dev.replicate(frozen.params, self.devices)
+        mapped = make_train_step(
+            frozen.graph,
+            tx,
+            config,
+            schedules.learning_rate(config.train, 1000),
+            lambda step: jnp.float32(case.hecl_weight),
+            self.devices,
+        )
+        started = time.perf_counter()
+        lowered = mapped.lower(self.state, self.frozen, self._batch(0))
+        self.compiled = lowered.compile()
+        self.compile_s = time.perf_counter() - started
+        self.step(0)
+        self.step(1)
+
+    def _batch(self, index: int) -> dict[str, jax.Array]:
+        return next(dev.shard_batches([random_batch(self.case, self.patch, index)], self.devices))
+
+    def step(self, index: int) -> dict[str, float]:
+        """One step, its metrics read."""
+        self.state, metrics = self.compiled(self.state, self.frozen, self._batch(index))
+        return {name: float(value) for name, value in jax.device_get(metrics).items()}
+
+    def peak_memory(self) -> int:
+        """On an accelerator what JAX allocated there, else the process's resident memory."""
+        if self.platform == "cpu":
+            return peak_rss()
+        return self.devices[0].memory_stats()["peak_bytes_in_use"]
+
+    def facts(self) -> dict[str, Any]:
+        """What the compiler says about the program."""
+        memory = self.compiled.memory_analysis()
+        cost = self.compiled.cost_analysis()
+        return {
+            # The compiler counts a loop's body once; `program_flops` counts every turn of it.
+            "cost_analysis_flops": cost.get("flops"),
+            "program_flops": matmul_flops(self.compiled.as_text()),
+            "argument_bytes": memory.argument_size_in_bytes,
+            "temporary_bytes": memory.temp_size_in_bytes,
+            "versions": {"jax": jax.__version__},
+        }
+
+
+def main() -> None:
+    """Flags to one JSON line."""
+    args = argument_parser(__doc__ or "").parse_args()
+    measure("train_step", args, case_of(args), OurStep)
+
+
+if __name__ == "__main__":
+    main()
