@@ -21,6 +21,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from sapl_jax.clip.config import read_config as read_clip_config
 from sapl_jax.errors import run_main
 from sapl_jax.models.sapl import build_sapl
 from sapl_jax.training import devices
@@ -94,9 +95,9 @@ def unfinished(workdir: Path) -> list[Path]:
 
 def wait_for_the_moment(kind: str, workdir: Path, rng: random.Random, child: int) -> None:
     """Returns at a random moment: any, after some steps, or while a checkpoint is written."""
-    before, steps = last_logged_step(workdir), rng.randint(1, 4)
+    before, steps = last_logged_step(workdir), rng.randint(1, 3)
     if kind == "any moment":
-        time.sleep(rng.uniform(0, 3))
+        time.sleep(rng.uniform(0, 2))
         return
     for _ in range(60_000):
         if kind == "after some steps" and last_logged_step(workdir) >= before + steps:
@@ -111,6 +112,8 @@ def wait_for_the_moment(kind: str, workdir: Path, rng: random.Random, child: int
 
 def kill_many(config_folder: Path, workdir: Path, kills: int, seed: int) -> None:
     """Kills a run `kills` times and lets it finish; prints a JSON line of what was hit."""
+    # What a run imports late is imported once, before the forks.
+    read_clip_config(Path(read_config(config_folder).clip.pretrained) / "config.json")
     rng = random.Random(seed)
     kinds = ["any moment", "after some steps", "in a checkpoint"]
     hit: Counter[str] = Counter()

@@ -36,7 +36,7 @@ def kill_and_compare(config, folder, kills, seed):
 
 
 def test_a_run_killed_20_times_ends_like_one_never_killed(tiny_config, tmp_path):
-    tiny_config.train.num_steps = 48
+    tiny_config.train.num_steps = 40
     hit = kill_and_compare(tiny_config, tmp_path, kills=20, seed=0)
     assert hit["inside a checkpoint write"] >= 3
 
