@@ -12,6 +12,7 @@ _LOG = logging.getLogger(__name__)
 _RANDOM = "random:"
 
 # In OpenAI's vocabulary of 49,408 entries.
+_OPENAI_SIZE = 49408
 BUILT_IN_IDS = {"real": [1532], "fake": [5777]}
 
 
@@ -31,14 +32,22 @@ def class_token_ids(clip_or_source: CLIP | CLIPSource, words: Sequence[str]) -> 
         UserError: a word is not built in and there is no tokenizer for it, or a word is empty.
     """
     source = clip_or_source.source if isinstance(clip_or_source, CLIP) else clip_or_source
-    others = [word for word in words if word not in BUILT_IN_IDS]
     ids = dict(BUILT_IN_IDS)
+    if isinstance(clip_or_source, CLIP) and _has_own_words(clip_or_source):
+        ids = {}
+    others = [word for word in words if word not in ids]
     if others:
         ids |= _tokenize(source, others)
     if not isinstance(clip_or_source, CLIP):
         return [list(ids[word]) for word in words]
     limit = clip_or_source.config.text.vocab_size - 2
     return [[_fit(word, token, limit) for token in ids[word]] for word in words]
+
+
+def _has_own_words(clip: CLIP) -> bool:
+    """Whether this CLIP has another vocabulary than OpenAI's, and a tokenizer for it."""
+    folder = Path(clip.source.name.removeprefix(_RANDOM))
+    return clip.config.text.vocab_size < _OPENAI_SIZE and _has_tokenizer(folder)
 
 
 def _fit(word: str, token: int, limit: int) -> int:

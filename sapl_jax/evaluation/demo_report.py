@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from data_pipelines.readers import read_dataset
 from sapl_jax.evaluation import figures, protocols, results
 from sapl_jax.evaluation.cases import best_and_worst, case_figure
@@ -122,7 +124,8 @@ def _roc(session: Session) -> list[Section]:
     curves, aucs = {}, {}
     for method in session.methods:
         (found,) = session.results[method.name]
-        labels, scores = zip(*((r.scores.label, r.scores.score) for r in found.records), strict=True)
+        labels = np.array([record.scores.label for record in found.records])
+        scores = np.array([record.scores.score for record in found.records])
         curves[method.name] = (labels, scores)
         aucs[method.name] = found.summary["i_auc"]
     png = figures.roc_curves({_NAME: curves}, {_NAME: aucs})

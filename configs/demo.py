@@ -1,0 +1,38 @@
+"""The demo: configs/sapl.py made small, for two CPU cores and the backbone that is shipped.
+
+Everything not named here is as in configs/sapl.py, and the code is the same.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+import sapl_jax
+from configs import sapl
+
+BACKBONE = Path(sapl_jax.__file__).parent / "assets" / "demo_clip"
+
+
+def get_config() -> ConfigDict:
+    """The demo's configuration, locked."""
+    config = sapl.get_config()
+    config.data.dataset = "folder"
+    config.data.flip_vertical = True  # Traces of processing have no upright side.
+
+    config.image.size = 192  # The size of the generated pictures: no trace is resized away.
+
+    config.clip.pretrained = str(BACKBONE)
+
+    config.model.taps = (1, 2, 3, 4)
+
+    train = config.train
+    train.batch_size = 16
+    train.epochs = 6.0
+    train.learning_rate = 1e-3  # A hundredth of the paper's pictures: the steps must be larger.
+    train.warmup_steps = 50
+    train.schedule = "cosine"
+    train.remat = False
+    train.eval_every = 200
+    train.checkpoint_every = 100
+    train.eval_batch_size = 20
+    return config
