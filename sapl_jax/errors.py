@@ -24,7 +24,7 @@ def run_main(main: Callable[[], int | None]) -> None:
     for name in ("sapl_jax", "data_pipelines", "__main__"):
         logging.getLogger(name).setLevel(logging.INFO)
     # TFDS and Orbax speak at every step through this logger; what goes wrong, they raise.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         status = main()
     except UserError as error:

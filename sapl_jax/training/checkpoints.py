@@ -242,7 +242,7 @@ class CheckpointFolder:
 
 def _short(reason: str) -> str:
     """The two ends of a long message: what failed and why."""
-    line = reason.strip().split("\n")[0].rstrip(".")
+    line = reason.strip().split("\n")[0].split(" [tensorstore_spec=")[0].rstrip(".")
     return line if len(line) < 260 else f"{line[:120]} ... {line[-120:]}"
 
 

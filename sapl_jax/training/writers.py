@@ -1,6 +1,7 @@
 """Where a run's numbers go: `metrics.jsonl` and TensorBoard files in the work directory."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -51,12 +52,17 @@ class MetricWriter:
             self._event(step=start_step + 1, session_log=start)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Records the values of a step (the number of steps done); UserError on a full disk."""
+        """Records the values of a step (the number of steps done); UserError on a full disk.
+
+        A value that is not finite is null in the lines, as JSON has no NaN, and not on the board.
+        """
         if not self._enabled:
             return
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        row = {"step": step, **dict.fromkeys(values), **finite}
         with self._write_errors():
-            self._lines.write(json.dumps({"step": step, **values}) + "\n")
-            for name, value in values.items():
+            self._lines.write(json.dumps(row) + "\n")
+            for name, value in finite.items():
                 self._event(step=step, summary=scalar(name, value))
             self._board.flush()
 

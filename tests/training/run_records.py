@@ -28,7 +28,7 @@ def checkpoint_digests(workdir: Path) -> dict[str, Any]:
     found = {}
     for series in ("last", "best"):
         folder = CheckpointFolder(workdir / "checkpoints" / series, read_only=True)
-        for path in folder.folder.iterdir():
-            found[f"{series}/{path.name}"] = folder.record(int(path.name))["arrays"]
+        for step in (int(path.name) for path in folder.folder.iterdir() if path.name.isdigit()):
+            found[f"{series}/{step}"] = folder.record(step)["arrays"]
         folder.close()
     return found
