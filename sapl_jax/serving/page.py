@@ -118,6 +118,7 @@ def build_page(
             return gr.skip()
         return gr.DownloadButton(value=downloads.mask(found, threshold), interactive=True)
 
+    taken = [(str(path), path.name) for path in examples]
     # Gradio's files of uploads go an hour after they were made.
     with gr.Blocks(title="SAPL", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(_INTRODUCTION + (f"\n\n**{notice}**" if notice else ""))
@@ -160,20 +161,30 @@ def build_page(
                         format="png",
                         elem_id="edges",
                     )
-        if examples:
-            gr.Examples(
-                [[str(path)] for path in examples],
-                upload,
-                label="Generated examples",
-                cache_examples=False,
-            )
-        upload.change(
+        upload.input(
             analyse,
             [upload, opacity, cut],
             [found, overlay, edges, text, download],
             concurrency_limit=concurrency,
+            concurrency_id="model",
             api_visibility="private",
         )
+        if examples:
+            # Not gr.Examples: it would put a new image box, with Gradio's reading, into the place.
+            chosen = gr.Dataset(
+                components=[gr.Image(visible=False)],
+                samples=[[str(path)] for path in examples],
+                label="Generated examples",
+                type="index",
+            )
+            chosen.click(
+                lambda index, *sliders: (None, *analyse(taken[index], *sliders)),
+                [chosen, opacity, cut],
+                [upload, found, overlay, edges, text, download],
+                concurrency_limit=concurrency,
+                concurrency_id="model",
+                api_visibility="private",
+            )
         for slider in (opacity, cut):
             slider.change(
                 redraw,
