@@ -257,7 +257,7 @@ def trainable_names(model: SAPLPeer) -> dict[str, list[tuple[nn.Parameter, bool]
 
     Ours stack the blocks' LoRA factors; here there is one parameter per block, so a list.
     """
-    names: dict[str, list[tuple[nn.Parameter, bool]]] = {"prompts/context": [(model.context, False)]}
+    names = {"prompts/context": [(model.context, False)]}
     for part, prefix in ((model.edge_tokens, "prompts/edge_tokens"), (model.heads, "heads")):
         names |= {f"{prefix}/{name}": [(p, False)] for name, p in part.named_parameters()}
     layers = model.clip.vision_model.encoder.layers

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from benchmarks.case import (
+    ARCHITECTURES,
     Case,
     argument_parser,
     case_of,
@@ -27,8 +28,6 @@ from sapl_jax.training.step import make_train_step
 
 def config_of(case: Case) -> ConfigDict:
     """The shipped configuration with a case's shapes; HECL's weight is constant."""
-    from benchmarks.case import ARCHITECTURES
-
     config = get_config()
     config.clip.pretrained = f"random:{case.model}" if case.model in ARCHITECTURES else case.model
     config.clip.lora_rank, config.clip.lora_alpha = case.lora_rank, case.lora_alpha
@@ -37,7 +36,8 @@ def config_of(case: Case) -> ConfigDict:
     config.model.prompt_length = case.prompt_length
     config.model.attention_heads = case.attention_heads
     hecl = config.model.hecl
-    hecl.top_k, hecl.feature_dim, hecl.queue_length = case.top_k, case.feature_dim, case.queue_length
+    hecl.top_k, hecl.feature_dim = case.top_k, case.feature_dim
+    hecl.queue_length = case.queue_length
     hecl.temperature, hecl.weight = case.temperature, case.hecl_weight
     config.train.batch_size = case.batch
     config.train.learning_rate, config.train.weight_decay = case.learning_rate, case.weight_decay

@@ -5,9 +5,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from sapl_jax.clip.attention import attention
 from sapl_jax.clip.variables import LoRAParam
+
+# Name of what every `Linear` gives out, for checkpoint policies: costly to compute again.
+LINEAR = "linear"
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -59,9 +63,9 @@ class Linear(nnx.Module):
         if self.bias is not None:
             y = y + self.bias[...].astype(x.dtype)
         if self.lora_a is not None and self.lora_b is not None:
-            low = x @ self.lora_a[...].astype(x.dtype)
+            low = checkpoint_name(x @ self.lora_a[...].astype(x.dtype), LINEAR)
             y = y + (low @ self.lora_b[...].astype(x.dtype)) * self.lora_scale
-        return y
+        return checkpoint_name(y, LINEAR)
 
 
 class Block(nnx.Module):

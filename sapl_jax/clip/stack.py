@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sapl_jax.clip.attention import LOGSUMEXP
 from sapl_jax.clip.config import TowerConfig
-from sapl_jax.clip.layers import Block
+from sapl_jax.clip.layers import LINEAR, Block
 from sapl_jax.clip.variables import LoRAParam
 from sapl_jax.errors import UserError
 
@@ -88,8 +89,10 @@ def _run_segment(
         block = nnx.merge(graphdef, lora_of_block, frozen_of_block)
         return block(h, causal=causal), None
 
+    # By name rather than "all products": LoRA's two would each be kept beside their sum.
     policies = jax.checkpoint_policies
-    policy = policies.nothing_saveable if remat else policies.dots_with_no_batch_dims_saveable
+    keep_linear = policies.save_only_these_names(LINEAR, LOGSUMEXP)
+    policy = policies.nothing_saveable if remat else keep_linear
     lora_of_segment = jax.tree.map(lambda w: w[start:stop], lora)
     scanned = (jnp.arange(start, stop), lora_of_segment)
     # A scan keeps forward and backward apart, so the costly barrier against CSE is not needed.

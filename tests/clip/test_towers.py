@@ -19,7 +19,8 @@ from sapl_jax.clip import (
     class_token_ids,
     load_clip,
 )
-from sapl_jax.clip.attention import _attention_by_head, attention
+from sapl_jax.clip import attention as attention_module
+from sapl_jax.clip.attention import attention
 from sapl_jax.clip.config import BUILT_IN, CLIPConfig, TextConfig, VisionConfig
 from sapl_jax.clip.lora import add_lora
 from sapl_jax.errors import UserError
@@ -102,27 +103,65 @@ def test_bfloat16_stays_close_and_returns_float32(tiny_folder, expected):
         assert np.all(np.sum(found * wanted, axis=-1) > 0.999)
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_attention_by_head_equals_attention_of_all_heads(causal):
+def values_and_gradients_of_attention(function, dtype=jnp.float32):
     keys = jax.random.split(jax.random.key(0), 4)
-    q, k, v, weight = (jax.random.normal(key, (2, 33, 3, 8)) for key in keys)
+    q, k, v, weight = (jax.random.normal(key, (2, 33, 3, 8)).astype(dtype) for key in keys)
 
-    def value_and_gradients(function):
-        return jax.value_and_grad(lambda *qkv: jnp.sum(function(*qkv) * weight), (0, 1, 2))(q, k, v)
+    def weighted(*qkv):
+        return jnp.sum((function(*qkv) * weight).astype(jnp.float32))
 
-    def reference(q, k, v):
-        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / jnp.sqrt(8.0)
-        if causal:
-            scores = jnp.where(jnp.arange(33)[:, None] >= jnp.arange(33), scores, -1e30)
-        return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), v)
+    return jax.jit(jax.value_and_grad(weighted, (0, 1, 2)))(q, k, v)
 
-    wanted = value_and_gradients(reference)
-    for function in (
-        lambda *qkv: attention(*qkv, causal=causal),
-        lambda *qkv: _attention_by_head(*qkv, causal),
-    ):
-        found = value_and_gradients(function)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, wanted)
+
+def plain_attention(q, k, v, causal=False):
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / jnp.sqrt(8.0)
+    if causal:
+        scores = jnp.where(jnp.arange(33)[:, None] >= jnp.arange(33), scores, -1e30)
+    return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), v)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_is_softmax_attention(causal):
+    wanted = values_and_gradients_of_attention(lambda *qkv: plain_attention(*qkv, causal))
+    found = values_and_gradients_of_attention(lambda *qkv: attention(*qkv, causal=causal))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, wanted)
+
+
+@pytest.mark.parametrize("block", [8, 11, 33, 64])
+def test_attention_by_blocks_of_queries_equals_plain_attention(monkeypatch, block):
+    """Blocks that divide the 33 queries and blocks that do not."""
+    wanted = values_and_gradients_of_attention(plain_attention)
+    monkeypatch.setattr(attention_module, "_DIRECT_SCORES", 0)
+    monkeypatch.setattr(attention_module, "_BLOCK", block)
+    found = values_and_gradients_of_attention(lambda *qkv: attention(*qkv, causal=False))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, wanted)
+
+
+def test_attention_by_blocks_in_bfloat16_stays_close(monkeypatch):
+    _, wanted = values_and_gradients_of_attention(plain_attention)
+    monkeypatch.setattr(attention_module, "_DIRECT_SCORES", 0)
+    monkeypatch.setattr(attention_module, "_BLOCK", 16)
+    _, found = values_and_gradients_of_attention(
+        lambda *qkv: attention(*qkv, causal=False), jnp.bfloat16
+    )
+    for a, b in zip(found, wanted, strict=True):
+        assert a.dtype == jnp.bfloat16
+        a = a.astype(jnp.float32)
+        cosine = jnp.vdot(a, b) / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
+        assert cosine > 0.9999
+
+
+def test_what_attention_keeps_for_the_backward_pass_is_not_the_scores(monkeypatch):
+    monkeypatch.setattr(attention_module, "_DIRECT_SCORES", 0)
+    monkeypatch.setattr(attention_module, "_BLOCK", 64)
+    x = jax.ShapeDtypeStruct((1, 512, 8, 8), jnp.float32)
+
+    def loss(q, k, v):
+        return jnp.sum(attention(q, k, v, causal=False))
+
+    compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x).compile()
+    all_scores = 8 * 512 * 512 * 4
+    assert compiled.memory_analysis().temp_size_in_bytes < all_scores / 4
 
 
 def small_config(depth: int, width: int) -> CLIPConfig:
