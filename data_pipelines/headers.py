@@ -27,7 +27,7 @@ def read_header(data: bytes) -> Header:
         if data.startswith(magic):
             try:
                 header = reader(data)
-            except (struct.error, IndexError) as error:
+            except (struct.error, IndexError, OverflowError) as error:
                 raise BrokenHeader("truncated: the file ends inside its header") from error
             if header.width <= 0 or header.height <= 0:
                 raise BrokenHeader(

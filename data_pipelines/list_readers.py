@@ -1,9 +1,10 @@
 """Reads data sets given as list files: MVSS-Net's txt and IMDL-BenCo's JSON."""
 
 import json
+import re
 from pathlib import Path
 
-from data_pipelines.listing import AUTHENTIC, TAMPERED, Listing, Sample
+from data_pipelines.listing import AUTHENTIC, TAMPERED, Listing, Sample, is_file
 from sapl_jax.errors import UserError
 
 CASIA_V1PLUS_LIST = "CASIAv1plus.txt"
@@ -37,7 +38,7 @@ def read_benco_json(path: str | Path) -> Listing:
     path = _existing_file(path)
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a JSON file ({error})") from error
     pairs = isinstance(rows, list) and all(
         isinstance(row, list) and len(row) == 2 and all(isinstance(item, str) for item in row)
@@ -64,7 +65,7 @@ def _read_txt(name: str, path: Path) -> Listing:
         if not line.strip():
             continue
         rest, _, label = line.strip().rpartition(" ")
-        if not rest or not label.lstrip("-").isdigit() or int(label) < 0:
+        if not rest or not re.fullmatch("[0-9]{1,9}", label):
             reason = f"line {number} is not `image mask label`: {line.strip()!r}"
             listing.skipped.append((path, reason))
             continue
@@ -102,7 +103,7 @@ def _add(listing: Listing, list_file: Path, image: str, mask: str | None, label:
 def _locate(list_file: Path, name: str) -> Path | None:
     path = Path(name)
     for folder in (list_file.parent, list_file.parent.parent, Path()):
-        if (folder / path).is_file():
+        if is_file(folder / path):
             return folder / path
     return None
 

@@ -15,6 +15,7 @@ from data_pipelines.listing import (
     Sample,
     existing_root,
     find_folder,
+    is_file,
     list_pictures,
     masks_by_stem,
 )
@@ -150,36 +151,43 @@ def read_nist16(root: str | Path) -> Listing:
     table = listing.root / NIST16_TABLE
     if not table.is_file():
         raise UserError(f"{listing.root}: not NIST16, there is no {NIST16_TABLE}")
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file, delimiter="|")
-        wanted = ("IsTarget", "ProbeFileName", "ProbeMaskFileName")
-        missing = [column for column in wanted if column not in (rows.fieldnames or ())]
-        if missing:
-            raise UserError(f"{table}: no column {', '.join(missing)}; expected a table split by |")
-        listed: set[str] = set()
-        authentic = 0
-        for row in rows:
-            if row["IsTarget"].strip() != "Y":
-                authentic += 1
-                continue
-            name = row["ProbeFileName"].strip()
-            path = listing.root / name
-            if name in listed:
-                listing.skipped.append((path, "listed a second time in the reference table"))
-                continue
-            listed.add(name)
-            if not path.is_file():
-                listing.skipped.append((path, "in the reference table, but there is no such file"))
-                continue
-            mask = listing.root / row["ProbeMaskFileName"].strip()
-            _add(
-                listing, path, TAMPERED, mask if mask.is_file() else None, mask_style="black"
-            )
+    listed: set[str] = set()
+    authentic = 0
+    for target, name, mask_name in _nist16_rows(table):
+        if target != "Y":
+            authentic += 1
+            continue
+        path = listing.root / name
+        if name in listed:
+            listing.skipped.append((path, "listed a second time in the reference table"))
+            continue
+        listed.add(name)
+        if not path.is_relative_to(listing.root) or not is_file(path):
+            listing.skipped.append((path, "in the reference table, but there is no such file"))
+            continue
+        mask = listing.root / mask_name
+        _add(listing, path, TAMPERED, mask if is_file(mask) else None, mask_style="black")
     if not listing.samples:
         raise UserError(f"{table}: none of the tampered pictures it lists is there")
     if authentic:
         listing.notes.append(f"{authentic} rows of authentic pictures are left out")
     return _finished(listing)
+
+
+def _nist16_rows(table: Path) -> list[tuple[str, ...]]:
+    """(IsTarget, ProbeFileName, ProbeMaskFileName) of every row; cells that are absent are ""."""
+    wanted = ("IsTarget", "ProbeFileName", "ProbeMaskFileName")
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file, delimiter="|")
+            missing = [column for column in wanted if column not in (rows.fieldnames or ())]
+            if missing:
+                raise UserError(
+                    f"{table}: no column {', '.join(missing)}; expected a table split by |"
+                )
+            return [tuple((row[column] or "").strip() for column in wanted) for row in rows]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{table}: not a table of text split by | ({error})") from error
 
 
 def _pictures_below(root: Path) -> list[Path]:
