@@ -8,9 +8,8 @@ import dataclasses
 import json
 import os
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -193,7 +192,6 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--remat", action="store_true", help="gradient checkpointing")
     parser.add_argument("--steps", type=int, default=3, help="timed steps, after a warm-up")
-    parser.add_argument("--wait", action="store_true", help="one step per line on stdin")
     return parser
 
 
@@ -213,13 +211,11 @@ def measure(
     machine = build(case)
     reset_peak_rss()
     wall, cpu, losses = [], [], []
-    print("ready", flush=True)
-    for index in _turns(args):
+    for index in range(args.steps):
         wall_0, cpu_0 = time.perf_counter(), time.process_time()
         losses.append(machine.step(index)["loss"])
         wall.append(1e3 * (time.perf_counter() - wall_0))
         cpu.append(1e3 * (time.process_time() - cpu_0))
-        print("step", flush=True)
     step_ms = statistics.median(wall)
     needed, peak = model_flops(case), peak_flops(machine.chip, case.dtype)
     line = {
@@ -235,7 +231,7 @@ def measure(
         "step_ms_all": [round(ms, 1) for ms in wall],
         "cpu_ms": statistics.median(cpu),
         "compile_s": machine.compile_s,
-        "start_s": time.perf_counter() - started - sum(wall) / 1e3 if not args.wait else None,
+        "start_s": time.perf_counter() - started - sum(wall) / 1e3,
         "peak_memory_bytes": machine.peak_memory(),
         "model_flops": needed,
         "mfu": needed / (step_ms / 1e3) / peak if needed and peak else None,
@@ -244,10 +240,3 @@ def measure(
     }
     print(json.dumps(line | machine.facts()), flush=True)
 
-
-def _turns(args: argparse.Namespace) -> Iterator[int]:
-    if not args.wait:
-        yield from range(args.steps)
-        return
-    for index, _ in enumerate(sys.stdin):
-        yield index

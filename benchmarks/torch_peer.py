@@ -23,7 +23,7 @@ from benchmarks.torch_model import SAPLPeer
 class PeerStep:
     """The peer's step on the GPU if there is one, eagerly or through `torch.compile`."""
 
-    def __init__(self, case: Case, compiled: bool):
+    def __init__(self, case: Case, compiled: bool, warm_up: bool = True):
         torch.manual_seed(0)
         self.case, self.compiled = case, compiled
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -36,13 +36,19 @@ class PeerStep:
             trainable, lr=case.learning_rate, weight_decay=case.weight_decay, fused=True
         )
         self.losses = torch.compile(self.model) if compiled else self.model
+        self.compile_s = 0.0
+        if warm_up:
+            self._warm_up()
+
+    def _warm_up(self) -> None:
         started = time.perf_counter()
         self.step(0)
-        first = time.perf_counter() - started
-        started = time.perf_counter()
-        self.step(1)
-        self.compile_s = max(0.0, first - (time.perf_counter() - started)) if compiled else 0.0
-        if on_gpu:
+        if self.compiled:
+            first = time.perf_counter() - started
+            started = time.perf_counter()
+            self.step(1)
+            self.compile_s = max(0.0, first - (time.perf_counter() - started))
+        if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
 
     def step(self, index: int) -> dict[str, float]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks.case import (
@@ -22,6 +23,7 @@ from configs.sapl import get_config
 from sapl_jax.models.sapl import build_sapl
 from sapl_jax.training import devices as dev
 from sapl_jax.training import schedules
+from sapl_jax.training.checkpoints import flatten
 from sapl_jax.training.state import init_state, make_optimizer, split_model
 from sapl_jax.training.step import make_train_step
 
@@ -48,7 +50,7 @@ def config_of(case: Case) -> ConfigDict:
 class OurStep:
     """Our step, compiled for one device."""
 
-    def __init__(self, case: Case):
+    def __init__(self, case: Case, warm_up: bool = True):
         self.case = case
         self.devices = jax.devices()[:1]
         self.platform = self.devices[0].platform
@@ -73,8 +75,16 @@ class OurStep:
         lowered = mapped.lower(self.state, self.frozen, self._batch(0))
         self.compiled = lowered.compile()
         self.compile_s = time.perf_counter() - started
-        self.step(0)
-        self.step(1)
+        if warm_up:
+            self.step(0)
+
+    def set_params(self, arrays: dict[str, np.ndarray]) -> None:
+        """Replaces the trainable parameters by arrays under their flat names."""
+        names = list(flatten(self.state.params))
+        params = jax.tree.unflatten(
+            jax.tree.structure(self.state.params), [arrays[name] for name in names]
+        )
+        self.state = self.state._replace(params=dev.replicate(params, self.devices))
 
     def _batch(self, index: int) -> dict[str, jax.Array]:
         return next(dev.shard_batches([random_batch(self.case, self.patch, index)], self.devices))
