@@ -42,6 +42,7 @@ def get_config() -> ConfigDict:
     model.prompts = "ecpl"  # "fixed", "coop", "cocoop", "ecpl_no_edge" or "ecpl" [paper].
     model.prompt_length = 12  # [paper] Learned context vectors per class.
     model.class_words = ("real", "fake")  # [paper] Class tokens: authentic, tampered.
+    model.pooled_patches = 0  # [ours] Patches that give the image logits. 0: CLS does [paper].
     model.attention_heads = 8  # [ours] Heads of ECPL's attention. Must divide the text width.
 
     model.hecl = hecl = ConfigDict()

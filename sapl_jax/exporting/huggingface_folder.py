@@ -24,4 +24,4 @@ def write_huggingface(trained: TrainedModel, folder: Path) -> None:
 def with_tower_of(trained: TrainedModel, folder: Path) -> TrainedModel:
     """The same prompts on the CLIP that is in an export folder."""
     old = trained.model
-    return trained._replace(model=SAPL(load_clip(folder), old.prompts, old.heads, old.taps))
+    return trained._replace(model=SAPL(load_clip(folder), old.prompts, old.heads, old.taps, old.pooled_patches))

@@ -33,7 +33,7 @@ def score_and_patch_map(
 
 def network_of(model: SAPL) -> Network:
     """The network of a model; HECL's heads, which only training uses, are left out."""
-    params, frozen = split_model(SAPL(model.clip, model.prompts, None, model.taps))
+    params, frozen = split_model(SAPL(model.clip, model.prompts, None, model.taps, model.pooled_patches))
     weights = {"trained": params, "clip": frozen.params}
     structure = jax.tree.structure(weights)
 

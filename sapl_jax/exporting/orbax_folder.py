@@ -28,7 +28,7 @@ WEIGHTS = "weights"
 def merged(trained: TrainedModel) -> TrainedModel:
     """The same model with LoRA merged into CLIP's weights."""
     old = trained.model
-    model = SAPL(merge_lora(old.clip), old.prompts, old.heads, old.taps)
+    model = SAPL(merge_lora(old.clip), old.prompts, old.heads, old.taps, old.pooled_patches)
     return trained._replace(model=model)
 
 

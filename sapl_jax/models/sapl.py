@@ -15,6 +15,7 @@ from sapl_jax.clip.tokens import class_token_ids
 from sapl_jax.errors import UserError
 from sapl_jax.models.hecl import ProjectionHeads
 from sapl_jax.models.layers import l2_normalize
+from sapl_jax.models.localization import pooled_logits
 from sapl_jax.models.prompts import Prompts
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -25,7 +26,8 @@ class Outputs(NamedTuple):
     """What one forward pass gives.
 
     Attributes:
-      image_logits: [B,2] float32, logit_scale * cos(image, prompt); authentic first.
+      image_logits: [B,2] float32, logit_scale * cos(image, prompt), or pooled from the patches
+        (`pooled_logits`); authentic first.
       similarity: [L,B,T,2] float32, cosine of patch and prompt.
       embeddings: [L,B,T,P] patch features in the joint space, compute dtype, not normalised.
     """
@@ -38,8 +40,19 @@ class Outputs(NamedTuple):
 class SAPL(nnx.Module):
     """The whole model. Frozen: every `nnx.Param` (CLIP). Trained: every `Trainable`."""
 
-    def __init__(self, clip: CLIP, prompts: Prompts, heads: ProjectionHeads | None, taps: tuple):
-        """`heads` is None where HECL is off; `taps` are vision blocks counted from 1."""
+    def __init__(
+        self,
+        clip: CLIP,
+        prompts: Prompts,
+        heads: ProjectionHeads | None,
+        taps: tuple,
+        pooled_patches: int = 0,
+    ):
+        """`heads` is None where HECL is off; `taps` are vision blocks counted from 1.
+
+        `pooled_patches`: patches that give the image logits; 0: the CLS feature gives them.
+        """
+        self.pooled_patches = pooled_patches
         self.clip = clip
         self.prompts = prompts
         self.heads = heads
@@ -75,8 +88,6 @@ class SAPL(nnx.Module):
         text = self.clip.text.encode(prompts.reshape(batch * num_classes, length, width), eot)
         text = l2_normalize(text).reshape(batch, num_classes, -1)
 
-        image_embedding = l2_normalize(self.clip.visual_projection(features.pooled))
-        image_logits = self.scale * jnp.einsum("bp,bcp->bc", image_embedding, text)
         # cos = (P . t) / |P|: the norm is divided out afterwards, so P is never copied.
         products = jnp.einsum(
             "lbtp,bcp->lbtc",
@@ -86,6 +97,11 @@ class SAPL(nnx.Module):
         )
         squares = jnp.sum(jnp.square(embeddings.astype(jnp.float32)), axis=-1, keepdims=True)
         similarity = products * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
+        if self.pooled_patches:
+            image_logits = pooled_logits(similarity, self.scale, valid, self.pooled_patches)
+        else:
+            image_embedding = l2_normalize(self.clip.visual_projection(features.pooled))
+            image_logits = self.scale * jnp.einsum("bp,bcp->bc", image_embedding, text)
         return Outputs(image_logits, similarity, embeddings)
 
 
@@ -146,7 +162,7 @@ def assemble_sapl(clip: CLIP, class_ids: Sequence[Sequence[int]], config: Config
     if config.model.hecl.enabled:
         width = clip.config.projection_dim
         heads = ProjectionHeads(len(taps), width, config.model.hecl.feature_dim, rngs)
-    return SAPL(clip, prompts, heads, taps)
+    return SAPL(clip, prompts, heads, taps, config.model.pooled_patches)
 
 
 def check_taps(taps: tuple[int, ...], depth: int) -> tuple[int, ...]:

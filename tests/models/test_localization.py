@@ -1,9 +1,14 @@
 """Heat maps from patch similarity."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sapl_jax.models.localization import heat_map_of_picture, tampered_probability
+from sapl_jax.models.localization import (
+    heat_map_of_picture,
+    pooled_logits,
+    tampered_probability,
+)
 
 
 def test_patch_probability_is_the_mean_over_taps_of_the_softmax():
@@ -59,3 +64,25 @@ def test_a_picture_thinner_than_half_a_patch_still_gets_a_map():
     )
     assert result.shape == (2, 400)
     np.testing.assert_allclose(result, 0.5)
+
+
+def test_pooled_logits_are_the_mean_margin_of_the_most_tampered_valid_patches() -> None:
+    rng = np.random.default_rng(3)
+    similarity = rng.uniform(-1, 1, (2, 3, 9, 2)).astype(np.float32)
+    valid = np.ones((3, 9), bool)
+    valid[1, 4:] = False
+    valid[2, 1:] = False
+    logits = np.asarray(pooled_logits(similarity, 10.0, valid, 4))
+    margin = 10 * (similarity[..., 1] - similarity[..., 0]).mean(0)
+    for b, count in enumerate((4, 4, 1)):
+        expected = np.sort(margin[b][valid[b]])[::-1][:count].mean()
+        np.testing.assert_allclose(logits[b], [-expected / 2, expected / 2], rtol=1e-5)
+
+
+def test_pooled_logits_have_a_finite_gradient_where_no_patch_is_valid() -> None:
+    similarity = jnp.zeros((1, 1, 4, 2))
+
+    def loss(similarity):
+        return jnp.sum(pooled_logits(similarity, 10.0, jnp.zeros((1, 4), bool), 2))
+
+    assert np.isfinite(jax.grad(loss)(similarity)).all()

@@ -76,3 +76,14 @@ def test_impossible_taps_are_refused(tiny_config, taps):
     tiny_config.model.taps = taps
     with pytest.raises(UserError, match="between 1 and 4"):
         build_sapl(tiny_config, jnp.float32)
+
+
+def test_pooled_image_logits_follow_the_most_tampered_patches(tiny_config, batch):
+    tiny_config.model.pooled_patches = 4
+    model = build_sapl(tiny_config, jnp.float32)
+    outputs = model(*batch)
+    margin = model.scale * (outputs.similarity[..., 1] - outputs.similarity[..., 0]).mean(0)
+    expected = jnp.sort(margin, axis=1)[:, -4:].mean(1)
+    np.testing.assert_allclose(
+        outputs.image_logits[:, 1] - outputs.image_logits[:, 0], expected, rtol=1e-4, atol=1e-5
+    )
