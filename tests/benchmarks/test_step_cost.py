@@ -1,0 +1,76 @@
+"""Guards the cost of the compiled training step without a clock: products, memory, collectives."""
+
+import json
+import math
+
+import jax
+import pytest
+
+from benchmarks.lowering import lower_step
+from benchmarks.program import collectives, matmul_flops
+from configs import demo
+
+# Two devices, four pictures, the demo's shapes. A change that does more work than this on purpose
+# changes these numbers in the same commit and says why.
+MATMUL_GFLOPS = 8.71
+TEMPORARY_MB = 73.0
+
+
+def demo_sized_config(tmp_path):
+    """configs/demo.py on an architecture of the demo's size, fixed here."""
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    tower = {"num_attention_heads": 4, "num_hidden_layers": 4}
+    vision = {"hidden_size": 128, "intermediate_size": 512, "patch_size": 8, "image_size": 96}
+    text = {"hidden_size": 64, "intermediate_size": 256, "vocab_size": 512}
+    config_json = {
+        "model_type": "clip",
+        "projection_dim": 64,
+        "vision_config": tower | vision,
+        "text_config": tower | text | {"bos_token_id": 510, "eos_token_id": 511},
+    }
+    (folder / "config.json").write_text(json.dumps(config_json))
+    config = demo.get_config()
+    config.clip.pretrained = f"random:{folder}"
+    config.image.size = 192
+    config.train.batch_size = 4
+    return config
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    config = demo_sized_config(tmp_path_factory.mktemp("step"))
+    lowered = lower_step(config, jax.devices()[:2])
+    # Compiled as users run it: the suite's own setting skips passes that shape the program.
+    return config, lowered.compile({"xla_backend_optimization_level": 3})
+
+
+def trainable_bytes(compiled):
+    state = compiled.args_info[0][0]
+    leaves = jax.tree.leaves(state.params)
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+
+
+def test_matrix_products_stay_within_their_bound(compiled):
+    flops = matmul_flops(compiled[1].as_text())
+    assert 0.9 * MATMUL_GFLOPS < flops / 1e9 < 1.02 * MATMUL_GFLOPS
+
+
+def test_temporary_memory_stays_within_its_bound(compiled):
+    used = compiled[1].memory_analysis().temp_size_in_bytes
+    assert used / 1e6 < 1.15 * TEMPORARY_MB
+
+
+def test_collectives_move_gradients_and_keys_only(compiled):
+    config, program = compiled
+    hecl = config.model.hecl
+    found = collectives(program.as_text())
+    reduced = sum(c.result_bytes for c in found if c.kind == "all-reduce")
+    gathered = sum(c.result_bytes for c in found if c.kind == "all-gather")
+    assert {c.kind for c in found} == {"all-reduce", "all-gather"}
+    assert len(found) <= 5
+    # Gradients, two anchor counts and a few metrics.
+    assert 0 <= reduced - trainable_bytes(program) <= 64
+    anchors = config.train.batch_size * hecl.top_k
+    keys = len(config.model.taps) * anchors * hecl.feature_dim * 4
+    assert 0 <= gathered - keys <= anchors * 8
