@@ -166,14 +166,48 @@ def main(argv: list[str]) -> int | None:
     return None
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
+def parse_flags(argv: list[str]) -> list[str]:
+    """Reads the command line; returns what is no flag. UserError for a mistake in it."""
     app.define_help_flags()
     try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        # A name or type that the locked configuration does not have comes up as any of these.
-        raise UserError(f"{error}\nThe configuration file explains every field.") from error
+        rest = flags.FLAGS(argv)
+        if _CONFIG.value is not None:
+            check_tuples(_CONFIG.value)  # Also meets a file that could not be loaded.
+    # A name or type that the locked configuration does not have comes up as any of these.
+    except (
+        flags.Error, AttributeError, KeyError, OSError, SyntaxError, TypeError, ValueError
+    ) as error:
+        raise UserError(f"{_reason(error)}\nconfigs/sapl.py explains every field.") from error
+    return rest
+
+
+def _reason(error: Exception) -> str:
+    missing = error if isinstance(error, KeyError) else error.__context__
+    if isinstance(missing, KeyError):
+        return f"The configuration has no field {missing.args[0]}"
+    # An error inside a configuration file arrives with the text of its traceback.
+    what, _, trace = str(error).partition("\n\nTraceback")
+    return f"{what} {trace.strip().splitlines()[-1]}" if trace else what
+
+
+def check_tuples(config: ConfigDict) -> None:
+    """Splits words given as a,b, which the flags take for one, and checks the types of members.
+
+    Raises:
+      UserError: a member is of another type.
+    """
+    kinds = {"model.taps": int, "model.class_words": str, "clip.lora_targets": str}
+    for field, kind in kinds.items():
+        section, name = field.split(".")
+        split = (m.split(",") if isinstance(m, str) else [m] for m in config[section][name])
+        members = tuple(m for ms in split for m in ms if m != "")
+        if not all(isinstance(m, kind) for m in members):
+            raise UserError(
+                f"--config.{field} is {','.join(map(str, members))!r}; expected "
+                f"{'whole numbers' if kind is int else 'words'} with commas between them."
+            )
+        config[section][name] = members
 
 
 if __name__ == "__main__":
-    run_main(lambda: main(_parse_flags(sys.argv)))
+    run_main(lambda: main(parse_flags(sys.argv)))
