@@ -36,8 +36,9 @@ def open_workdir(workdir: Path, config: ConfigDict, *, write: bool = True) -> It
     configuration); the others pass through.
 
     Raises:
-      UserError: the directory cannot be written, another run holds it, or it belongs to a run of
-        another configuration (the differences are listed).
+      UserError: the directory cannot be written, another run holds it, or it has checkpoints of
+        another configuration (the differences are listed). A run that never came to its first
+        checkpoint leaves nothing to protect, so a mistake in it can be mended in place.
     """
     if not write:
         yield
@@ -96,7 +97,9 @@ def remember_data(workdir: Path, folder: Path, fingerprint: str) -> None:
 
 def _check_config(workdir: Path, config: ConfigDict) -> None:
     path = workdir / CONFIG_FILE
-    if path.exists():
+    if not any((workdir / "checkpoints").glob("*/[0-9]*")):
+        (workdir / DATA_FILE).unlink(missing_ok=True)
+    elif path.exists():
         before = _flat(read_config(workdir).to_dict())
         now = _flat(config.to_dict())
         changed = [

@@ -1,4 +1,4 @@
-"""Two processes over loopback (gloo): same losses as one, killed, resumed, stopped, never hanging."""
+"""Two processes over loopback (gloo): losses of one, killed, resumed, stopped, never hanging."""
 
 import signal
 import socket
@@ -115,7 +115,7 @@ def test_losing_the_first_process_ends_the_other(start, tmp_path):
 @pytest.mark.slow
 def test_a_mistake_that_only_one_process_makes_ends_both(start, tmp_path):
     """The first process finds a work directory of another run; the other would wait for it."""
-    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "checkpoints" / "last" / "1").mkdir(parents=True)
     write_json(tmp_path / "two" / "config.json", {"seed": 1})
     run = start(2, tmp_path / "two")
     assert statuses(run, ENDS_WITHIN_S + 60)[0] == 2
