@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,10 @@ def start_runtime() -> None:
         base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(Path(base) / "sapl_jax" / "xla"))
     coordinator = os.environ.get("SAPL_COORDINATOR", "")
-    waits = {"heartbeat_timeout_seconds": HEARTBEAT_S, "shutdown_timeout_seconds": SHUTDOWN_S}
+    waits: dict[str, Any] = {
+        "heartbeat_timeout_seconds": HEARTBEAT_S,
+        "shutdown_timeout_seconds": SHUTDOWN_S,
+    }
     if coordinator == "auto":
         jax.distributed.initialize(**waits)
     elif coordinator:
@@ -116,7 +120,7 @@ def replicate(tree, devices: list[jax.Device]):
 
 
 def stop_flags(devices: list[jax.Device]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    """What goes with every batch: no request to stop, and one. Placed once, so they cost nothing."""
+    """What goes with every batch: no request to stop, and one. Placed once, so they are free."""
     sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS))
     go, stop = (
         {"stop": jax.device_put(np.full(len(devices), value, np.float32), sharding)}

@@ -104,7 +104,8 @@ def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) ->
         skipped = values["bad_steps"] > 0
         if skipped:
             progress.message(
-                f"step {step}: gradients are not finite; skipped, {values['bad_steps']:.0f} in a row"
+                f"step {step}: gradients are not finite; skipped, {values['bad_steps']:.0f} "
+                "in a row"
             )
         progress.step(values["loss"])
         if skipped or step % hyper.log_every == 0 or step == num_steps:

@@ -69,9 +69,8 @@ class RunCheckpoints:
             if best is not None:
                 start = start._replace(best_auc=best.record["i_auc"])
         if jax.process_count() > 1:
-            state, *rest = multihost_utils.broadcast_one_to_all(
-                (start.state, np.int32(start.step), start.validation_due, np.float64(start.best_auc))
-            )
+            numbers = np.int32(start.step), start.validation_due, np.float64(start.best_auc)
+            state, *rest = multihost_utils.broadcast_one_to_all((start.state, *numbers))
             step, due, best_auc = (value.item() for value in rest)
             start = Start(jax.device_get(state), step, due, best_auc)
         return start

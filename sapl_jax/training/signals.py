@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 from types import FrameType, TracebackType
+from typing import Any
 
 # Clusters commonly grant 30 seconds between SIGTERM and SIGKILL.
 GRACE_S = 25.0
@@ -25,7 +26,7 @@ class StopRequest:
         self.signum: int | None = None
         self._grace_s = grace_s
         self._left = threading.Event()
-        self._previous: dict[int, signal.Handlers] = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
         # Python runs handlers between bytecodes of the main thread only, which may be deep inside

@@ -44,7 +44,7 @@ class MetricWriter:
         with self._write_errors():
             if self._path.exists():
                 _keep_until(self._path, start_step, validation_due)
-            self._lines = open(self._path, "a", buffering=1)
+            self._lines = open(self._path, "a", buffering=1)  # noqa: SIM115 (until `close`)
             board.mkdir(exist_ok=True)
             self._board = EventsWriter(str(board / "events"), f".{os.getpid()}")
             # TensorBoard hides what earlier files hold from this step on.
