@@ -11,7 +11,7 @@ from pathlib import Path
 from sapl_jax.clip.loading import load_clip
 from sapl_jax.clip.saving import save_clip
 from sapl_jax.exporting import description
-from sapl_jax.models.sapl import SAPL
+from sapl_jax.exporting.network import with_parts
 from sapl_jax.training.trained import TrainedModel
 
 
@@ -23,5 +23,4 @@ def write_huggingface(trained: TrainedModel, folder: Path) -> None:
 
 def with_tower_of(trained: TrainedModel, folder: Path) -> TrainedModel:
     """The same prompts on the CLIP that is in an export folder."""
-    old = trained.model
-    return trained._replace(model=SAPL(load_clip(folder), old.prompts, old.heads, old.taps, old.pooled_patches))
+    return trained._replace(model=with_parts(trained.model, clip=load_clip(folder)))

@@ -1,5 +1,6 @@
 """The part of SAPL that inference runs on the device, as a function of named weights."""
 
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,9 +32,17 @@ def score_and_patch_map(
     return scores, heat.reshape(edge_map.shape)
 
 
+def with_parts(model: SAPL, **parts: Any) -> SAPL:
+    """A model that shares all with another but the parts that are named (clip, heads)."""
+    other = copy.copy(model)
+    for name, part in parts.items():
+        setattr(other, name, part)
+    return other
+
+
 def network_of(model: SAPL) -> Network:
     """The network of a model; HECL's heads, which only training uses, are left out."""
-    params, frozen = split_model(SAPL(model.clip, model.prompts, None, model.taps, model.pooled_patches))
+    params, frozen = split_model(with_parts(model, heads=None))
     weights = {"trained": params, "clip": frozen.params}
     structure = jax.tree.structure(weights)
 

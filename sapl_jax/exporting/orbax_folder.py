@@ -16,20 +16,20 @@ from sapl_jax.clip.lora import merge_lora
 from sapl_jax.clip.model import CLIP, CLIPSource
 from sapl_jax.errors import UserError
 from sapl_jax.exporting import description
+from sapl_jax.exporting.network import with_parts
 from sapl_jax.models.sapl import SAPL, assemble_sapl
 from sapl_jax.training import devices
 from sapl_jax.training.checkpoints import CheckpointFolder
 from sapl_jax.training.state import merge_model, split_model
-from sapl_jax.training.trained import TrainedModel
+from sapl_jax.training.trained import TrainedModel, require_current
 
 WEIGHTS = "weights"
 
 
 def merged(trained: TrainedModel) -> TrainedModel:
     """The same model with LoRA merged into CLIP's weights."""
-    old = trained.model
-    model = SAPL(merge_lora(old.clip), old.prompts, old.heads, old.taps, old.pooled_patches)
-    return trained._replace(model=model)
+    clip = merge_lora(trained.model.clip)
+    return trained._replace(model=with_parts(trained.model, clip=clip))
 
 
 def write_orbax(trained: TrainedModel, folder: Path) -> None:
@@ -62,6 +62,7 @@ def load_orbax(folder: Path, dtype: str | None = None) -> TrainedModel:
             "--format orbax."
         )
     config = description.training_config(content)
+    require_current(config, folder)
     source = CLIPSource(**content["source"]["clip"])
     compute = devices.compute_dtype(dtype or config.train.dtype)
 

@@ -17,6 +17,7 @@ def demo_model() -> Path:
     if not is_export(FOLDER):
         raise UserError(
             "No --checkpoint was given, and the demo's model is not in this installation "
-            f"({FOLDER}). Give a training run's folder or an export with --checkpoint DIR."
+            f"({FOLDER}). Give a training run's folder or an export with --checkpoint DIR; "
+            "`python -m sapl_jax.demo` makes a run in demo/run."
         )
     return FOLDER

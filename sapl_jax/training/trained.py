@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from configs.sapl import get_config
 from sapl_jax.errors import UserError
 from sapl_jax.models.sapl import SAPL, build_sapl
 from sapl_jax.training import devices
@@ -40,6 +41,7 @@ def load_trained(workdir: Path, dtype: str | None = None) -> TrainedModel:
       UserError: nothing there, or CLIP's weights are not those the run was trained on.
     """
     config = read_config(workdir)
+    require_current(config, workdir)
     checkpoints = workdir / "checkpoints"
     series = next((name for name in ("best", "last") if _has_steps(checkpoints / name)), None)
     if series is None:
@@ -62,6 +64,26 @@ def load_trained(workdir: Path, dtype: str | None = None) -> TrainedModel:
         "weights": str(checkpoints / series / str(step)),
     }
     return TrainedModel(merge_model(state.params, frozen), config, source)
+
+
+def require_current(config: ConfigDict, origin: Path) -> None:
+    """UserError where a stored configuration lacks a field that this version reads.
+
+    Args:
+      config: of a run or an export.
+      origin: its folder, for the message.
+    """
+    missing = [
+        f"{part}.{name}"
+        for part in ("image", "clip", "model", "train")
+        for name in get_config()[part]
+        if name not in config.get(part, {})
+    ]
+    if missing:
+        raise UserError(
+            f"{origin} was written by another version of sapl_jax: its configuration has no "
+            f"{', '.join(missing)}. Open it with that version, or train again."
+        )
 
 
 def _has_steps(folder: Path) -> bool:

@@ -148,6 +148,19 @@ def test_an_export_of_another_version_is_refused(exports, tmp_path):
         Localizer.load(folder)
 
 
+def test_a_run_or_export_without_a_field_of_this_version_is_refused(
+    exports, trained_run, tmp_path
+):
+    for source, file in ((exports["orbax"][0], "export.json"), (trained_run, "config.json")):
+        folder = tmp_path / file
+        shutil.copytree(source, folder)
+        stored = json.loads((folder / file).read_text())
+        del stored.get("config", stored)["model"]["prompts"]
+        (folder / file).write_text(json.dumps(stored))
+        with pytest.raises(UserError, match="another version.*model.prompts"):
+            Localizer.load(folder)
+
+
 def test_an_export_the_package_does_not_run_is_named(exports):
     with pytest.raises(UserError, match="stablehlo export"):
         Localizer.load(exports["stablehlo"][0])
