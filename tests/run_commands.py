@@ -1,0 +1,48 @@
+"""Runs several commands, each in a fork of one process, so that imports are paid for once.
+
+python -m tests.run_commands < commands.json
+
+Reads [[module, argument, ...], ...] and prints [{"status": ..., "stdout": ..., "stderr": ...}, ...]:
+what `python -m module arguments` ends with and writes.
+"""
+
+import importlib
+import json
+import os
+import sys
+import tempfile
+import traceback
+from types import ModuleType
+
+from sapl_jax.errors import run_main
+
+
+def run(module_name: str, arguments: list[str]) -> dict[str, object]:
+    """One command, from its arguments to its exit status."""
+    module = importlib.import_module(module_name)
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = os.fork()
+        if not child:
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            sys.argv = [module_name, *arguments]
+            parse = getattr(module, "parse_flags", None)
+            run_main(module.main if parse is None else lambda: module.main(parse(sys.argv)))
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read().decode())
+    return {"status": status, "stdout": texts[0], "stderr": texts[1]}
+
+
+def start(module: ModuleType) -> int | None:
+    """What the last line of the module does."""
+    if module.__name__ == "sapl_jax.train":
+        return module.main(module.parse_flags(sys.argv))
+    return module.main()
+
+
+if __name__ == "__main__":
+    results = [run(name, arguments) for name, *arguments in json.load(sys.stdin)]
+    print(json.dumps(results))

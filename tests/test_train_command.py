@@ -1,0 +1,166 @@
+"""The commands from end to end: train, continue, evaluate, and every mistake in one clear line."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.data_pipelines.picture_trees import make_casia, noise, write_picture
+from tests.tiny import TINY_CLIP
+from tests.training.run_in_memory import environment
+from tests.training.run_records import checkpoint_digests, losses, metric_lines
+
+TRAIN = "sapl_jax.train"
+
+
+def flags(root, prepared, workdir, **more):
+    """Arguments of a tiny training run; `more`: config fields with __ for the dots."""
+    fields = {
+        "data.root": root,
+        "data.prepared": prepared,
+        "clip.pretrained": TINY_CLIP,
+        "image.size": 28,
+        "model.taps": "2,4",
+        "model.prompt_length": 3,
+        "model.attention_heads": 4,
+        "model.hecl.top_k": 3,
+        "model.hecl.queue_length": 8,
+        "train.batch_size": 4,
+        "train.num_steps": 4,
+        "train.log_every": 1,
+        "train.eval_every": 2,
+        "train.checkpoint_every": 2,
+        "train.remat": "false",
+    } | {name.replace("__", "."): value for name, value in more.items()}
+    values = [f"--config.{name}={value}" for name, value in fields.items() if value is not None]
+    return ["--config=configs/sapl.py", f"--workdir={workdir}", *values]
+
+
+def run_all(commands):
+    """The results of the commands, run one after the other in one process."""
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.run_commands"],
+        input=json.dumps(commands),
+        env=environment(devices=2, HF_HUB_OFFLINE="1"),
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Pictures, and a run of four steps on them by `python -m sapl_jax.train`."""
+    folder = tmp_path_factory.mktemp("commands")
+    root = make_casia(folder / "casia")
+    (root / "Au" / "Au_ani_00098.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
+    command = [sys.executable, "-m", TRAIN, *flags(root, folder / "prepared", folder / "run")]
+    result = subprocess.run(
+        command, env=environment(devices=2), capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "skipped: 1 files" in result.stderr
+    assert len(losses(folder / "run")) == 4
+    assert any(name.startswith("best/") for name in checkpoint_digests(folder / "run"))
+    return folder
+
+
+def evaluate(run, folder, *more):
+    arguments = ["--checkpoint", run, "--dataset", f"casia_v2={folder / 'casia'}"]
+    return ["sapl_jax.evaluate", *map(str, arguments), "--no_report", *more]
+
+
+def test_a_run_continues_evaluates_and_outlives_its_pictures(folder):
+    root, prepared, workdir = folder / "casia", folder / "prepared", folder / "run"
+    gone = folder / "moved" / "casia"
+    fewer = shutil.copytree(root, folder / "fewer")
+    next(iter((fewer / "Au").glob("*.bmp"))).unlink()
+    changed = flags(fewer, prepared, workdir, train__num_steps=12)
+    continued, evaluated, refused, on_records, without_validation = run_all(
+        [
+            [TRAIN, *flags(root, prepared, workdir, train__num_steps=6)],
+            evaluate(workdir, folder, "--output", str(folder / "results")),
+            [TRAIN, *changed],
+            # The pictures are gone: a run in progress goes on from the records made of them.
+            [TRAIN, *flags(gone, prepared, workdir, train__num_steps=8)],
+            [TRAIN, *flags(root, prepared, folder / "all", data__val_fraction=0.0)],
+        ]
+    )
+    assert continued["status"] == 0 and "continuing from step 4 of 6" in continued["stderr"]
+    assert evaluated["status"] == 0, evaluated["stderr"]
+    results = json.loads((folder / "results" / "results.json").read_text())
+    found = results["datasets"]["casia_v2"]
+    assert found["images"] == 40 and 0 <= found["i_auc"] <= 1 and 0 <= found["p_f1"] <= 1
+    # Other pictures than the run was started on would change the data order in its middle.
+    assert refused["status"] == 2
+    assert "does not hold the pictures that the run" in refused["stderr"]
+    assert f"--config.data.prepared={prepared}" in refused["stderr"]
+    assert on_records["status"] == 0, on_records["stderr"]
+    assert "is gone; continuing on the records" in on_records["stderr"]
+    assert [row["step"] for row in metric_lines(workdir) if "loss" in row] == list(range(1, 9))
+    assert without_validation["status"] == 0, without_validation["stderr"]
+    assert "there is no validation split" in without_validation["stdout"]
+
+
+def mistakes(folder):
+    """Arguments, what the message must say, and whether the work directory may exist after."""
+    root, prepared, new = folder / "casia", folder / "prepared", folder / "never"
+    empty, single, other = folder / "empty", folder / "single", folder / "other"
+    empty.mkdir()
+    for name in ("a", "b"):
+        write_picture(single / "Au" / f"Au_{name}.png", noise(1))
+        write_picture(other / "photos" / f"{name}.png", noise(2))
+    (single / "Tp").mkdir()
+    wrong_clip = folder / "wrong_clip"
+    shutil.copytree(TINY_CLIP, wrong_clip)
+    config = json.loads((wrong_clip / "config.json").read_text())
+    config["vision_config"]["intermediate_size"] *= 2
+    (wrong_clip / "config.json").write_text(json.dumps(config))
+    file = folder / "a_file"
+    file.write_text("")
+
+    def given(**more):
+        return flags(more.pop("root", root), prepared, more.pop("workdir", new), **more)
+
+    return [
+        (given(root=""), "was prepared|no prepared data"),
+        (flags("", "", new), "No training data was given.*data.root"),
+        (given(root=folder / "absent"), "absent"),
+        (given(root=empty), "empty"),
+        (given(root=single), "single.*both"),
+        (given(root=other), "other"),
+        (given(clip__pretrained="openai/clip-vit-base-patch32"), "hf download"),
+        (given(clip__pretrained=wrong_clip), "another shape"),
+        (given(train__batch_size=5), "batch_size is 5.*2 devices.*multiple of 2"),
+        (given(model__taps="2,9"), "9.*4"),
+        (given(workdir=folder / "run", seed=3), "another configuration.*seed: 0 there, 3 now"),
+        (given(workdir=file / "run"), "cannot be written"),
+        (given(workdir="/proc/run"), "cannot be written"),
+        (given(train__batchsize=4), "batchsize"),
+        (given(train__batch_size="many"), "many"),
+        (given(train__schedule="linear"), "'constant' or 'cosine'"),
+        (given(train__dtype="float8"), "float8"),
+        (["--config=configs/absent.py"], "absent"),
+        ([*given(), "stray"], "Unexpected argument 'stray'"),
+    ]
+
+
+def test_every_mistake_is_one_message_with_status_2_and_changes_nothing(folder):
+    wrong = mistakes(folder)
+    before = checkpoint_digests(folder / "run"), metric_lines(folder / "run")
+    results = run_all([[TRAIN, *arguments] for arguments, _ in wrong])
+    for (arguments, message), result in zip(wrong, results, strict=True):
+        about = f"{arguments[-3:]}: {result['stderr']}"
+        assert result["status"] == 2, about
+        assert result["stderr"].count("error: ") == 1, about
+        assert "Traceback" not in result["stderr"], about
+        error = result["stderr"].partition("error: ")[2]
+        assert re.search(f"(?s){message}", error), about
+    assert (checkpoint_digests(folder / "run"), metric_lines(folder / "run")) == before
+    assert not list((folder / "never").glob("checkpoints/*/*"))
+    assert not (folder / "never" / "metrics.jsonl").exists()
