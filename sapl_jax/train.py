@@ -26,6 +26,7 @@ from sapl_jax.errors import UserError, run_main
 from sapl_jax.localizer import edge_options
 from sapl_jax.models.sapl import build_sapl
 from sapl_jax.training import devices
+from sapl_jax.training.checks import check_values
 from sapl_jax.training.loop import train
 from sapl_jax.training.workdir import open_workdir, remember_data, trained_on
 
@@ -172,7 +173,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
         if _CONFIG.value is not None:
-            check_tuples(_CONFIG.value)  # Also meets a file that could not be loaded.
+            check_values(_CONFIG.value)  # Also meets a file that could not be loaded.
     # A name or type that the locked configuration does not have comes up as any of these.
     except (
         flags.Error, AttributeError, KeyError, OSError, SyntaxError, TypeError, ValueError
@@ -188,25 +189,6 @@ def _reason(error: Exception) -> str:
     # An error inside a configuration file arrives with the text of its traceback.
     what, _, trace = str(error).partition("\n\nTraceback")
     return f"{what} {trace.strip().splitlines()[-1]}" if trace else what
-
-
-def check_tuples(config: ConfigDict) -> None:
-    """Splits words given as a,b, which the flags take for one, and checks the types of members.
-
-    Raises:
-      UserError: a member is of another type.
-    """
-    kinds = {"model.taps": int, "model.class_words": str, "clip.lora_targets": str}
-    for field, kind in kinds.items():
-        section, name = field.split(".")
-        split = (m.split(",") if isinstance(m, str) else [m] for m in config[section][name])
-        members = tuple(m for ms in split for m in ms if m != "")
-        if not all(isinstance(m, kind) for m in members):
-            raise UserError(
-                f"--config.{field} is {','.join(map(str, members))!r}; expected "
-                f"{'whole numbers' if kind is int else 'words'} with commas between them."
-            )
-        config[section][name] = members
 
 
 if __name__ == "__main__":

@@ -1,0 +1,62 @@
+"""What a configuration may hold, beyond the types of its fields."""
+
+from ml_collections import ConfigDict
+
+from sapl_jax.errors import UserError
+
+_MEMBERS = {"model.taps": int, "model.class_words": str, "clip.lora_targets": str}
+_ABOVE_ZERO = (
+    "train.epochs",
+    "train.log_every",
+    "train.eval_every",
+    "train.checkpoint_every",
+    "train.learning_rate",
+    "model.attention_heads",
+    "model.hecl.top_k",
+    "model.hecl.feature_dim",
+    "model.hecl.queue_length",
+    "model.hecl.temperature",
+)
+_AT_LEAST_ZERO = (
+    "train.num_steps",
+    "train.weight_decay",
+    "train.max_bad_steps",
+    "train.eval_batch_size",
+    "model.prompt_length",
+    "model.pooled_patches",
+    "model.hecl.weight",
+    "model.heat_map.sigma",
+)
+
+
+def check_values(config: ConfigDict) -> None:
+    """Refuses numbers out of range and tuples with members of another type.
+
+    Words given as a,b, which flags take for one word, are split in place.
+
+    Raises:
+      UserError: names the flag, what was given and what is expected.
+    """
+    for field, kind in _MEMBERS.items():
+        section, name = field.split(".")
+        split = (m.split(",") if isinstance(m, str) else [m] for m in config[section][name])
+        members = tuple(m for ms in split for m in ms if m != "")
+        if not all(isinstance(m, kind) for m in members):
+            raise UserError(
+                f"--config.{field} is {','.join(map(str, members))!r}; expected "
+                f"{'whole numbers' if kind is int else 'words'} with commas between them."
+            )
+        config[section][name] = members
+    for field in (*_ABOVE_ZERO, *_AT_LEAST_ZERO):
+        value = config
+        for name in field.split("."):
+            value = value[name]
+        # Written so that NaN is refused.
+        if not (value > 0 or (value == 0 and field in _AT_LEAST_ZERO)):
+            least = "at least 0" if field in _AT_LEAST_ZERO else "more than 0"
+            raise UserError(f"--config.{field} is {value}; expected {least}.")
+    if len(config.model.class_words) != 2:
+        raise UserError(
+            f"--config.model.class_words is {','.join(config.model.class_words)!r}; expected two "
+            "words, for authentic and for tampered pictures."
+        )
