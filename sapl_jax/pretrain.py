@@ -35,11 +35,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder to write, in Hugging Face's format")
-    add("--pictures", type=int, default=8000, help="photographs to generate")
+    add("--pictures", type=int, default=6000, help="photographs to generate")
     add("--size", type=int, default=192, help="side of a photograph in pixels")
     add("--canvas", type=int, default=96, help="side of a training image in pixels")
     add("--patch", type=int, default=16, help="side of the ViT's patches in pixels")
-    add("--steps", type=int, default=8000)
+    add("--steps", type=int, default=7500)
     add("--batch_size", type=int, default=16)
     add("--learning_rate", type=float, default=1.5e-3)
     add("--sheets", type=float, default=0.5, help="share of contact sheets among the images")
