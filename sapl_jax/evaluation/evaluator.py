@@ -30,6 +30,7 @@ from sapl_jax.errors import UserError
 from sapl_jax.evaluation import protocols
 
 MAX_PIXELS = 128_000_000  # decoded pixels waiting for or inside one call of the detector
+_NO_MASK = "has no mask: not in the pixel measures"
 _READERS = 4
 _SCORERS = 4
 
@@ -195,6 +196,7 @@ def evaluate_dataset(
     records: list[Record] = []
     skipped = list(listing.skipped)
     notes: list[tuple[Path, str]] = [(listing.root, note) for note in listing.notes]
+    notes += [(sample.image, _NO_MASK) for sample in _without_masks(listing)]
     digest = hashlib.sha256()
     pending: list[tuple[Loaded, Analysis, concurrent.futures.Future[protocols.ImageScores]]] = []
 
@@ -251,6 +253,13 @@ def evaluate_dataset(
         digest.hexdigest(),
         time.monotonic() - start,
     )
+
+
+def _without_masks(listing: Listing) -> list[Sample]:
+    """Tampered pictures without a mask, where others have one; a set may also have none at all."""
+    tampered = [sample for sample in listing.samples if sample.label == 1]
+    lacking = [sample for sample in tampered if sample.mask is None]
+    return lacking if len(lacking) < len(tampered) else []
 
 
 def _pixels(items: Iterable[Loaded]) -> int:

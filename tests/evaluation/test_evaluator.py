@@ -78,6 +78,7 @@ def test_bad_files_are_named_and_counted_and_the_run_goes_on(detector, folder) -
     write_grey(folder / "Gt" / "d_gt.png", np.zeros((77, 40), np.uint8))
     write_rgb(folder / "Tp" / "e.png", picture(10))
     write_grey(folder / "Gt" / "e_gt.png", np.zeros((20, 40), np.uint8))
+    write_rgb(folder / "Tp" / "f.png", picture(10))
     result = _evaluate(detector, folder)
     reasons = {path.name: reason for path, reason in result.skipped}
     assert set(reasons) == {"cut.png", "text.jpg", "notes.txt"}
@@ -85,7 +86,8 @@ def test_bad_files_are_named_and_counted_and_the_run_goes_on(detector, folder) -
     notes = {path.name: note for path, note in result.notes}
     assert "mask is 40x77 but its picture is 40x20" in notes["d.png"]
     assert "no tampered pixel" in notes["e.png"]
-    assert (result.summary["images"], result.summary["masks"]) == (7, 2)
+    assert "has no mask" in notes["f.png"]
+    assert (result.summary["images"], result.summary["masks"]) == (8, 2)
     assert result.summary["p_f1"] == pytest.approx((2 / 3 + 1) / 2)
     assert result.summary["skipped"] == 3
 
@@ -113,7 +115,7 @@ def test_unusual_pictures_are_evaluated_and_noted(detector, folder) -> None:
     }.items():
         assert word in notes[name]
     counts = [result.summary[key] for key in ("images", "noted", "skipped")]
-    assert counts == [11, 6, 0]
+    assert counts == [11, 7, 0]  # The fixture's c.png has no mask, which is noted too.
     assert {record.size for record in result.records} == {(20, 40)}
 
 
