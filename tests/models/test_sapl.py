@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sapl_jax.clip.tokens import class_token_ids
 from sapl_jax.errors import UserError
-from sapl_jax.models.sapl import build_sapl
+from sapl_jax.models.sapl import CLIP_MEAN, CLIP_STD, build_sapl, normalize_pixels
 from sapl_jax.training.checkpoints import flatten
 from sapl_jax.training.state import split_model
 
@@ -29,12 +30,60 @@ def test_outputs_are_cosines_scaled_by_clip(tiny_config, batch):
     assert float(jnp.abs(outputs.image_logits).max()) <= float(model.scale) * (1 + 1e-5)
 
 
+def test_similarities_and_logits_are_those_of_the_equations(tiny_config, batch):
+    """Eqs. (2), (3) and the similarities in NumPy; the towers' outputs have tests of their own."""
+    model = build_sapl(tiny_config, jnp.float32)
+    edge_tokens = model.prompts.edge_tokens
+    kernel = np.random.default_rng(1).normal(size=edge_tokens.out_kernel.shape)
+    edge_tokens.out_kernel[...] = jnp.asarray(kernel, jnp.float32)  # It is zero at the start.
+    image, edge_map, valid = batch
+    clip, taps = model.clip, tiny_config.model.taps
+
+    def project(features):
+        norm = clip.vision.post_norm
+        centred = features - features.mean(-1, keepdims=True)
+        normed = centred / np.sqrt(centred.var(-1, keepdims=True) + 1e-5)
+        normed = normed * np.asarray(norm.scale[...]) + np.asarray(norm.bias[...])
+        return normed, normed @ np.asarray(clip.visual_projection.kernel[...])
+
+    def cosine(a, b):
+        return a @ b.T / np.linalg.norm(a, axis=-1, keepdims=True) / np.linalg.norm(b, axis=-1)
+
+    pixels = (np.asarray(image) / 255 - CLIP_MEAN) / CLIP_STD
+    features = clip.vision(jnp.asarray(pixels, jnp.float32), taps)
+    patches, embeddings = project(np.asarray(features.taps, np.float64)[:, :, 1:])
+    cls = np.asarray(features.pooled)
+    tokens = edge_tokens(
+        jnp.asarray(patches, jnp.float32), cls, edge_map.reshape(3, -1), valid.reshape(3, -1)
+    )
+    assert np.abs(tokens).max() > 0.01
+
+    def word(*ids):
+        return np.asarray(clip.text.embed(jnp.asarray(ids)))
+
+    outputs = model(*batch)
+    context = np.asarray(model.prompts.context[...])
+    for b in range(3):
+        texts = []
+        for c, name in enumerate(tiny_config.model.class_words):
+            (ids,) = class_token_ids(clip, [name])
+            prompt = [word(clip.sot_id), context[c], tokens[b], word(*ids), word(clip.eot_id)]
+            sequence = np.concatenate(prompt)
+            texts.append(clip.text.encode(jnp.asarray(sequence)[None], len(sequence) - 1)[0])
+        texts = np.asarray(texts)
+        for tap in range(len(taps)):
+            np.testing.assert_allclose(
+                outputs.similarity[tap, b], cosine(embeddings[tap, b], texts), atol=1e-5
+            )
+        image_embedding = cls[b : b + 1] @ np.asarray(clip.visual_projection.kernel[...])
+        expected = float(model.scale) * cosine(image_embedding, texts)[0]
+        np.testing.assert_allclose(outputs.image_logits[b], expected, rtol=1e-4, atol=1e-4)
+
+
 def test_the_image_logits_are_clip_s_own_when_nothing_is_learned(tiny_config, batch):
     tiny_config.model.prompts = "fixed"
     model = build_sapl(tiny_config, jnp.float32)
     clip = model.clip
-    from sapl_jax.models.sapl import normalize_pixels
-
     words = model.prompts.class_ids
     text = clip.encode_text(jnp.asarray([[clip.sot_id, *ids] for ids in words]))
     expected = model.scale * clip.encode_image(normalize_pixels(batch[0])) @ text.T
