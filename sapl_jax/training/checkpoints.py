@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 
 from sapl_jax.errors import UserError
 
-FORMAT_VERSION = 2  # 1, before the first release, had no checksums.
+FORMAT_VERSION = 1  # Raised when a checkpoint of the version before can no longer be read.
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
