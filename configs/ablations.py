@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import sapl
+from configs import demo, sapl
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +79,15 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 
 def get_config(row: str = "sapl") -> ConfigDict:
-    """The configuration of a row, locked. ValueError that lists the rows for any other name."""
-    if row not in ROWS:
-        raise ValueError(f"no ablation {row!r}; there are {', '.join(ROWS)}")
-    config = sapl.get_config()
+    """The configuration of a row, locked. ValueError that lists the rows for any other name.
+
+    "demo/ROW" changes configs/demo.py instead of the paper's configuration.
+    """
+    base, slash, name = row.rpartition("/")
+    if name not in ROWS or base not in ("", "demo") or (slash and not base):
+        raise ValueError(f"no ablation {row!r}; there are {', '.join(ROWS)}, also as demo/ROW")
+    config = demo.get_config() if base else sapl.get_config()
+    row = name
     for field, value in ROWS[row].changes.items():
         place = config.model
         *parents, name = field.split(".")

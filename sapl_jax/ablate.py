@@ -64,10 +64,15 @@ def chosen_rows(groups: Sequence[str], rows: Sequence[str] | None) -> list[str]:
 
 
 def commands(
-    row: str, folder: Path, datasets: Sequence[str], protocol: str, config_flags: Sequence[str]
+    row: str,
+    folder: Path,
+    datasets: Sequence[str],
+    protocol: str,
+    config_flags: Sequence[str],
+    base: str = "",
 ) -> list[list[str]]:
-    """The two commands that make a row: train, evaluate."""
-    config = str(Path(ablations.__file__)) + f":{row}"
+    """The two commands that make a row: train, evaluate. base: "" or "demo/"."""
+    config = str(Path(ablations.__file__)) + f":{base}{row}"
     train = ["sapl_jax.train", "--config", config, "--workdir", str(folder / "run"), *config_flags]
     evaluate = ["sapl_jax.evaluate", "--checkpoint", str(folder / "run"), "--protocol", protocol]
     for dataset in datasets:
@@ -83,6 +88,7 @@ def run_rows(
     protocol: str,
     config_flags: Sequence[str],
     launch: Launcher = lambda command: subprocess.call(command),
+    base: str = "",
 ) -> list[str]:
     """Runs the rows that are not finished and writes the tables after each; returns failed rows.
 
@@ -102,7 +108,7 @@ def run_rows(
             print("  finished before", flush=True)
             continue
         folder.mkdir(parents=True, exist_ok=True)
-        for command in commands(row, folder, datasets, protocol, config_flags):
+        for command in commands(row, folder, datasets, protocol, config_flags, base):
             print(f"  {shlex.join(command)}", flush=True)
             status = launch(command)
             if status in _INTERRUPTED:
