@@ -196,7 +196,6 @@ def evaluate_dataset(
     records: list[Record] = []
     skipped = list(listing.skipped)
     notes: list[tuple[Path, str]] = [(listing.root, note) for note in listing.notes]
-    notes += [(sample.image, _NO_MASK) for sample in _without_masks(listing)]
     digest = hashlib.sha256()
     pending: list[tuple[Loaded, Analysis, concurrent.futures.Future[protocols.ImageScores]]] = []
 
@@ -237,6 +236,8 @@ def evaluate_dataset(
                 pending.append((item, analysis, future))
             bar.update(len(batch))
         collect()
+    # Last, so that they do not hide the other notes where most pictures have no mask.
+    notes += [(sample.image, _NO_MASK) for sample in _without_masks(listing)]
     if not records:
         reasons = "; ".join(f"{path}: {reason}" for path, reason in skipped[:3])
         raise UserError(f"{label}: none of {listing.root}'s pictures can be used ({reasons})")

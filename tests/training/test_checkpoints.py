@@ -55,7 +55,7 @@ def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path, state, monkeypatch
     monkeypatch.setattr(checkpoints, "FORMAT_VERSION", 7)
     series = saved(tmp_path, state)
     monkeypatch.undo()
-    with pytest.raises(UserError, match="format 7.*reads format 2.*Update sapl_jax"):
+    with pytest.raises(UserError, match="format 7.*reads format 1.*Update sapl_jax"):
         series.record(1)
 
 
