@@ -5,7 +5,6 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sapl_jax.errors import UserError
+from sapl_jax.training.compilation import use_compilation_cache
 from sapl_jax.training.step import AXIS
 
 HEARTBEAT_S = 30
@@ -27,12 +27,8 @@ def start_runtime() -> None:
     Several processes: `launch.sh` sets SAPL_COORDINATOR, SAPL_PROCESS_COUNT and SAPL_PROCESS_ID; on
     TPU slices and under SLURM JAX finds them itself when SAPL_COORDINATOR is "auto".
     A process that is lost is noticed HEARTBEAT_S seconds later at the latest.
-    The cache lives in JAX_COMPILATION_CACHE_DIR, by default ~/.cache/sapl_jax/xla.
     """
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if cache is None:
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(Path(base) / "sapl_jax" / "xla"))
+    use_compilation_cache()
     coordinator = os.environ.get("SAPL_COORDINATOR", "")
     waits: dict[str, Any] = {
         "heartbeat_timeout_seconds": HEARTBEAT_S,

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.lowering import lower_step
 from benchmarks.program import collectives, matmul_flops
-from configs import demo
+from configs import sapl
 
 # Two devices, four pictures, the demo's shapes. A change that does more work than this on purpose
 # changes these numbers in the same commit and says why.
@@ -17,7 +17,7 @@ TEMPORARY_MB = 73.0
 
 
 def demo_sized_config(tmp_path):
-    """configs/demo.py on an architecture of the demo's size, fixed here."""
+    """configs/sapl.py on an architecture of the demo's size, fixed here."""
     folder = tmp_path / "clip"
     folder.mkdir()
     tower = {"num_attention_heads": 4, "num_hidden_layers": 4}
@@ -30,9 +30,10 @@ def demo_sized_config(tmp_path):
         "text_config": tower | text | {"bos_token_id": 510, "eos_token_id": 511},
     }
     (folder / "config.json").write_text(json.dumps(config_json))
-    config = demo.get_config()
+    config = sapl.get_config()
     config.clip.pretrained = f"random:{folder}"
     config.image.size = 192
+    config.model.taps = (1, 2, 3, 4)
     config.train.batch_size = 4
     return config
 
