@@ -126,7 +126,9 @@ def load_methods(arguments: argparse.Namespace) -> list[Method]:
     methods = []
     if arguments.checkpoint is not None:
         from sapl_jax.localizer import Localizer  # loads JAX, which the classics do not need
+        from sapl_jax.training.compilation import use_compilation_cache
 
+        use_compilation_cache()
         localizer = Localizer.load(arguments.checkpoint)
         inside = arguments.checkpoint / "checkpoints" / str(localizer.source.get("checkpoint"))
         weights = inside if inside.exists() else arguments.checkpoint

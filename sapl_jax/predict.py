@@ -62,6 +62,7 @@ def main() -> int:
     from sapl_jax.prediction.inputs import find_pictures
     from sapl_jax.prediction.output import OutputFolder
     from sapl_jax.prediction.running import Limits, predict
+    from sapl_jax.training.compilation import use_compilation_cache
 
     found = find_pictures(arguments.paths, leave_out=arguments.output)
     log.info("%d pictures (%d other files left alone)", len(found.pictures), found.others)
@@ -69,6 +70,7 @@ def main() -> int:
     if checkpoint is None:
         checkpoint = demo_model()
         log.warning(NOTICE)
+    use_compilation_cache()
     localizer = Localizer.load(checkpoint)
     threshold = arguments.threshold
     if threshold is None:

@@ -55,11 +55,13 @@ def main() -> None:
     from sapl_jax.prediction.demo import NOTICE, demo_model
     from sapl_jax.serving.analysis import Downloads
     from sapl_jax.serving.examples import write_examples
+    from sapl_jax.training.compilation import use_compilation_cache
 
     notice, checkpoint = "", arguments.checkpoint
     if checkpoint is None:
         notice, checkpoint = NOTICE, demo_model()
         log.warning(NOTICE)
+    use_compilation_cache()
     localizer = Localizer.load(checkpoint)
     log.info("compiling the model")
     localizer(np.zeros((64, 64, 3), np.uint8))  # so that the first visitor does not wait for it
