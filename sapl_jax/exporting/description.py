@@ -30,8 +30,11 @@ def describe(trained: TrainedModel, kind: str) -> dict[str, Any]:
       kind: the format: "orbax", "stablehlo", "onnx" or "huggingface".
     """
     config, clip = trained.config.copy_and_resolve_references(), trained.model.clip
-    # Where the training pictures lay is the trainer's own business.
+    # Where pictures and weights lay on the trainer's machine is the trainer's own business.
     config.data.root = config.data.prepared = ""
+    config.clip.pretrained = _without_folders(config.clip.pretrained)
+    source = {key: value for key, value in trained.source.items() if key != "weights"}
+    source["clip"] = {**source["clip"], "name": _without_folders(source["clip"]["name"])}
     geometry = Geometry(config.image.size, clip.config.vision.patch_size)
     return {
         "format": NAME,
@@ -39,7 +42,7 @@ def describe(trained: TrainedModel, kind: str) -> dict[str, Any]:
         "kind": kind,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(),
-        "source": {key: value for key, value in trained.source.items() if key != "weights"},
+        "source": source,
         "preprocessing": {
             "size": geometry.size,
             "patch": geometry.patch,
@@ -100,6 +103,13 @@ def clip_config(content: dict[str, Any]) -> CLIPConfig:
 def training_config(content: dict[str, Any]) -> ConfigDict:
     """The locked configuration of the run in a description."""
     return ConfigDict(_as_tuples(content["config"])).lock()
+
+
+def _without_folders(name: str) -> str:
+    """The last part of a folder's path; hub names, which are relative, stay whole."""
+    prefix = "random:" if name.startswith("random:") else ""
+    path = Path(name.removeprefix(prefix))
+    return prefix + path.name if path.is_absolute() else name
 
 
 def _class_ids(model: SAPL) -> list[list[int]]:
