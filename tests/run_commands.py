@@ -2,8 +2,8 @@
 
 python -m tests.run_commands < commands.json
 
-Reads [[module, argument, ...], ...] and prints [{"status": ..., "stdout": ..., "stderr": ...}, ...]:
-what `python -m module arguments` ends with and writes.
+Reads [[module, argument, ...], ...] and prints what `python -m module arguments` ends with and
+writes: [{"status": ..., "stdout": ..., "stderr": ...}, ...].
 """
 
 import importlib
@@ -11,10 +11,10 @@ import json
 import os
 import sys
 import tempfile
-import traceback
-from types import ModuleType
 
+from sapl_jax.clip.config import read_config
 from sapl_jax.errors import run_main
+from tests.tiny import TINY_CLIP
 
 
 def run(module_name: str, arguments: list[str]) -> dict[str, object]:
@@ -36,13 +36,7 @@ def run(module_name: str, arguments: list[str]) -> dict[str, object]:
     return {"status": status, "stdout": texts[0], "stderr": texts[1]}
 
 
-def start(module: ModuleType) -> int | None:
-    """What the last line of the module does."""
-    if module.__name__ == "sapl_jax.train":
-        return module.main(module.parse_flags(sys.argv))
-    return module.main()
-
-
 if __name__ == "__main__":
+    read_config(TINY_CLIP / "config.json")  # Imports transformers, which takes seconds.
     results = [run(name, arguments) for name, *arguments in json.load(sys.stdin)]
     print(json.dumps(results))
