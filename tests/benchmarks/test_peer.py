@@ -69,7 +69,7 @@ def test_the_peer_gives_our_losses_and_gradients(tiny_clip_folder, tmp_path):
         before = flatten(jax.device_get(ours.state.opt_state))
         metrics = ours.step(index)
         for name in ("loss", "loss_cls", "loss_hecl", "grad_norm"):
-            np.testing.assert_allclose(metrics[name], peer[name][index], rtol=2e-3, err_msg=name)
+            np.testing.assert_allclose(metrics[name], peer[name][index], rtol=3e-4, err_msg=name)
     assert peer["loss_hecl"][2] > 0.1
     after = flatten(jax.device_get(ours.state.opt_state))
     compared = 0
@@ -80,6 +80,6 @@ def test_the_peer_gives_our_losses_and_gradients(tiny_clip_folder, tmp_path):
         wanted = peer["grad:" + name.split("mu/", 1)[1]]
         scale = np.abs(wanted).max()
         assert scale > 0, name
-        np.testing.assert_allclose(gradient, wanted, atol=2e-2 * scale, err_msg=name)
+        np.testing.assert_allclose(gradient, wanted, atol=1e-3 * scale, err_msg=name)
         compared += 1
     assert compared == len(params)
