@@ -239,4 +239,3 @@ def measure(
         "load_average": os.getloadavg()[0],
     }
     print(json.dumps(line | machine.facts()), flush=True)
-
