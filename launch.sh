@@ -65,6 +65,12 @@ setup() {
   echo "$stamp" >"$venv/ready"
 }
 
+extra() { # Installs an optional part of the project when its package is not there yet.
+  "$venv/bin/python" -c "import importlib.util as u, sys; sys.exit(not u.find_spec('$2'))" ||
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+      --constraint requirements.lock --editable ".[$1]"
+}
+
 train() {
   case " $* " in
     *" --config "* | *" --config="*) ;;
@@ -102,6 +108,7 @@ case $command in
   train) setup && train "$@" ;;
   demo | evaluate | predict | export | serve)
     setup
+    [ "$command" != serve ] || extra serve gradio
     exec "$venv/bin/python" -m "sapl_jax.$command" "$@"
     ;;
   hosts) hosts "$@" ;;
