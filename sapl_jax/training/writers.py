@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +45,7 @@ class MetricWriter:
                 _keep_until(self._path, start_step, validation_due)
             self._lines = open(self._path, "a", buffering=1)  # noqa: SIM115 (until `close`)
             board.mkdir(exist_ok=True)
-            self._board = EventsWriter(str(board / "events"), f".{os.getpid()}")
+            self._board = EventsWriter(str(board / "events"), f".{time.time_ns()}")
             # TensorBoard hides what earlier files hold from this step on.
             start = SessionLog(status=SessionLog.START)
             self._event(step=start_step + 1, session_log=start)

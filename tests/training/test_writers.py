@@ -1,0 +1,56 @@
+"""metrics.jsonl and TensorBoard files of a run that was interrupted."""
+
+import json
+
+import pytest
+
+from sapl_jax.training.writers import MetricWriter
+from tests.training.run_records import metric_lines
+
+
+def written(workdir, *, start, steps, **more):
+    writer = MetricWriter(workdir, start, **more)
+    for step in steps:
+        writer.write(step, {"loss": 1.0 / step})
+    return writer
+
+
+def test_lines_after_the_checkpoint_and_torn_lines_are_dropped(tmp_path):
+    written(tmp_path, start=0, steps=[1, 2, 3, 4])
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 5, "lo')
+    written(tmp_path, start=2, steps=[3]).close()
+    assert [row["step"] for row in metric_lines(tmp_path)] == [1, 2, 3]
+
+
+def test_a_validation_that_is_repeated_is_not_there_twice(tmp_path):
+    writer = written(tmp_path, start=0, steps=[1, 2])
+    writer.write(2, {"val_i_auc": 0.5})
+    kept = written(tmp_path, start=2, steps=[])
+    assert sum("val_i_auc" in row for row in metric_lines(tmp_path)) == 1
+    kept.close()
+    written(tmp_path, start=2, steps=[], validation_due=True).close()
+    assert [row["step"] for row in metric_lines(tmp_path)] == [1, 2]
+
+
+def test_values_that_are_not_finite_are_null_in_the_lines(tmp_path):
+    writer = MetricWriter(tmp_path, 0)
+    writer.write(1, {"loss": float("nan"), "accuracy": 0.5})
+    writer.close()
+    row = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
+    assert row == {"step": 1, "loss": None, "accuracy": 0.5}
+
+
+def test_tensorboard_hides_only_what_came_after_the_checkpoint(tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    written(tmp_path, start=0, steps=[1, 2, 3])
+    written(tmp_path, start=2, steps=[3]).close()
+    starts, losses = [], []
+    files = sorted((tmp_path / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    for file in files:
+        for event in tf.compat.v1.train.summary_iterator(str(file)):
+            if event.HasField("session_log"):
+                starts.append(event.step)
+            losses += [(event.step, round(v.simple_value, 3)) for v in event.summary.value]
+    assert 3 in starts  # Events of steps 3 and later in older files are out of date; 2 is not.
+    assert (2, 0.5) in losses and (3, 0.333) in losses
