@@ -9,6 +9,7 @@ usage: ./launch.sh COMMAND [ARGUMENTS]
   setup                 create or update .venv from requirements.lock
   train [FLAGS]         train (default: --config configs/sapl.py); run again to continue
   demo                  data, training, evaluation and report in minutes, without downloads
+  ablation              the demo's ablations over three seeds, beside the paper's tables
   evaluate [FLAGS]      evaluate a checkpoint on data sets
   predict [FLAGS]       heat maps, masks and scores of your pictures
   export [FLAGS]        a trained model for other programs
@@ -111,6 +112,7 @@ case $command in
     [ "$command" != serve ] || extra serve gradio
     exec "$venv/bin/python" -m "sapl_jax.$command" "$@"
     ;;
+  ablation) setup && exec "$venv/bin/python" -m sapl_jax.demo_ablation "$@" ;;
   hosts) hosts "$@" ;;
   test) setup && exec "$venv/bin/python" -m pytest --numprocesses 2 --dist loadfile "$@" ;;
   check)
