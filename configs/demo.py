@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     config.clip.lora_targets = ("q", "v", "fc1", "fc2")  # A small tower needs more room to adapt.
 
     config.model.taps = (1, 2, 3, 4)
-    config.model.pooled_patches = 16  # CLS alone leaves the heat map untrained: docs/method.md.
+    config.model.pooled_patches = 16  # Trains the heat map itself: see docs/method.md.
 
     train = config.train
     train.batch_size = 16

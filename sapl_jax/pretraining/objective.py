@@ -31,8 +31,8 @@ def small_config(vocab_size: int, canvas: int, patch: int) -> CLIPConfig:
 def build_clip(config: CLIPConfig, pixels: np.ndarray, seed: int) -> CLIP:
     """A CLIP that starts with an eye for traces; every weight is trained afterwards.
 
-    CLIP's own initialisation is blind to them for too many steps: the faint high frequencies of a
-    patch drown in its brightness, and the first layer norm removes its energy. So
+    The faint high frequencies of a patch drown in its brightness, and the first layer norm removes
+    its energy. So
     - the patch embedding starts as whitened principal components, coarse and fine;
     - positions start large: a constant part that lets energy survive the layer norm;
     - a part of the first block's MLP starts as q(ax) + q(-ax) = ax tanh(...), about |x|.
