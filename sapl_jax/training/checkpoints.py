@@ -87,6 +87,10 @@ class CheckpointFolder:
                 ),
             },
         )
+        if not read_only and keep is not None:
+            # A run killed between writing a checkpoint and removing the oldest left one too many.
+            for surplus in sorted(self._manager.all_steps())[:-keep]:
+                self._manager.delete(surplus)
 
     def latest_step(self) -> int | None:
         """The newest complete checkpoint's step, or None."""

@@ -51,6 +51,15 @@ def test_only_the_newest_stay(tmp_path, state):
     assert sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit()) == [2, 3]
 
 
+def test_what_a_killed_run_left_beyond_the_newest_goes_when_the_next_one_opens(tmp_path, state):
+    series = CheckpointFolder(tmp_path)
+    for step in (1, 2, 3):
+        series.save(step, state, {})
+    series.close()
+    CheckpointFolder(tmp_path, keep=2).close()
+    assert sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit()) == [2, 3]
+
+
 def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path, state, monkeypatch):
     monkeypatch.setattr(checkpoints, "FORMAT_VERSION", 7)
     series = saved(tmp_path, state)
