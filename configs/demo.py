@@ -23,15 +23,16 @@ def get_config() -> ConfigDict:
 
     config.clip.pretrained = str(BACKBONE)
 
-    config.clip.lora_targets = ("q", "v", "fc1", "fc2")  # A small tower needs more room to adapt.
+    # Patches keep their own verdict better when the attention stays as it was: docs/method.md.
+    config.clip.lora_targets = ("fc1", "fc2")
 
     config.model.taps = (1, 2, 3, 4)
-    config.model.pooled_patches = 16  # Trains the heat map itself: see docs/method.md.
+    config.model.pooled_patches = 8  # Trains the heat map itself: see docs/method.md.
 
     train = config.train
     train.batch_size = 16
     train.epochs = 7.0
-    train.learning_rate = 1e-3  # A hundredth of the paper's pictures: the steps must be larger.
+    train.learning_rate = 8e-4  # A hundredth of the paper's pictures: the steps must be larger.
     train.warmup_steps = 50
     train.schedule = "cosine"
     train.remat = False

@@ -38,10 +38,13 @@ def write_orbax(trained: TrainedModel, folder: Path) -> None:
     checkpoint = CheckpointFolder(folder / WEIGHTS)
     step = int(trained.source["step"])
     tree = {"trained": params, "clip": _as_float32(frozen.params)}
-    checkpoint.save(step, tree, {"clip": trained.source["clip"]})
+    content = description.describe(trained, "orbax")
+    checkpoint.save(step, tree, {"clip": content["source"]["clip"]})
     checkpoint.wait()
     checkpoint.close()
-    description.write_description(folder, description.describe(trained, "orbax"))
+    for note in (folder / WEIGHTS).rglob("commit_success.txt"):
+        note.write_text("complete\n")  # Orbax looks for the file; its text names our folders.
+    description.write_description(folder, content)
 
 
 def load_orbax(folder: Path, dtype: str | None = None) -> TrainedModel:
