@@ -30,6 +30,7 @@ def measured(lines: list[Line]) -> str:
     parts = [_step_tables(steps)] if steps else []
     parts += [_inference(line) for line in lines if line["what"] == "inference"]
     parts += [_input(line) for line in lines if line["what"] == "input"]
+    parts += [_start(line) for line in lines if line["what"] == "start"]
     if failed:
         parts.append("Not measured:\n")
         parts += [f"- `{line['what']}`: {line['failed']}" for line in failed]
@@ -116,6 +117,26 @@ def _input(line: Line) -> str:
         f"({line['prepare_cpu_ms']:.1f} ms of processor time each), reading prepared records "
         f"{line['read_per_s']:.0f} pictures/s ({line['read_cpu_ms']:.1f} ms each).\n"
     )
+
+
+def _start(line: Line) -> str:
+    out = [
+        f"### Start on {line['chip']}\n",
+        f"{line['model']}, longer side {line['size']} pixels, batch {line['batch']}, load "
+        f"{line['load_average']:.1f}; first: nothing cached, second: the same again.\n",
+        "| phase | first s | second s |",
+        "| --- | --- | --- |",
+    ]
+    first, second = line["first"], line["second"]
+    out += [f"| {phase} | {first[phase]:.1f} | {second[phase]:.1f} |" for phase in first]
+    ready = [sum(v for k, v in x.items() if k != "first step") for x in (first, second)]
+    out += [
+        f"| ready for the first step | {ready[0]:.1f} | {ready[1]:.1f} |",
+        f"\nThe second start takes {ready[1] / ready[0]:.2f} of the first until the first step "
+        f"can run. Reading {line['weight_bytes'] / _GB:.2f} GB of weights took at most "
+        f"{line['load_peak_bytes'] / _GB:.2f} GB of memory.\n",
+    ]
+    return "\n".join(out)
 
 
 def _median(lines: list[Line], key: str) -> Any:

@@ -20,7 +20,7 @@ from benchmarks.case import (
 )
 from benchmarks.program import matmul_flops
 from configs.sapl import get_config
-from sapl_jax.models.sapl import build_sapl
+from sapl_jax.models.sapl import SAPL, build_sapl
 from sapl_jax.training import devices as dev
 from sapl_jax.training import schedules
 from sapl_jax.training.checkpoints import flatten
@@ -50,13 +50,14 @@ def config_of(case: Case) -> ConfigDict:
 class OurStep:
     """Our step, compiled for one device."""
 
-    def __init__(self, case: Case, warm_up: bool = True):
+    def __init__(self, case: Case, warm_up: bool = True, model: SAPL | None = None):
+        """`model`: of this case, where it is there already; its weights are used up."""
         self.case = case
         self.devices = jax.devices()[:1]
         self.platform = self.devices[0].platform
         self.chip = cpu_name() if self.platform == "cpu" else self.devices[0].device_kind
         config = config_of(case)
-        model = build_sapl(config, jnp.dtype(case.dtype))
+        model = model or build_sapl(config, jnp.dtype(case.dtype))
         self.patch = model.clip.config.vision.patch_size
         params, frozen = split_model(model)
         del model

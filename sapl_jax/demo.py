@@ -27,7 +27,7 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
     )
     add = parser.add_argument
     add("--output", type=Path, default=Path("demo"), help="folder for everything (default: demo)")
-    add("--train_images", type=int, default=2400, help="training pictures (default: 2400)")
+    add("--train_images", type=int, default=6000, help="training pictures (default: 6000)")
     add("--test_images", type=int, default=300, help="held-out pictures (default: 300)")
     known, rest = parser.parse_known_args(arguments)
     if wrong := [flag for flag in rest if not flag.startswith("--config.") or "=" not in flag]:

@@ -38,7 +38,7 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
     add = parser.add_argument
     add("--output", type=Path, default=Path("demo/ablation"), help="folder of the whole study")
     add("--seeds", type=int, default=3, help="trainings of every row (default: 3)")
-    add("--train_images", type=int, default=2400)
+    add("--train_images", type=int, default=6000)
     add("--test_images", type=int, default=300)
     add("--row", nargs="+", choices=chosen_rows(_GROUPS, None), help="single rows")
     known, rest = parser.parse_known_args(arguments)

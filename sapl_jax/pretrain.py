@@ -11,12 +11,14 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from optax.contrib import MuonDimensionNumbers, muon
 from tqdm import tqdm
 
 from sapl_jax.clip.saving import save_clip
@@ -35,11 +37,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder to write, in Hugging Face's format")
-    add("--pictures", type=int, default=6000, help="photographs to generate")
+    add("--pictures", type=int, default=8000, help="photographs to generate")
     add("--size", type=int, default=192, help="side of a photograph in pixels")
     add("--canvas", type=int, default=96, help="side of a training image in pixels")
     add("--patch", type=int, default=16, help="side of the ViT's patches in pixels")
-    add("--steps", type=int, default=7500)
+    add("--steps", type=int, default=10000)
     add("--batch_size", type=int, default=16)
     add("--learning_rate", type=float, default=1.5e-3)
     add("--sheets", type=float, default=0.5, help="share of contact sheets among the images")
@@ -47,6 +49,33 @@ def parse_arguments() -> argparse.Namespace:
     add("--seed", type=int, default=10**6, help="of the photographs and of everything else")
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes that generate")
     return parser.parse_args()
+
+
+def make_optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation:
+    """Muon for the matrices of the blocks, AdamW for the rest, one cosine schedule for both.
+
+    With AdamW alone the words for the noise are learned about four times slower.
+    """
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, learning_rate, min(100, steps // 5), steps, learning_rate / 50
+    )
+
+    def matrices(params: nnx.State) -> Any:
+        # The blocks are stacked: [depth, inputs, outputs].
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: (
+                MuonDimensionNumbers((1,), (2,))
+                if leaf.ndim == 3 and "kernel" in jax.tree_util.keystr(path)
+                else None
+            ),
+            params,
+        )
+
+    tx = muon(
+        rate, weight_decay=0.02, adam_weight_decay=0.02, consistent_rms=0.2,
+        muon_weight_dimension_numbers=matrices,
+    )  # fmt: skip
+    return optax.chain(optax.clip_by_global_norm(1.0), tx)
 
 
 def main() -> None:
@@ -62,11 +91,7 @@ def main() -> None:
     config = small_config(vocabulary.size, flags.canvas, flags.patch)
     clip = build_clip(config, pictures.pixels, flags.seed)
     graph, params = nnx.split(clip)
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0, flags.learning_rate, min(100, flags.steps // 5), flags.steps,
-        flags.learning_rate / 50,
-    )  # fmt: skip
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=0.02))
+    tx = make_optimizer(flags.learning_rate, flags.steps)
     all_phrases = phrases(vocabulary, LOCAL)
 
     @jax.jit

@@ -8,14 +8,25 @@ import numpy as np
 TAMPERED = 1  # Index of the "fake" prompt among the classes; also the label of a tampered image.
 
 
-def tampered_probability(similarity: jax.Array, scale: jax.Array) -> jax.Array:
-    """Patch heat map [B,T] float32: softmax over the classes at each tap, mean over the taps.
+def tampered_margin(similarity: jax.Array, scale: jax.Array) -> jax.Array:
+    """By how much each patch looks tampered: [B,T] float32 logits.
+
+    logit_scale * (s_fake - s_real), averaged over the taps.
 
     Args:
       similarity: [L,B,T,2] cosine of patch and prompt, authentic first.
       scale: CLIP's logit scale (about 100), scalar.
     """
-    return jnp.mean(jax.nn.softmax(scale * similarity, axis=-1)[..., TAMPERED], axis=0)
+    difference = similarity[..., TAMPERED] - similarity[..., 1 - TAMPERED]
+    return jnp.mean(scale * difference, axis=0)
+
+
+def tampered_probability(similarity: jax.Array, scale: jax.Array) -> jax.Array:
+    """Patch heat map [B,T] float32: softmax over the classes of the logits' mean over the taps.
+
+    Arguments as in `tampered_margin`.
+    """
+    return jax.nn.sigmoid(tampered_margin(similarity, scale))
 
 
 def pooled_logits(
@@ -23,10 +34,10 @@ def pooled_logits(
 ) -> jax.Array:
     """Image logits [B,2] float32 from the `count` patches that look most tampered.
 
-    A patch's margin is logit_scale * (s_fake - s_real), averaged over the taps; the image's is the
-    mean of the largest ones, and its two logits are minus and plus half of it. Training on them
-    gives a tampered picture a few tampered patches and an authentic one none, which is what the
-    heat map's threshold of 0.5 asks for. Ours; the paper classifies by the CLS feature.
+    The image's margin is the mean of the largest ones of its patches (`tampered_margin`), and its
+    two logits are minus and plus half of it. Training on them gives a tampered picture a few
+    tampered patches and an authentic one none, which is what the heat map's threshold of 0.5 asks
+    for. Ours; the paper classifies by the CLS feature.
 
     Args:
       similarity: [L,B,T,2] cosine of patch and prompt, authentic first.
@@ -34,13 +45,31 @@ def pooled_logits(
       valid: [B,T] bool; other patches do not count.
       count: patches per image, lowered to T; where fewer are valid, those.
     """
-    margin = jnp.mean(scale * (similarity[..., TAMPERED] - similarity[..., 1 - TAMPERED]), axis=0)
+    margin = tampered_margin(similarity, scale)
     count = min(count, margin.shape[1])
     top, _ = jax.lax.top_k(jnp.where(valid, margin, -jnp.inf), count)
     usable = jnp.isfinite(top)
     total = jnp.sum(jnp.where(usable, top, 0.0), axis=1)
     half = 0.5 * total / jnp.maximum(jnp.sum(usable, axis=1), 1)
     return jnp.stack([-half, half], axis=-1)
+
+
+def background_loss(
+    similarity: jax.Array, scale: jax.Array, valid: jax.Array, share: float
+) -> jax.Array:
+    """Mean over the images [B] of the cross entropy of their background being authentic, scalar.
+
+    The background of an image, of either class, is the `share` of its valid patches that look
+    least tampered. Without this term the surroundings of a forgery, which look different from it
+    as well, may light up in its place. Ours: it states that forgeries cover less than 1 - share.
+
+    Args: as in `pooled_logits`; `share` in (0,1].
+    """
+    margin = tampered_margin(similarity, scale)
+    rank = jnp.argsort(jnp.argsort(jnp.where(valid, margin, jnp.inf), axis=1), axis=1)
+    chosen = valid & (rank < share * jnp.sum(valid, axis=1, keepdims=True))
+    losses = jnp.where(chosen, jax.nn.softplus(margin), 0.0)
+    return jnp.mean(jnp.sum(losses, axis=1) / jnp.maximum(jnp.sum(chosen, axis=1), 1))
 
 
 def heat_map_of_picture(

@@ -20,6 +20,8 @@ _ABOVE_ZERO = (
 _AT_LEAST_ZERO = (
     "train.num_steps",
     "train.weight_decay",
+    "train.background_share",
+    "train.background_weight",
     "train.max_bad_steps",
     "train.eval_batch_size",
     "model.prompt_length",
@@ -55,6 +57,11 @@ def check_values(config: ConfigDict) -> None:
         if not (value > 0 or (value == 0 and field in _AT_LEAST_ZERO)):
             least = "at least 0" if field in _AT_LEAST_ZERO else "more than 0"
             raise UserError(f"--config.{field} is {value}; expected {least}.")
+    if config.train.background_share > 1:
+        raise UserError(
+            f"--config.train.background_share is {config.train.background_share}; expected a share "
+            "of the patches, from 0 to 1."
+        )
     if len(config.model.class_words) != 2:
         raise UserError(
             f"--config.model.class_words is {','.join(config.model.class_words)!r}; expected two "

@@ -15,7 +15,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sapl_jax.models.hecl import ProjectionHeads, contrast, make_anchors, select_patches
-from sapl_jax.models.localization import TAMPERED
+from sapl_jax.models.localization import TAMPERED, background_loss
 from sapl_jax.models.queues import Queues, enqueue
 from sapl_jax.models.sapl import Outputs
 from sapl_jax.training.schedules import Schedule
@@ -70,10 +70,10 @@ def make_train_step(
 
     State and frozen parameters have no device axis; the batch has one in front: image
     [N,b,C,C,3] uint8, edge_map [N,b,g,g], valid [N,b,g,g], label [N,b], and optionally stop [N]
-    float32. The state is donated. Metrics are float32 scalars: loss, loss_cls, loss_hecl,
-    hecl_weight, learning_rate, grad_norm, accuracy, queue_fill (mean share of filled slots),
-    bad_steps, and with stop its sum over the devices: every process learns of a request to stop
-    at the same step, without a collective of its own to wait for.
+    float32. The state is donated. Metrics are float32 scalars: loss, loss_cls, loss_background,
+    loss_hecl, hecl_weight, learning_rate, grad_norm, accuracy, queue_fill (mean share of filled
+    slots), bad_steps, and with stop its sum over the devices: every process learns of a request to
+    stop at the same step, without a collective of its own to wait for.
 
     A step whose gradients are not finite changes nothing but the counters.
     """
@@ -94,16 +94,26 @@ def make_train_step(
                     outputs.image_logits, batch["label"]
                 )
             )
+            loss_background = jnp.zeros(())
+            if config.train.background_share:
+                loss_background = background_loss(
+                    outputs.similarity,
+                    model.scale,
+                    batch["valid"].reshape(batch["label"].shape[0], -1),
+                    config.train.background_share,
+                )
             loss_hecl, queues = jnp.zeros(()), state.queues
             if model.heads is not None:
                 loss_hecl, queues = hecl_loss(model.heads, outputs, batch, state.queues, hecl)
             correct = jnp.argmax(outputs.image_logits, axis=-1) == batch["label"]
             parts = {
                 "loss_cls": loss_cls,
+                "loss_background": loss_background,
                 "loss_hecl": loss_hecl,
                 "accuracy": jnp.mean(correct, dtype=jnp.float32),
             }
-            return loss_cls + weight * loss_hecl, (parts, queues)
+            loss = loss_cls + config.train.background_weight * loss_background
+            return loss + weight * loss_hecl, (parts, queues)
 
         (loss, (parts, queues)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         grads = jax.lax.pmean(grads, AXIS)

@@ -1,8 +1,12 @@
-"""The demo's command from nothing to a report, made small; and run again."""
+"""The demo's command from nothing to a report, made small; run again; and killed on its way."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,36 +19,83 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def run_demo(output: Path) -> subprocess.CompletedProcess:
-    command = [
+def command(output: Path) -> list[str]:
+    return [
         sys.executable, "-m", "sapl_jax.demo", "--output", str(output),
         "--train_images=24", "--test_images=8", "--config.train.num_steps=3",
         "--config.train.batch_size=4", "--config.train.eval_batch_size=4",
-        "--config.train.warmup_steps=1",
+        "--config.train.warmup_steps=1", "--config.train.checkpoint_every=1",
     ]  # fmt: skip
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-def test_the_demo_reports_and_a_second_run_repeats_it(tmp_path) -> None:
-    first = run_demo(tmp_path / "demo")
-    assert first.returncode == 0, first.stderr
+def run_demo(output: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(command(output), cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    output = tmp_path_factory.mktemp("whole") / "demo"
+    done = run_demo(output)
+    assert done.returncode == 0, done.stderr
+    return output, done
+
+
+def measured(output: Path) -> dict[str, float]:
+    found = json.loads((output / "results.json").read_text())["datasets"]["held-out"]
+    return {name: found[name] for name in ("images", "i_auc", "p_f1", "p_auc")}
+
+
+def losses(output: Path) -> list[tuple[int, float]]:
+    lines = (output / "run" / "metrics.jsonl").read_text().splitlines()
+    return [(x["step"], x.get("loss", x.get("val_i_auc"))) for x in map(json.loads, lines)]
+
+
+def test_the_demo_reports_and_a_second_run_repeats_it(finished) -> None:
+    output, first = finished
     for method in ("SAPL", "everything tampered", "random", "edge map alone"):
         assert method in first.stdout
     assert "goal at least 0.90" in first.stdout
-    html = (tmp_path / "demo" / "report.html").read_text()
+    html = (output / "report.html").read_text()
     assert "data:image/png;base64," in html and 'src="http' not in html
     for heading in ("Training", "ROC", "Best pictures", "Worst pictures"):
         assert f">{heading}<" in html
-    results = json.loads((tmp_path / "demo" / "results.json").read_text())
-    assert results["datasets"]["held-out"]["images"] == 8
+    before = measured(output)
+    assert before["images"] == 8
 
-    metrics = (tmp_path / "demo" / "run" / "metrics.jsonl").read_text()
-    second = run_demo(tmp_path / "demo")
+    metrics = (output / "run" / "metrics.jsonl").read_text()
+    second = run_demo(output)
     assert second.returncode == 0, second.stderr
-    assert (tmp_path / "demo" / "run" / "metrics.jsonl").read_text() == metrics
-    again = json.loads((tmp_path / "demo" / "results.json").read_text())
-    assert again["datasets"]["held-out"]["p_f1"] == results["datasets"]["held-out"]["p_f1"]
-    assert again["datasets"]["held-out"]["i_auc"] == results["datasets"]["held-out"]["i_auc"]
+    assert (output / "run" / "metrics.jsonl").read_text() == metrics
+    assert measured(output) == before
+
+
+def kill_once(output: Path, is_time: Callable[[], bool]) -> None:
+    """Starts the demo and kills all of its processes the moment `is_time()`."""
+    process = subprocess.Popen(
+        command(output), cwd=ROOT, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    give_up = time.monotonic() + 240
+    while not is_time():
+        assert process.poll() is None, "the demo ended before it could be killed"
+        assert time.monotonic() < give_up
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_demo_killed_while_generating_and_while_training_ends_as_an_undisturbed_one(
+    finished, tmp_path
+) -> None:
+    output = tmp_path / "demo"
+    kill_once(output, lambda: any((output / "data").rglob("*.jpg")))
+    assert not (output / "run").exists()
+    kill_once(output, lambda: any((output / "run" / "checkpoints" / "last").glob("*")))
+    assert not (output / "report.html").exists()
+    done = run_demo(output)
+    assert done.returncode == 0, done.stderr
+    assert measured(output) == measured(finished[0])
+    assert losses(output) == losses(finished[0])
 
 
 def test_a_foreign_folder_is_refused(tmp_path) -> None:
