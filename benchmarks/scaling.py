@@ -27,7 +27,7 @@ LARGE = Case()
 SMALL = Case(model="vit-base-patch16", size=224, batch=2, taps=(3, 6, 9, 12))
 Line = dict[str, Any]
 # Code that is not run need not be good; memory and products are settled before it is made.
-_QUICK = {"xla_backend_optimization_level": 0}
+_QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0}
 
 
 def variations(base: Case, sizes: tuple[int, ...], tap_sets: tuple[tuple[int, ...], ...]):
@@ -44,7 +44,7 @@ def variations(base: Case, sizes: tuple[int, ...], tap_sets: tuple[tuple[int, ..
 
 def compiled_point(what: str, value: int, case: Case) -> Line:
     """Memory and products of the compiled step of a case on one device."""
-    compiled = lower_step(config_of(case), jax.devices()[:1]).compile(_QUICK)
+    compiled: Any = lower_step(config_of(case), jax.devices()[:1]).compile(_QUICK)
     memory = compiled.memory_analysis()
     return {
         "what": what,
@@ -55,7 +55,7 @@ def compiled_point(what: str, value: int, case: Case) -> Line:
     }
 
 
-def timed_point(what: str, value: int, case: Case, steps: int) -> Line:
+def timed_point(steps: int, what: str, value: int, case: Case) -> Line:
     """Wall and processor time of a step."""
     machine = OurStep(case)
     wall, cpu = [], []
@@ -76,7 +76,8 @@ def timed_point(what: str, value: int, case: Case, steps: int) -> Line:
 def moved_bytes(batch: int) -> Line:
     """The collectives of the paper's step on two devices with `batch` pictures on each."""
     config = config_of(dataclasses.replace(LARGE, batch=2 * batch))
-    found = collectives(lower_step(config, jax.devices()[:2]).compile(_QUICK).as_text())
+    compiled: Any = lower_step(config, jax.devices()[:2]).compile(_QUICK)
+    found = collectives(compiled.as_text())
     return {
         kind: {
             "number": sum(c.kind == kind for c in found),
@@ -139,7 +140,7 @@ def main() -> None:
         lines = {
             "chip": cpu_name(),
             "compiled": [compiled_point(*point) for point in tqdm(large, "compiled")],
-            "timed": [timed_point(*point, args.steps) for point in tqdm(small, "timed")],
+            "timed": [timed_point(args.steps, *point) for point in tqdm(small, "timed")],
             "collectives": moved_bytes(1),
         }
     if args.save:

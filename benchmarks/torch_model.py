@@ -6,6 +6,7 @@ side does work the other saves. A test compares losses and gradients of both.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ def make_clip(model: str) -> CLIPModel:
     if model not in ARCHITECTURES:
         return CLIPModel.from_pretrained(model, attn_implementation="sdpa")
     clip = ARCHITECTURES[model]
-    towers = {
+    settings: dict[str, Any] = {
         f"{name}_config": {
             "hidden_size": tower.width,
             "intermediate_size": 4 * tower.width,
@@ -36,9 +37,9 @@ def make_clip(model: str) -> CLIPModel:
         }
         for name, tower in (("vision", clip.vision), ("text", clip.text))
     }
-    towers["vision_config"] |= {"patch_size": clip.patch, "image_size": clip.image}
-    config = CLIPConfig(**towers, projection_dim=clip.text.width, attn_implementation="sdpa")
-    return CLIPModel(config)
+    settings["vision_config"] |= {"patch_size": clip.patch, "image_size": clip.image}
+    settings |= {"projection_dim": clip.text.width, "attn_implementation": "sdpa"}
+    return CLIPModel(CLIPConfig(**settings))
 
 
 def lecun(*shape: int) -> nn.Parameter:
@@ -111,7 +112,7 @@ class SAPLPeer(nn.Module):
     def __init__(self, case: Case):
         super().__init__()
         self.case = case
-        clip = make_clip(case.model)
+        clip: Any = make_clip(case.model)
         self.vision_width = clip.config.vision_config.hidden_size
         self.patch = clip.config.vision_config.patch_size
         text_config = clip.config.text_config

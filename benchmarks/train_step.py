@@ -74,7 +74,7 @@ class OurStep:
         )
         started = time.perf_counter()
         lowered = mapped.lower(self.state, self.frozen, self._batch(0))
-        self.compiled = lowered.compile()
+        self.compiled: Any = lowered.compile()
         self.compile_s = time.perf_counter() - started
         if warm_up:
             self.step(0)

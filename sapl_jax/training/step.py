@@ -65,7 +65,7 @@ def make_train_step(
     learning_rate: Schedule,
     hecl_weight: Schedule,
     devices: list[jax.Device],
-) -> Callable[[TrainState, PyTree, Batch], tuple[TrainState, Metrics]]:
+) -> jax.stages.Wrapped:
     """The mapped step: (state, frozen parameters, batch) -> (state, metrics).
 
     State and frozen parameters have no device axis; the batch has one in front: image
