@@ -66,6 +66,7 @@ def get_config() -> ConfigDict:
     train.weight_decay = 0.01  # [ours] AdamW's decoupled decay, PyTorch's default.
     train.warmup_steps = 0  # [ours] Linear warm-up of the learning rate.
     train.schedule = "constant"  # [ours] "constant" or "cosine" (to zero at the last step).
+    train.tampered_weight = 1.0  # [ours] Of tampered pictures in the classification loss.
     train.background_share = 0.0  # [ours] Least tampered patches taken as authentic. 0: off.
     train.background_weight = 0.3  # [ours] Of that term beside the classification loss.
     train.dtype = "auto"  # Compute type: "float32", "bfloat16", "auto" (bfloat16 on GPU and TPU).

@@ -11,6 +11,7 @@ _ABOVE_ZERO = (
     "train.eval_every",
     "train.checkpoint_every",
     "train.learning_rate",
+    "train.tampered_weight",
     "model.attention_heads",
     "model.hecl.top_k",
     "model.hecl.feature_dim",

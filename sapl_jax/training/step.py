@@ -89,11 +89,11 @@ def make_train_step(
             outputs = model(
                 batch["image"], batch["edge_map"], batch["valid"], remat=config.train.remat
             )
-            loss_cls = jnp.mean(
-                optax.softmax_cross_entropy_with_integer_labels(
-                    outputs.image_logits, batch["label"]
-                )
+            entropy = optax.softmax_cross_entropy_with_integer_labels(
+                outputs.image_logits, batch["label"]
             )
+            tampered = batch["label"] == TAMPERED
+            loss_cls = jnp.mean(jnp.where(tampered, config.train.tampered_weight, 1.0) * entropy)
             loss_background = jnp.zeros(())
             if config.train.background_share:
                 loss_background = background_loss(

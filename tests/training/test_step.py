@@ -94,6 +94,15 @@ def test_the_losses_are_those_they_have_always_been(tiny_config, logits_from):
     np.testing.assert_allclose([x["loss"] for x in history], total, rtol=1e-5)
 
 
+def test_tampered_pictures_count_as_much_as_they_are_told_to(tiny_config):
+    losses = []
+    for weight in (1.0, 2.0, 4.0):
+        tiny_config.train.tampered_weight = weight
+        losses.append(run(tiny_config, jax.devices()[:1], steps=1)[1][0]["loss_cls"])
+    assert losses[1] > losses[0]
+    np.testing.assert_allclose(losses[2] - losses[1], 2 * (losses[1] - losses[0]), rtol=1e-4)
+
+
 def test_queues_are_read_before_the_batch_is_enqueued(tiny_config):
     _, history = run(tiny_config, jax.devices()[:1], steps=2)
     assert history[0]["loss_hecl"] == 0.0
