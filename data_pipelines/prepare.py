@@ -5,12 +5,9 @@
 
 import argparse
 import errno
-import fcntl
 import io
 import shutil
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +22,7 @@ from data_pipelines.prepared import METADATA, Prepared, fingerprint, open_prepar
 from data_pipelines.preprocess import PAPER_GEOMETRY, Geometry
 from data_pipelines.readers import read_dataset
 from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions
+from data_pipelines.turns import only_one
 from sapl_jax.errors import UserError, run_main
 
 BUILDERS: dict[str, type[PictureBuilder]] = {"casia_v2": CasiaV2, "folder": Folder}
@@ -68,7 +66,7 @@ def prepare(
         builder.workers = workers or builder.workers
         builder.progress = progress
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _only_one(folder.parent / ".lock"):
+        with only_one(folder.parent / ".lock", "prepares the same data"):
             reused = (folder / METADATA).is_file()
             if not reused:
                 _remove_leftovers(folder)
@@ -103,18 +101,6 @@ def _build(builder: PictureBuilder, root: Path) -> None:
     finally:
         cv2.setNumThreads(threads)
         log.setLogLevel(level)
-
-
-@contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """Holds a lock file, so that processes started together do not prepare the same records."""
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("waiting for another process that prepares the same data", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _remove_leftovers(folder: Path) -> None:

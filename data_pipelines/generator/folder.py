@@ -14,6 +14,7 @@ import cv2
 from tqdm import tqdm
 
 from data_pipelines.generator.benchmark import kind_of, make_example
+from data_pipelines.turns import only_one
 from sapl_jax.errors import UserError
 
 MARK = "generator.json"
@@ -37,7 +38,7 @@ def generate(
     Layout: Au/<n>_authentic.jpg, Tp/<n>_<kind>.jpg, Gt/<n>_<kind>_gt.png (255 = tampered);
     `generator.json` marks the folder, `sources.csv` names each picture's sources. Pictures that
     are there already are kept, so an interrupted call is continued and a larger `images` adds to
-    a folder. No file is ever seen half written.
+    a folder; a second process waits for the first. No file is ever seen half written.
 
     Raises:
         UserError: fewer than 2 images, a size below 64, a folder that holds something else or the
@@ -52,13 +53,14 @@ def generate(
         raise UserError(f"--seed {seed}: expected 0 or more")
     try:
         _claim(folder, {"generator": "sapl_jax", "version": VERSION, "seed": seed, "size": size})
-        missing = [n for n in range(images) if not _picture_path(folder, seed, n).is_file()]
-        bar = tqdm(total=images, initial=images - len(missing), unit="pictures",
-                   desc=f"generating {folder.name}", disable=not progress)
-        with bar:
-            for _ in _write_all(folder, missing, seed, size, workers or os.cpu_count() or 1):
-                bar.update()
-        _write_sources(folder, images, seed)
+        with only_one(folder / MARK, "generates the same pictures"):
+            missing = [n for n in range(images) if not _picture_path(folder, seed, n).is_file()]
+            bar = tqdm(total=images, initial=images - len(missing), unit="pictures",
+                       desc=f"generating {folder.name}", disable=not progress)
+            with bar:
+                for _ in _write_all(folder, missing, seed, size, workers or os.cpu_count() or 1):
+                    bar.update()
+            _write_sources(folder, images, seed)
     except OSError as error:
         if error.errno in _FULL:
             raise UserError(

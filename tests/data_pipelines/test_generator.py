@@ -1,5 +1,8 @@
 """The benchmark generator: repeatable, disjoint sources, masks that mark what changed."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 import pytest
@@ -7,11 +10,12 @@ import pytest
 from data_pipelines.generator.benchmark import kind_of, make_example
 from data_pipelines.generator.camera import sample_camera
 from data_pipelines.generator.captions import CONTENT, HISTORY, captioned_picture
-from data_pipelines.generator.folder import generate
+from data_pipelines.generator.folder import MARK, generate
 from data_pipelines.generator.forgeries import KINDS, Limits, Source, copy_move, remove, splice
 from data_pipelines.generator.scenes import KINDS as SCENES
 from data_pipelines.generator.scenes import render_scene
 from data_pipelines.readers import read_dataset
+from data_pipelines.turns import only_one
 from sapl_jax.errors import UserError
 
 
@@ -147,6 +151,18 @@ def test_processes_write_what_one_process_writes(tmp_path) -> None:
     two = generate(tmp_path / "two", 10, seed=5, size=64, workers=2, progress=False)
     for path in one.rglob("*.*"):
         assert path.read_bytes() == (two / path.relative_to(one)).read_bytes()
+
+
+def test_a_second_process_waits_for_the_first(tmp_path, capsys) -> None:
+    folder = generate(tmp_path / "set", 2, seed=5, size=64, workers=1, progress=False)
+    with ThreadPoolExecutor(1) as pool:
+        with only_one(folder / MARK, "tests"):
+            more = pool.submit(generate, folder, 4, seed=5, size=64, workers=1, progress=False)
+            while "waiting for another process" not in capsys.readouterr().err:
+                time.sleep(0.01)
+            assert len(list(folder.rglob("*.jpg"))) == 2
+        more.result(timeout=60)
+    assert len(list(folder.rglob("*.jpg"))) == 4
 
 
 def test_another_seed_or_a_foreign_folder_is_refused_and_left_alone(tmp_path) -> None:
