@@ -6,6 +6,7 @@
 import argparse
 import errno
 import io
+import os
 import shutil
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -73,6 +74,13 @@ def prepare(
                 _build(builder, listing.root)
     except PermissionError as error:
         raise UserError(f"cannot write prepared data to {data_dir}: {error}") from error
+    except RuntimeError as error:  # The record writer's own, with the system's words in it.
+        if not any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
+            raise
+        raise UserError(
+            f"cannot write prepared data to {data_dir}: the disk is full. Free some space and run "
+            "the same command again."
+        ) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTDIR):
             raise

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -242,6 +243,24 @@ class CheckpointFolder:
                 "was saved before is kept: free space or repair the disk and run the same command "
                 "again."
             ) from error
+
+
+def hide_results_that_come_too_late() -> None:
+    """Keeps the terminal readable when a write fails.
+
+    Of arrays that are written side by side the first failure is raised and closes the event loop;
+    the others then cannot report to it, and Python would print a traceback for each.
+    """
+    before = sys.unraisablehook
+
+    def hook(late: "sys.UnraisableHookArgs") -> None:
+        if str(late.exc_value) != "Event loop is closed":
+            before(late)
+
+    sys.unraisablehook = hook
+
+
+hide_results_that_come_too_late()
 
 
 def _short(reason: str) -> str:

@@ -213,3 +213,21 @@ def test_command_shows_a_mistake_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error: no data set at")
     assert "Traceback" not in done.stderr
+
+
+def test_a_disk_that_fills_under_the_record_writer_is_a_clear_error(
+    casia_root, tmp_path, monkeypatch
+) -> None:
+    def full(builder, **_) -> None:
+        raise RuntimeError("Failed to finalize split: write() failed: No space left on device")
+
+    monkeypatch.setattr("data_pipelines.casia_v2.CasiaV2.download_and_prepare", full)
+    with pytest.raises(UserError, match="disk is full.*same command"):
+        prepare("casia_v2", casia_root, tmp_path, SMALL, val_fraction=0.25, progress=False)
+
+    def broken(builder, **_) -> None:
+        raise RuntimeError("a mistake in the builder")
+
+    monkeypatch.setattr("data_pipelines.casia_v2.CasiaV2.download_and_prepare", broken)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        prepare("casia_v2", casia_root, tmp_path, SMALL, val_fraction=0.25, progress=False)

@@ -1,6 +1,8 @@
 """Checkpoints: what is restored is what was saved, or an error that says why not."""
 
 import shutil
+import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -148,3 +150,12 @@ def test_a_reader_changes_nothing_in_the_folder_of_a_run(tmp_path, state):
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
     CheckpointFolder(tmp_path, keep=2).close()  # The next run clears up what a killed one left.
     assert not list(tmp_path.glob("*tmp"))
+
+
+def test_only_results_that_come_too_late_are_hidden(monkeypatch) -> None:
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda late: shown.append(str(late.exc_value)))
+    checkpoints.hide_results_that_come_too_late()
+    for message in ("Event loop is closed", "another mistake"):
+        sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError(message)))
+    assert shown == ["another mistake"]
