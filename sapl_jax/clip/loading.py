@@ -1,9 +1,11 @@
 """`load_clip`: finds a CLIP in a folder or on the Hugging Face hub and reads it."""
 
+import dataclasses
 import hashlib
 import logging
 import re
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +96,13 @@ def _load(name: str, revision: str | None, dtype: jnp.dtype) -> CLIP:
     _refuse_lfs_pointer(weights_path)
     style, reader = FORMATS[weights_path.name]
     tensors = reader(weights_path)
-    source = CLIPSource(name, commit, weights_path.name, _sha256(weights_path))
-    # Abstract: no random weights are made only to be replaced.
-    clip = nnx.eval_shape(lambda: CLIP(config, source, dtype, nnx.Rngs(0)))
-    fill(clip, tensors, style, str(weights_path))
+    with ThreadPoolExecutor(1) as pool:  # The file is hashed while it is read.
+        sha256 = pool.submit(_sha256, weights_path)
+        source = CLIPSource(name, commit, weights_path.name)
+        # Abstract: no random weights are made only to be replaced.
+        clip = nnx.eval_shape(lambda: CLIP(config, source, dtype, nnx.Rngs(0)))
+        fill(clip, tensors, style, str(weights_path))
+    clip.source = source = dataclasses.replace(source, sha256=sha256.result())
     _LOG.info(
         "CLIP %s, revision %s: %s, sha256 %s", name, commit or "-", source.file, source.sha256
     )

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from sapl_jax.models.localization import TAMPERED, tampered_probability
+from sapl_jax.models.localization import TAMPERED, tampered_heat
 from sapl_jax.models.sapl import SAPL
 from sapl_jax.training.checkpoints import flatten
 from sapl_jax.training.state import merge_model, split_model
@@ -28,7 +28,7 @@ def score_and_patch_map(
     """
     outputs = model(image, edge_map, valid)
     scores = jax.nn.softmax(outputs.image_logits, axis=-1)[:, TAMPERED]
-    heat = tampered_probability(outputs.similarity, model.scale)
+    heat = tampered_heat(outputs.similarity, model.scale, model.miss_cost)
     return scores, heat.reshape(edge_map.shape)
 
 

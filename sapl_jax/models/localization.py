@@ -1,5 +1,7 @@
 """From patch-prompt similarity to the image score and the heat map."""
 
+import math
+
 import cv2
 import jax
 import jax.numpy as jnp
@@ -21,12 +23,20 @@ def tampered_margin(similarity: jax.Array, scale: jax.Array) -> jax.Array:
     return jnp.mean(scale * difference, axis=0)
 
 
-def tampered_probability(similarity: jax.Array, scale: jax.Array) -> jax.Array:
-    """Patch heat map [B,T] float32: softmax over the classes of the logits' mean over the taps.
+def tampered_heat(similarity: jax.Array, scale: jax.Array, miss_cost: float) -> jax.Array:
+    """Patch heat map [B,T] float32 in [0,1].
 
-    Arguments as in `tampered_margin`.
+    At a miss_cost of 1 it is the softmax over the classes of the logits' mean over the taps: a
+    probability p. Calling a patch tampered costs least where p > 1 / (1 + miss_cost) (Elkan 2001,
+    "The foundations of cost-sensitive learning"); log(miss_cost) added to the margin moves that
+    threshold to 0.5. Ours.
+
+    Args:
+      similarity: [L,B,T,2] cosine of patch and prompt, authentic first.
+      scale: CLIP's logit scale, scalar.
+      miss_cost: of a missed tampered patch, where one marked by mistake costs 1; above 0.
     """
-    return jax.nn.sigmoid(tampered_margin(similarity, scale))
+    return jax.nn.sigmoid(tampered_margin(similarity, scale) + math.log(miss_cost))
 
 
 def pooled_logits(

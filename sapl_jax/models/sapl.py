@@ -47,11 +47,14 @@ class SAPL(nnx.Module):
         heads: ProjectionHeads | None,
         taps: tuple,
         pooled_patches: int = 0,
+        miss_cost: float = 1.0,
     ):
         """`heads` is None where HECL is off; `taps` are vision blocks counted from 1.
 
         `pooled_patches`: patches that give the image logits; 0: the CLS feature gives them.
+        `miss_cost`: see `tampered_heat`; training does not depend on it.
         """
+        self.miss_cost = miss_cost
         self.pooled_patches = pooled_patches
         self.clip = clip
         self.prompts = prompts
@@ -162,7 +165,9 @@ def assemble_sapl(clip: CLIP, class_ids: Sequence[Sequence[int]], config: Config
     if config.model.hecl.enabled:
         width = clip.config.projection_dim
         heads = ProjectionHeads(len(taps), width, config.model.hecl.feature_dim, rngs)
-    return SAPL(clip, prompts, heads, taps, config.model.pooled_patches)
+    return SAPL(
+        clip, prompts, heads, taps, config.model.pooled_patches, config.model.heat_map.miss_cost
+    )
 
 
 def check_taps(taps: tuple[int, ...], depth: int) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ _ABOVE_ZERO = (
     "train.learning_rate",
     "train.tampered_weight",
     "model.attention_heads",
+    "model.heat_map.miss_cost",
     "model.hecl.top_k",
     "model.hecl.feature_dim",
     "model.hecl.queue_length",

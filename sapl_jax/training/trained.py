@@ -74,16 +74,25 @@ def require_current(config: ConfigDict, origin: Path) -> None:
       origin: its folder, for the message.
     """
     missing = [
-        f"{part}.{name}"
+        name
         for part in ("image", "clip", "model", "train")
-        for name in get_config()[part]
-        if name not in config.get(part, {})
+        for name in _missing(get_config()[part], config.get(part, {}), part)
     ]
     if missing:
         raise UserError(
             f"{origin} was written by another version of sapl_jax: its configuration has no "
             f"{', '.join(missing)}. Open it with that version, or train again."
         )
+
+
+def _missing(expected: ConfigDict, found: ConfigDict, prefix: str) -> list[str]:
+    names = []
+    for name, value in expected.items():
+        if name not in found:
+            names.append(f"{prefix}.{name}")
+        elif isinstance(value, ConfigDict):
+            names += _missing(value, found[name], f"{prefix}.{name}")
+    return names
 
 
 def _has_steps(folder: Path) -> bool:

@@ -155,9 +155,10 @@ def test_a_run_or_export_without_a_field_of_this_version_is_refused(
         folder = tmp_path / file
         shutil.copytree(source, folder)
         stored = json.loads((folder / file).read_text())
-        del stored.get("config", stored)["model"]["prompts"]
+        model = stored.get("config", stored)["model"]
+        del model["prompts"], model["heat_map"]["sigma"]
         (folder / file).write_text(json.dumps(stored))
-        with pytest.raises(UserError, match="another version.*model.prompts"):
+        with pytest.raises(UserError, match="another version.*heat_map.sigma.*model.prompts"):
             Localizer.load(folder)
 
 

@@ -8,17 +8,28 @@ from sapl_jax.models.localization import (
     background_loss,
     heat_map_of_picture,
     pooled_logits,
-    tampered_probability,
+    tampered_heat,
 )
 
 
-def test_patch_probability_is_the_softmax_of_the_logits_mean_over_the_taps():
+def test_patch_heat_is_the_softmax_of_the_logits_mean_over_the_taps():
     similarity = np.random.default_rng(0).normal(size=(3, 2, 5, 2))
     scaled = np.exp(4.0 * similarity.mean(axis=0))
     expected = scaled[..., 1] / scaled.sum(-1)
-    np.testing.assert_allclose(
-        tampered_probability(jnp.asarray(similarity), jnp.asarray(4.0)), expected, rtol=1e-5
-    )
+    heat = tampered_heat(jnp.asarray(similarity), jnp.asarray(4.0), 1.0)
+    np.testing.assert_allclose(heat, expected, rtol=1e-5)
+
+
+def test_miss_cost_puts_the_threshold_of_least_expected_cost_at_one_half():
+    similarity = np.random.default_rng(0).normal(size=(3, 2, 50, 2))
+    scale, cost = jnp.asarray(2.0), 3.0
+    probability = np.asarray(tampered_heat(jnp.asarray(similarity), scale, 1.0))
+    heat = np.asarray(tampered_heat(jnp.asarray(similarity), scale, cost))
+    # Marking costs (1 - p), not marking costs cost * p.
+    np.testing.assert_array_equal(heat > 0.5, 1 - probability < cost * probability)
+    assert 0.6 < np.mean(heat > 0.5) < 0.95
+    expected = cost * probability / (cost * probability + 1 - probability)
+    np.testing.assert_allclose(heat, expected, rtol=1e-5)
 
 
 def heat_map(patch_map, valid, resized, original, sigma=0.0):
