@@ -133,6 +133,6 @@ def _roc(session: Session) -> list[Section]:
 
 
 def _provenance(session: Session) -> Section:
-    source = [f"{key}: {value}" for key, value in session.methods[0].source.items()]
+    source = session.methods[0].source_lines()
     versions = ", ".join(f"{name} {version}" for name, version in results.versions().items())
     return Section("Provenance", [[*source, f"data sha256: {session.main[0].digest}", versions]])

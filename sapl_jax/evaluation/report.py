@@ -248,8 +248,7 @@ def _files(session: Session) -> Section | None:
 def _provenance(session: Session) -> Section:
     items = []
     for method in session.methods:
-        source = "; ".join(f"{key}: {value}" for key, value in method.source.items())
-        items.append(f"{method.name}: {source}")
+        items.append(f"{method.name}: {'; '.join(method.source_lines())}")
     for result in session.main:
         items.append(
             f"{result.name}: {result.root}, read as {result.layout}, {result.summary['authentic']} "

@@ -19,6 +19,15 @@ class Method:
     detector: Detector
     source: Mapping[str, Any]
 
+    def source_lines(self) -> list[str]:
+        """The source as "key: value" lines; a mapping in it as "key: value, value, ..."."""
+        lines = []
+        for key, value in self.source.items():
+            if isinstance(value, Mapping):
+                value = ", ".join(str(part) for part in value.values() if part is not None)
+            lines.append(f"{key}: {value}")
+        return lines
+
 
 @dataclasses.dataclass(frozen=True)
 class SweepPoint:

@@ -200,3 +200,9 @@ def test_an_output_that_is_a_file_is_refused_before_any_work(monkeypatch, folder
 def test_wrong_flags_are_clear_errors(monkeypatch, folder, tmp_path, arguments, message) -> None:
     with pytest.raises(UserError, match=message):
         _run(monkeypatch, "--dataset", f"m={folder}", "--output", tmp_path / "out", *arguments)
+
+
+def test_provenance_reads_as_text_not_as_python():
+    source = {"step": 3, "clip": {"name": "a/clip", "revision": None, "sha256": "ab"}}
+    lines = Method("SAPL", None, source).source_lines()
+    assert lines == ["step: 3", "clip: a/clip, ab"]
