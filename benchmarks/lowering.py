@@ -14,10 +14,16 @@ from sapl_jax.training.state import init_state, make_optimizer, split_model
 from sapl_jax.training.step import make_train_step
 
 
-def lower_step(config: ConfigDict, devices: Sequence[jax.Device]) -> jax.stages.Lowered:
+def lower_step(
+    config: ConfigDict, devices: Sequence[jax.Device], platform: str | None = None
+) -> jax.stages.Lowered:
     """The data-parallel step of a configuration on these devices, lowered.
 
-    `config.clip.pretrained` should be "random:..." or a folder, of which only the shapes are used.
+    Args:
+        config: its `clip.pretrained` should be "random:..." or a folder, of which only the shapes
+            are used.
+        devices: one replica for each.
+        platform: "cuda", "tpu", ... for a program that these devices could not run; None: theirs.
     """
     dtype = compute_dtype(config.train.dtype)
     model = nnx.eval_shape(lambda: build_sapl(config, dtype))
@@ -47,4 +53,7 @@ def lower_step(config: ConfigDict, devices: Sequence[jax.Device]) -> jax.stages.
         name: jax.ShapeDtypeStruct((*lead, *shape), dtype)
         for name, (shape, dtype) in shapes.items()
     }
+    if platform:
+        traced = jax.jit(step).trace(state, frozen.params, batch)
+        return traced.lower(lowering_platforms=(platform,))
     return step.lower(state, frozen.params, batch)

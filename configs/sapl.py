@@ -72,7 +72,7 @@ def get_config() -> ConfigDict:
     train.tampered_weight = 1.0  # [ours] Of tampered pictures in the classification loss.
     train.background_share = 0.0  # [ours] Least tampered patches taken as authentic. 0: off.
     train.background_weight = 0.3  # [ours] Of that term beside the classification loss.
-    train.dtype = "auto"  # Compute type: "float32", "bfloat16", "auto" (bfloat16 on GPU and TPU).
+    train.dtype = "auto"  # Compute type: "float32", "bfloat16"; "auto": by the device.
     train.remat = False  # Recompute whole vision blocks in the backward pass: less memory, slower.
     train.log_every = 10  # Steps between lines in metrics.jsonl and TensorBoard.
     train.eval_every = 500  # Steps between validations (I-AUC on the held-out training pictures).

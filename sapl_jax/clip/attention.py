@@ -1,10 +1,17 @@
-"""Multi-head attention, and which implementation of it runs where."""
+"""Multi-head attention, and which implementation of it runs on which platform."""
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-# Name of what blocked attention keeps for its backward pass, for checkpoint policies.
+# Name of what attention keeps for its backward pass, for checkpoint policies.
 LOGSUMEXP = "attention_logsumexp"
 
 # Up to this many scores per head the plain einsum is fastest everywhere and its memory is small.
@@ -12,9 +19,15 @@ _DIRECT_SCORES = 256 * 256
 # Queries per block on CPUs, at most: larger blocks of scores fall out of the cache.
 _BLOCK = 704
 
+_LOG = logging.getLogger(__name__)
+_plain = ContextVar("plain attention", default=False)
+
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool) -> jax.Array:
     """Softmax attention of already projected queries, keys and values.
+
+    What runs is chosen where the program is lowered, by the platform it is lowered for, so a
+    program that is compiled or exported here for other hardware has that hardware's attention.
 
     Args:
         q, k, v: [B, T, H, d], one floating dtype.
@@ -23,16 +36,135 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool) -> jax.
     Returns:
         [B, T, H, d] in the dtype of `q`. The softmax is computed in float32. Scale: d ** -0.5.
     """
-    length, head_dim = q.shape[1], q.shape[3]
-    platform = jax.default_backend()
+    if q.shape[1] ** 2 <= _DIRECT_SCORES or _plain.get():
+        return _einsum(causal, q, k, v)
+    return _long(causal, q, k, v)
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Traces the einsum alone, for converters that do not know a choice of platforms."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
+class _Kind(NamedTuple):
+    """One implementation of attention over [B, T, H, d].
+
+    Attributes:
+        forward: (q, k, v) -> (out, logsumexp [B, H, T] float32, zeros where it is not needed).
+        backward: (q, k, v, logsumexp, d_out) -> (d_q, d_k, d_v).
+    """
+
+    forward: Callable[..., tuple[jax.Array, jax.Array]]
+    backward: Callable[..., tuple[jax.Array, ...]]
+
+
+# The choice is inside one custom derivative, since JAX would keep the residuals of all platforms.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _long(causal: bool, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    return _long_forward(causal, q, k, v)[0]
+
+
+def _long_forward(
+    causal: bool, q: jax.Array, k: jax.Array, v: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    kinds = _kinds(causal, q)
+    forward = {platform: kind.forward for platform, kind in kinds.items()}
+    out, logsumexp = jax.lax.platform_dependent(q, k, v, **forward)
+    return out, (q, k, v, checkpoint_name(logsumexp, LOGSUMEXP))
+
+
+def _long_backward(
+    causal: bool, kept: tuple[jax.Array, ...], d_out: jax.Array
+) -> tuple[jax.Array, ...]:
+    kinds = _kinds(causal, kept[0])
+    backward = {platform: kind.backward for platform, kind in kinds.items()}
+    return jax.lax.platform_dependent(*kept, d_out, **backward)
+
+
+_long.defvjp(_long_forward, _long_backward)
+
+
+def _kinds(causal: bool, q: jax.Array) -> dict[str, _Kind]:
+    """The implementation of each platform for queries of this shape and dtype."""
+    einsum = _recomputed(functools.partial(_einsum, causal))
+    kinds = {"default": einsum}
+    if not causal:
+        kinds["cpu"] = _Kind(_blocked_forward, _blocked_backward)
     half = q.dtype in (jnp.bfloat16, jnp.float16)
-    if platform == "gpu" and half and head_dim % 8 == 0 and head_dim <= 128:
+    if half and q.shape[3] % 8 == 0 and q.shape[3] <= 128 and cudnn_serves():
+        kinds["cuda"] = _recomputed(functools.partial(_cudnn, causal))
+    return kinds
+
+
+def _recomputed(function: Callable[..., jax.Array]) -> _Kind:
+    """The implementation whose backward pass computes all of `function` again."""
+
+    def forward(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+        unused = jnp.zeros((q.shape[0], q.shape[2], q.shape[1]), jnp.float32)
+        return function(q, k, v), unused
+
+    def backward(
+        q: jax.Array, k: jax.Array, v: jax.Array, _: jax.Array, d_out: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        return jax.vjp(function, q, k, v)[1](d_out)
+
+    return _Kind(forward, backward)
+
+
+def _cudnn(causal: bool, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Fused attention of cuDNN, half precision: q, k, v [B, T, H, d] -> [B, T, H, d].
+
+    JAX refuses to train with an odd T; then one token is appended, which nobody attends to.
+    """
+    length = q.shape[1]
+    if length % 2 == 0:
         return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation="cudnn")
-    # [B, T, H, d] <-> [B, H, T, d]
-    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q * head_dim**-0.5, k, v))
-    if platform == "cpu" and not causal and length * length > _DIRECT_SCORES:
-        return jnp.swapaxes(_blocked(q, k, v), 1, 2)
-    return jnp.swapaxes(_direct(q, k, v, causal), 1, 2)
+    q, k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v))
+    lengths = jnp.full(q.shape[0], length, jnp.int32)
+    out = jax.nn.dot_product_attention(
+        q, k, v, is_causal=causal, implementation="cudnn",
+        query_seq_lengths=lengths, key_value_seq_lengths=lengths,
+    )  # fmt: skip
+    return out[:, :length]
+
+
+@functools.cache
+def cudnn_serves() -> bool:
+    """Whether attention for CUDA can be cuDNN's: asked once, on the GPU where one is here.
+
+    Without an NVIDIA GPU it tells whether a program that uses cuDNN can be made here at all.
+    """
+    x = jax.ShapeDtypeStruct((1, 64, 1, 64), jnp.bfloat16)
+    gradient = jax.grad(
+        lambda q, k, v: jnp.sum(_cudnn(False, q, k, v).astype(jnp.float32)), argnums=(0, 1, 2)
+    )
+    try:
+        if jax.default_backend() == "gpu":
+            jax.jit(gradient).lower(x, x, x).compile()
+        else:
+            jax.eval_shape(gradient, x, x, x)
+    except (RuntimeError, NotImplementedError) as error:
+        _LOG.debug("no attention of cuDNN: %s", error)
+        return False
+    return True
+
+
+def _einsum(causal: bool, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Attention by two matrix products: q, k, v [B, T, H, d] -> [B, T, H, d]."""
+    return jnp.swapaxes(_direct(*_scaled_heads(q, k, v), causal), 1, 2)
+
+
+def _scaled_heads(
+    q: jax.Array, k: jax.Array, v: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """[B, T, H, d] -> [B, H, T, d], q scaled."""
+    q = q * q.shape[3] ** -0.5
+    return jnp.swapaxes(q, 1, 2), jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
 
 
 def _direct(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> jax.Array:
@@ -50,18 +182,14 @@ def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
 
 
-@jax.custom_vjp
-def _blocked(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """`_direct`, not causal, for CPUs: q, k, v [B, H, T, d] -> [B, H, T, d].
+def _blocked_forward(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`_einsum`, not causal, for CPUs: (out [B, T, H, d], logsumexp [B, H, T]).
 
     One head and one block of queries at a time, so that the scores stay in the cache, and of the
     softmax only its logsumexp is kept for the backward pass (as in FlashAttention,
     arXiv 2205.14135; here every block sees all keys, so nothing is rescaled).
     """
-    return _blocked_forward(q, k, v)[0]
-
-
-def _blocked_forward(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, tuple]:
+    q, k, v = _scaled_heads(q, k, v)
     length = q.shape[2]
 
     def one_head(qkv: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
@@ -80,12 +208,15 @@ def _blocked_forward(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Arra
         return _joined(out, length), _joined(logsumexp, length)
 
     out, logsumexp = jax.lax.map(one_head, tuple(_heads(x) for x in (q, k, v)))
-    logsumexp = checkpoint_name(logsumexp, LOGSUMEXP)
-    return out.reshape(q.shape), (q, k, v, logsumexp)
+    return jnp.swapaxes(out.reshape(q.shape), 1, 2), logsumexp.reshape(q.shape[:3])
 
 
-def _blocked_backward(kept: tuple, d_out: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    q, k, v, logsumexp = kept
+def _blocked_backward(
+    q: jax.Array, k: jax.Array, v: jax.Array, logsumexp: jax.Array, d_out: jax.Array
+) -> tuple[jax.Array, ...]:
+    scale = q.shape[3] ** -0.5
+    q, k, v = _scaled_heads(q, k, v)
+    d_out = jnp.swapaxes(d_out, 1, 2)
     length = q.shape[2]
 
     def one_head(head: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -111,12 +242,9 @@ def _blocked_backward(kept: tuple, d_out: jax.Array) -> tuple[jax.Array, jax.Arr
         (d_k, d_v), d_q = jax.lax.scan(one_block, (zero, zero), blocks)
         return _joined(d_q, length).astype(q.dtype), d_k.T.astype(k.dtype), d_v.T.astype(v.dtype)
 
-    heads = tuple(_heads(x) for x in (q, k, v))
-    d_q, d_k, d_v = jax.lax.map(one_head, (*heads, logsumexp, _heads(d_out)))
-    return d_q.reshape(q.shape), d_k.reshape(k.shape), d_v.reshape(v.shape)
-
-
-_blocked.defvjp(_blocked_forward, _blocked_backward)
+    heads = tuple(_heads(x) for x in (q, k, v, logsumexp, d_out))
+    d_q, d_k, d_v = (jnp.swapaxes(x.reshape(q.shape), 1, 2) for x in jax.lax.map(one_head, heads))
+    return d_q * scale, d_k, d_v
 
 
 def _heads(x: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from data_pipelines.preprocess import Geometry
+from sapl_jax.clip.attention import plain_attention
 from sapl_jax.errors import UserError
 from sapl_jax.exporting import description
 from sapl_jax.exporting.network import network_of
@@ -45,16 +46,17 @@ def write_onnx(trained: TrainedModel, folder: Path) -> None:
     weights = jax.tree.map(jnp.asarray, network.weights)
     geometry = Geometry(trained.config.image.size, trained.model.clip.config.vision.patch_size)
     canvas, grid = geometry.canvas, geometry.grid
-    model = to_onnx(
-        lambda image, edge_map, valid: network.apply(weights, image, edge_map, valid),
-        [
-            jax.ShapeDtypeStruct(("batch", canvas, canvas, 3), jnp.uint8),
-            jax.ShapeDtypeStruct(("batch", grid, grid), jnp.float32),
-            jax.ShapeDtypeStruct(("batch", grid, grid), jnp.bool_),
-        ],
-        model_name="sapl",
-        return_mode="proto",
-    )
+    with plain_attention():
+        model = to_onnx(
+            lambda image, edge_map, valid: network.apply(weights, image, edge_map, valid),
+            [
+                jax.ShapeDtypeStruct(("batch", canvas, canvas, 3), jnp.uint8),
+                jax.ShapeDtypeStruct(("batch", grid, grid), jnp.float32),
+                jax.ShapeDtypeStruct(("batch", grid, grid), jnp.bool_),
+            ],
+            model_name="sapl",
+            return_mode="proto",
+        )
     apart = sum(array.nbytes for array in weights.values()) > _ONE_FILE_BYTES
     file = folder / "model.onnx"
     onnx.save_model(model, file, save_as_external_data=apart, location="model.onnx.data")

@@ -86,14 +86,27 @@ def leave_on_error() -> Iterator[None]:
 
 
 def compute_dtype(name: str) -> jnp.dtype:
-    """The compute type of `config.train.dtype`: "auto" is bfloat16 on GPU and TPU."""
+    """The compute type of `config.train.dtype`: "auto" is bfloat16 where the hardware has it.
+
+    That is on TPUs and on GPUs from Ampere (compute capability 8) or AMD's MI200 on.
+    """
     if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        has_it = all(map(_has_bfloat16, jax.local_devices()))
+        name = "bfloat16" if has_it else "float32"
     if name not in ("float32", "bfloat16"):
         raise UserError(
             f"config.train.dtype is {name!r}; expected 'float32', 'bfloat16' or 'auto'."
         )
     return jnp.dtype(name)
+
+
+def _has_bfloat16(device: jax.Device) -> bool:
+    if device.platform != "gpu":
+        return device.platform != "cpu"
+    capability = str(device.compute_capability)  # "8.6", or "gfx90a" on AMD's
+    if capability.startswith("gfx"):
+        return capability.startswith(("gfx9", "gfx11", "gfx12")) and capability >= "gfx90a"
+    return float(capability) >= 8.0
 
 
 def check_batch_size(name: str, size: int, num_devices: int) -> None:
