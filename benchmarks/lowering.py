@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
+from sapl_jax.devices import compute_dtype
 from sapl_jax.models.sapl import build_sapl
 from sapl_jax.training import schedules
-from sapl_jax.training.devices import compute_dtype
 from sapl_jax.training.state import init_state, make_optimizer, split_model
 from sapl_jax.training.step import make_train_step
 

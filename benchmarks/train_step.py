@@ -20,10 +20,10 @@ from benchmarks.case import (
 )
 from benchmarks.program import matmul_flops
 from configs.sapl import get_config
+from sapl_jax import devices as dev
+from sapl_jax.checkpoints import flatten
 from sapl_jax.models.sapl import SAPL, build_sapl
-from sapl_jax.training import devices as dev
 from sapl_jax.training import schedules
-from sapl_jax.training.checkpoints import flatten
 from sapl_jax.training.state import init_state, make_optimizer, split_model
 from sapl_jax.training.step import make_train_step
 

@@ -14,8 +14,8 @@ import cv2
 from tqdm import tqdm
 
 from data_pipelines.generator.benchmark import kind_of, make_example
-from data_pipelines.turns import only_one
 from sapl_jax.errors import UserError
+from sapl_jax.files import PARTIAL, hold_lock, write_atomically
 
 MARK = "generator.json"
 SOURCES = "sources.csv"
@@ -53,7 +53,7 @@ def generate(
         raise UserError(f"--seed {seed}: expected 0 or more")
     try:
         _claim(folder, {"generator": "sapl_jax", "version": VERSION, "seed": seed, "size": size})
-        with only_one(folder / MARK, "generates the same pictures"):
+        with hold_lock(folder / MARK, waiting_for="generates the same pictures"):
             missing = [n for n in range(images) if not _picture_path(folder, seed, n).is_file()]
             bar = tqdm(total=images, initial=images - len(missing), unit="pictures",
                        desc=f"generating {folder.name}", disable=not progress)
@@ -87,13 +87,13 @@ def _claim(folder: Path, settings: dict[str, object]) -> None:
                 f"{folder} holds pictures generated with {found}, but {settings} was asked for. "
                 "Choose another --output, or delete that folder."
             )
-    elif any(path.name != f"{MARK}.part" for path in folder.iterdir()):
+    elif any(path.suffix != PARTIAL for path in folder.iterdir()):
         raise UserError(
             f"{folder} is not empty and was not made by this command (no {MARK} in it); nothing "
             "was written. Choose another --output."
         )
     else:
-        _replace(mark, (json.dumps(settings) + "\n").encode())
+        write_atomically(mark, (json.dumps(settings) + "\n").encode())
     for name in ("Au", "Tp", "Gt"):
         (folder / name).mkdir(exist_ok=True)
 
@@ -134,8 +134,8 @@ def _write_one(job: tuple[str, int, int, int]) -> None:
         if not done:
             raise RuntimeError("OpenCV could not encode a PNG")
         # The mask first: a picture that is there has its mask.
-        _replace(folder / "Gt" / f"{path.stem}_gt.png", png.tobytes())
-    _replace(path, example.jpeg)
+        write_atomically(folder / "Gt" / f"{path.stem}_gt.png", png.tobytes())
+    write_atomically(path, example.jpeg)
 
 
 def _write_sources(folder: Path, images: int, seed: int) -> None:
@@ -147,15 +147,4 @@ def _write_sources(folder: Path, images: int, seed: int) -> None:
         sources = [2 * number, 2 * number + 1] if kind == "splicing" else [2 * number]
         names = " ".join(f"{seed}:{source}" for source in sources)
         writer.writerow([path.relative_to(folder).as_posix(), kind, names])
-    _replace(folder / SOURCES, text.getvalue().encode())
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Writes a file so that it is either whole or absent."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+    write_atomically(folder / SOURCES, text.getvalue().encode())

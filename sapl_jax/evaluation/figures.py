@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions, canny_edges, soft_edge_map
 from sapl_jax.evaluation.features import Embedding
 from sapl_jax.evaluation.gallery import Exhibit
-from sapl_jax.evaluation.metrics import roc_curve
 from sapl_jax.evaluation.perturbations import Sweep
 from sapl_jax.evaluation.results import TITLES, number
 from sapl_jax.evaluation.session import SweepPoint
+from sapl_jax.metrics import roc_curve
 
 # Okabe and Ito's colours, told apart with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")

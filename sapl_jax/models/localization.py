@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-TAMPERED = 1  # Index of the "fake" prompt among the classes; also the label of a tampered image.
+from data_pipelines.listing import TAMPERED  # Also the index of the "fake" prompt.
 
 
 def tampered_margin(similarity: jax.Array, scale: jax.Array) -> jax.Array:

@@ -1,21 +1,22 @@
 """SAPL assembled: CLIP with LoRA, the prompts (ECPL) and the contrast heads (HECL)."""
 
+import copy
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
+from sapl_jax.clip.config import LoRAConfig
 from sapl_jax.clip.loading import load_clip
-from sapl_jax.clip.lora import LoRAConfig
 from sapl_jax.clip.model import CLIP
 from sapl_jax.clip.tokens import class_token_ids
 from sapl_jax.errors import UserError
 from sapl_jax.models.hecl import ProjectionHeads
 from sapl_jax.models.layers import l2_normalize
-from sapl_jax.models.localization import pooled_logits
+from sapl_jax.models.localization import TAMPERED, pooled_logits, tampered_heat
 from sapl_jax.models.prompts import Prompts
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -181,3 +182,24 @@ def check_taps(taps: tuple[int, ...], depth: int) -> tuple[int, ...]:
             f"{','.join(str(max(1, depth * k // 4)) for k in range(1, 5))})."
         )
     return taps
+
+
+def score_and_patch_map(
+    model: SAPL, image: jax.Array, edge_map: jax.Array, valid: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """What inference takes from the model: scores [B] and patch heat maps [B,g,g], float32.
+
+    Args: as `SAPL.__call__`: image [B,C,C,3] uint8, edge_map [B,g,g] float, valid [B,g,g] bool.
+    """
+    outputs = model(image, edge_map, valid)
+    scores = jax.nn.softmax(outputs.image_logits, axis=-1)[:, TAMPERED]
+    heat = tampered_heat(outputs.similarity, model.scale, model.miss_cost)
+    return scores, heat.reshape(edge_map.shape)
+
+
+def with_parts(model: SAPL, **parts: Any) -> SAPL:
+    """A model that shares all with another but the parts that are named (clip, heads)."""
+    other = copy.copy(model)
+    for name, part in parts.items():
+        setattr(other, name, part)
+    return other

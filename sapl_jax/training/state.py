@@ -8,7 +8,7 @@ import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sapl_jax.clip.variables import Trainable
+from sapl_jax.clip.blocks import Trainable
 from sapl_jax.models.queues import Queues, empty_queues
 from sapl_jax.models.sapl import SAPL
 

@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
+from sapl_jax.devices import AXIS
 from sapl_jax.models.hecl import ProjectionHeads, contrast, make_anchors, select_patches
 from sapl_jax.models.localization import TAMPERED, background_loss
 from sapl_jax.models.queues import Queues, enqueue
@@ -21,7 +22,6 @@ from sapl_jax.models.sapl import Outputs
 from sapl_jax.training.schedules import Schedule
 from sapl_jax.training.state import FrozenModel, PyTree, TrainState, merge_model
 
-AXIS = "data"
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 

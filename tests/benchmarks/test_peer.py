@@ -17,7 +17,7 @@ import pytest
 
 from benchmarks.case import Case
 from benchmarks.train_step import OurStep
-from sapl_jax.training.checkpoints import flatten
+from sapl_jax.checkpoints import flatten
 
 ROOT = Path(__file__).parents[2]
 

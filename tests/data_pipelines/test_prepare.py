@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data_pipelines.images import read_bytes, read_image, sha256_of
+from data_pipelines.images import read_bytes, read_image
 from data_pipelines.listing import AUTHENTIC, TAMPERED
 from data_pipelines.prepare import prepare
 from data_pipelines.prepared import Prepared, open_prepared
 from data_pipelines.preprocess import Geometry, patch_edge_map, resize
 from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions
 from sapl_jax.errors import UserError
+from sapl_jax.files import sha256_of
 from tests.data_pipelines.picture_trees import SMALL, make_casia
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -143,7 +144,7 @@ def test_killed_run_leaves_nothing_that_looks_done_and_runs_again(tmp_path: Path
     root = make_casia(tmp_path / "root", 8, 8)
     code = """
 import os, signal, sys
-from data_pipelines import picture_builder
+from data_pipelines import builders as picture_builder
 from data_pipelines.prepare import prepare
 from data_pipelines.preprocess import Geometry
 def die(*_):
@@ -221,13 +222,13 @@ def test_a_disk_that_fills_under_the_record_writer_is_a_clear_error(
     def full(builder, **_) -> None:
         raise RuntimeError("Failed to finalize split: write() failed: No space left on device")
 
-    monkeypatch.setattr("data_pipelines.casia_v2.CasiaV2.download_and_prepare", full)
+    monkeypatch.setattr("data_pipelines.builders.CasiaV2.download_and_prepare", full)
     with pytest.raises(UserError, match="disk is full.*same command"):
         prepare("casia_v2", casia_root, tmp_path, SMALL, val_fraction=0.25, progress=False)
 
     def broken(builder, **_) -> None:
         raise RuntimeError("a mistake in the builder")
 
-    monkeypatch.setattr("data_pipelines.casia_v2.CasiaV2.download_and_prepare", broken)
+    monkeypatch.setattr("data_pipelines.builders.CasiaV2.download_and_prepare", broken)
     with pytest.raises(RuntimeError, match="a mistake"):
         prepare("casia_v2", casia_root, tmp_path, SMALL, val_fraction=0.25, progress=False)

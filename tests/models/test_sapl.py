@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sapl_jax.checkpoints import flatten
 from sapl_jax.clip.tokens import class_token_ids
 from sapl_jax.errors import UserError
 from sapl_jax.models.sapl import CLIP_MEAN, CLIP_STD, build_sapl, normalize_pixels
-from sapl_jax.training.checkpoints import flatten
 from sapl_jax.training.state import split_model
 
 

@@ -21,12 +21,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from sapl_jax import devices
 from sapl_jax.clip.config import read_config as read_clip_config
 from sapl_jax.errors import run_main
 from sapl_jax.models.sapl import build_sapl
-from sapl_jax.training import devices
 from sapl_jax.training.loop import train
-from sapl_jax.training.workdir import open_workdir, read_config
+from sapl_jax.workdir import open_workdir, read_config
 from tests.training.memory_data import MemoryData
 
 

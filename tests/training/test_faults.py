@@ -14,8 +14,8 @@ from sapl_jax.errors import UserError
 from sapl_jax.models.sapl import build_sapl
 from sapl_jax.training import step as step_module
 from sapl_jax.training.loop import train
-from sapl_jax.training.workdir import open_workdir
 from sapl_jax.training.writers import MetricWriter
+from sapl_jax.workdir import open_workdir
 from tests.training.memory_data import MemoryData
 from tests.training.run_records import checkpoint_digests, metric_lines
 

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sapl_jax.checkpoints import CheckpointFolder
 from sapl_jax.errors import UserError
 from sapl_jax.models.sapl import build_sapl
-from sapl_jax.training.checkpoints import CheckpointFolder
 from sapl_jax.training.loop import total_steps, train
-from sapl_jax.training.workdir import open_workdir, read_config, remember_data, trained_on
+from sapl_jax.workdir import open_workdir, read_config, remember_data, trained_on
 from tests.training.memory_data import MemoryData
 
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sapl_jax import devices as dev
+from sapl_jax.checkpoints import flatten
 from sapl_jax.models.sapl import build_sapl
-from sapl_jax.training import devices as dev
 from sapl_jax.training import schedules
-from sapl_jax.training.checkpoints import flatten
 from sapl_jax.training.state import init_state, make_optimizer, split_model
 from sapl_jax.training.step import make_train_step
 from tests.training.memory_data import MemoryData
