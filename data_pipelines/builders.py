@@ -107,7 +107,9 @@ class PictureBuilder(tfds.core.GeneratorBasedBuilder):
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         counts = self._counts[split] = Counter(dict.fromkeys(LABEL_NAMES, 0))
         bar = tqdm(
-            total=len(samples), desc=f"preparing {split}", unit=" pictures",
+            total=len(samples),
+            desc=f"preparing {split}",
+            unit=" pictures",
             disable=not self.progress,
         )
         with bar:

@@ -117,9 +117,7 @@ def _pictures(listing: Listing, examined: Sequence[Examined]) -> list[Finding]:
         )
     if unreadable := tuple(item.unreadable for item in examined if item.unreadable):
         findings.append(
-            Finding(
-                f"{len(unreadable)} pictures cannot be read", "download them again", unreadable
-            )
+            Finding(f"{len(unreadable)} pictures cannot be read", "download them again", unreadable)
         )
     small = tuple(
         f"{item.sample.image}: {item.size[1]}x{item.size[0]}"

@@ -38,9 +38,7 @@ def read_header(data: bytes) -> Header:
                     f"the {header.format} header says {header.width} x {header.height} pixels"
                 )
             return header
-    raise BrokenHeader(
-        f"not a JPEG, PNG, BMP, TIFF or WebP picture (it starts with {data[:8]!r})"
-    )
+    raise BrokenHeader(f"not a JPEG, PNG, BMP, TIFF or WebP picture (it starts with {data[:8]!r})")
 
 
 def _jpeg(data: bytes) -> Header:
@@ -94,9 +92,7 @@ def _bmp(data: bytes) -> Header:
         height = abs(height)  # negative: rows run from top to bottom
     row_bytes = (width * bits + 31) // 32 * 4
     if compression in (0, 3) and len(data) < offset + row_bytes * height:
-        raise BrokenHeader(
-            f"truncated BMP: {len(data)} bytes of {offset + row_bytes * height}"
-        )
+        raise BrokenHeader(f"truncated BMP: {len(data)} bytes of {offset + row_bytes * height}")
     return Header("BMP", width, height)
 
 
@@ -210,9 +206,7 @@ def _decode(data: bytes, origin: str | Path, mode: int, max_pixels: int) -> np.n
             f"{max_pixels}; make it smaller or raise the limit"
         )
     try:
-        pixels = cv2.imdecode(
-            np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION
-        )
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise UnreadableImage(f"{origin}: corrupt {header.format} data ({error.err})") from error
     if pixels is None:

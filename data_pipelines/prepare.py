@@ -1,6 +1,6 @@
 """Prepares a data set for training: records of resized pictures and soft edge maps, made once.
 
-    python -m data_pipelines.prepare --dataset casia_v2 --root PATH --output DIR
+python -m data_pipelines.prepare --dataset casia_v2 --root PATH --output DIR
 """
 
 import argparse

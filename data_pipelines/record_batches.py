@@ -131,9 +131,7 @@ def _batches(
     if batch_size < 1:
         raise UserError(f"batch size {batch_size} per process: expected at least 1")
     builder = tfds.builder_from_directory(str(prepared.dir))
-    raw = builder.as_data_source(
-        split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-    )
+    raw = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
 
     def records() -> Iterator[tuple[bytes, np.ndarray, float]]:
         for index, flips, weight in plan():

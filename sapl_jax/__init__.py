@@ -1,9 +1,9 @@
 """SAPL in JAX: weakly supervised image manipulation localization with CLIP prompts.
 
-    from sapl_jax import Localizer
+from sapl_jax import Localizer
 
-    result = Localizer.load("runs/sapl")(image)  # uint8 RGB [H, W, 3]
-    result.score, result.heat_map, result.mask
+result = Localizer.load("runs/sapl")(image)  # uint8 RGB [H, W, 3]
+result.score, result.heat_map, result.mask
 """
 
 from typing import TYPE_CHECKING, Any

@@ -152,7 +152,7 @@ def write_tables(output: Path, protocol: str) -> None:
     note = Section(
         "How to read this",
         [
-            f"Protocol {protocol}; I-AUC / P-F1. \"Published\" are the paper's means over CASIAv1 "
+            f'Protocol {protocol}; I-AUC / P-F1. "Published" are the paper\'s means over CASIAv1 '
             "and IMD2020: they compare with the mean here only where these are the data sets. A "
             "dash marks a row that is not finished, or a measure that is not defined."
         ],
@@ -209,9 +209,7 @@ def main() -> int:
                 print(shlex.join(command))
         return 0
     make_output_folder(arguments.output)
-    failed = run_rows(
-        rows, arguments.output, arguments.dataset, arguments.protocol, config_flags
-    )
+    failed = run_rows(rows, arguments.output, arguments.dataset, arguments.protocol, config_flags)
     print((arguments.output / "ablations.md").read_text())
     if failed:
         print(f"failed: {', '.join(failed)}; run the command again to retry", file=sys.stderr)

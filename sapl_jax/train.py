@@ -148,8 +148,11 @@ def main(argv: list[str]) -> int | None:
         if name == "batch_size" or size:
             devices.check_batch_size(f"config.train.{name}", size, jax.device_count())
     log.info(
-        "%d %s device(s) in %d process(es), %s", jax.device_count(), jax.devices()[0].device_kind,
-        jax.process_count(), dtype,
+        "%d %s device(s) in %d process(es), %s",
+        jax.device_count(),
+        jax.devices()[0].device_kind,
+        jax.process_count(),
+        dtype,
     )
     first = jax.process_index() == 0
     with devices.leave_on_error(), open_workdir(workdir, config, write=first):
@@ -176,7 +179,13 @@ def parse_flags(argv: list[str]) -> list[str]:
             check_values(_CONFIG.value)  # Also meets a file that could not be loaded.
     # A name or type that the locked configuration does not have comes up as any of these.
     except (
-        flags.Error, AttributeError, KeyError, OSError, SyntaxError, TypeError, ValueError
+        flags.Error,
+        AttributeError,
+        KeyError,
+        OSError,
+        SyntaxError,
+        TypeError,
+        ValueError,
     ) as error:
         raise UserError(f"{_reason(error)}\nconfigs/sapl.py explains every field.") from error
     return rest

@@ -92,9 +92,7 @@ def kind_of(seed: int, number: int) -> str:
     return KINDS[int(_stream(seed, number, 4).integers(len(KINDS)))]
 
 
-def make_example(
-    seed: int, number: int, size: int = 256, limits: Limits | None = None
-) -> Example:
+def make_example(seed: int, number: int, size: int = 256, limits: Limits | None = None) -> Example:
     """Picture `number` of the endless benchmark `seed`, the same each time it is asked for.
 
     Picture n owns the sources 2n and 2n + 1, so no two pictures share one, nor do two seeds.

@@ -55,8 +55,13 @@ def generate(
         _claim(folder, {"generator": "sapl_jax", "version": VERSION, "seed": seed, "size": size})
         with hold_lock(folder / MARK, waiting_for="generates the same pictures"):
             missing = [n for n in range(images) if not _picture_path(folder, seed, n).is_file()]
-            bar = tqdm(total=images, initial=images - len(missing), unit="pictures",
-                       desc=f"generating {folder.name}", disable=not progress)
+            bar = tqdm(
+                total=images,
+                initial=images - len(missing),
+                unit="pictures",
+                desc=f"generating {folder.name}",
+                disable=not progress,
+            )
             with bar:
                 for _ in _write_all(folder, missing, seed, size, workers or os.cpu_count() or 1):
                     bar.update()

@@ -86,7 +86,10 @@ def _place(
     if scale < 1:  # Editors average before they shrink.
         picture = cv2.GaussianBlur(picture, (0, 0), 0.5 / scale)
     moved = cv2.warpAffine(
-        picture, matrix, (width, height), flags=cv2.INTER_LINEAR,
+        picture,
+        matrix,
+        (width, height),
+        flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REFLECT,
     )
     moved_mask = cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_LINEAR)

@@ -28,6 +28,7 @@ class LoRAParam(Trainable):
 # Name of what every `Linear` gives out, for checkpoint policies: costly to compute again.
 LINEAR = "linear"
 
+
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float, dtype: jnp.dtype) -> nnx.Param:
     """A frozen parameter drawn from N(0, std^2)."""
     return nnx.Param((jax.random.normal(rngs.params(), shape) * std).astype(dtype))

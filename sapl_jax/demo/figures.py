@@ -49,7 +49,10 @@ def best_and_worst(
             (analysis,) = detector.analyse([loaded.image])
             cases.append(
                 Case(
-                    record.name, loaded.image, loaded.mask > 127, analysis.heat_map,
+                    record.name,
+                    loaded.image,
+                    loaded.mask > 127,
+                    analysis.heat_map,
                     float(record.scores.p_f1 or 0.0),
                 )
             )
@@ -62,9 +65,7 @@ def case_figure(cases: Sequence[Case], options: EdgeOptions, threshold: float) -
     if not cases:
         return None
     heights = [min(1.5, case.image.shape[0] / case.image.shape[1]) for case in cases]
-    figure = Figure(
-        figsize=(1.8 * len(COLUMNS), 1.8 * sum(heights) + 0.4), layout="constrained"
-    )
+    figure = Figure(figsize=(1.8 * len(COLUMNS), 1.8 * sum(heights) + 0.4), layout="constrained")
     grid = figure.subplots(
         len(cases), len(COLUMNS), squeeze=False, gridspec_kw={"height_ratios": heights}
     )

@@ -56,9 +56,7 @@ def build_clip(config: CLIPConfig, pixels: np.ndarray, seed: int) -> CLIP:
     return clip
 
 
-def _components(
-    rng: np.random.Generator, pixels: np.ndarray, patch: int, width: int
-) -> np.ndarray:
+def _components(rng: np.random.Generator, pixels: np.ndarray, patch: int, width: int) -> np.ndarray:
     """Whitened principal components of patches: the first third, and others spread over the rest.
 
     Returns float32 [patch, patch, 3, width].

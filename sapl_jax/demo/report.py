@@ -33,8 +33,11 @@ def evaluate_and_report(run_dir: Path, data: Path, output: Path) -> str:
     methods += [Method(name, trivial, {"training": "none"}) for name, trivial in TRIVIAL.items()]
     listing = read_dataset("folder", data)
     session = run(
-        methods, [(_NAME, listing)], protocols.get_protocol(protocols.DEFAULT),
-        batch_size=localizer.batch_size, gallery_size=0,
+        methods,
+        [(_NAME, listing)],
+        protocols.get_protocol(protocols.DEFAULT),
+        batch_size=localizer.batch_size,
+        gallery_size=0,
     )
     files.write_json(output / "results.json", results.build(session))
 

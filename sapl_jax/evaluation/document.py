@@ -144,6 +144,5 @@ def _html_table(table: Table) -> str:
 def _html_cells(tag: str, cells: Sequence[str], names: int) -> str:
     kinds = [' class="name"' if i < names else "" for i in range(len(cells))]
     return "".join(
-        f"<{tag}{kind}>{html.escape(cell)}</{tag}>"
-        for kind, cell in zip(kinds, cells, strict=True)
+        f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)
     )

@@ -37,9 +37,7 @@ def random_guess(image: np.ndarray) -> Result:
     return result_of(float(rng.random()), heat_map)
 
 
-def edge_map_alone(
-    image: np.ndarray, options: EdgeOptions = DEFAULT_OPTIONS
-) -> Result:
+def edge_map_alone(image: np.ndarray, options: EdgeOptions = DEFAULT_OPTIONS) -> Result:
     """The soft edge map of Eq. (1) as the heat map, its mean as the score."""
     heat_map = soft_edge_map(image, options)
     return result_of(float(heat_map.mean()), heat_map)

@@ -68,6 +68,8 @@ def _class_ids(model: SAPL) -> list[list[int]]:
     # Prompts hold each word's ids with EOT behind them, more than once behind a shorter word.
     eot = model.clip.eot_id
     return [list(itertools.takewhile(lambda i: i != eot, ids)) for ids in model.prompts.class_ids]
+
+
 _HEAD = """# SAPL, {kind} export
 
 Weakly supervised image manipulation localization: a picture gets a score (the probability that it

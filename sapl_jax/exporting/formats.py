@@ -136,8 +136,6 @@ def write_onnx(trained: TrainedModel, folder: Path) -> None:
     description.write_description(folder, description.describe(trained, "onnx"))
 
 
-
-
 def merged(trained: TrainedModel) -> TrainedModel:
     """The same model with LoRA merged into CLIP's weights."""
     clip = merge_lora(trained.model.clip)
@@ -157,5 +155,3 @@ def write_orbax(trained: TrainedModel, folder: Path) -> None:
     for note in (folder / ORBAX_WEIGHTS).rglob("commit_success.txt"):
         note.write_text("complete\n")  # Orbax looks for the file; its text names our folders.
     description.write_description(folder, content)
-
-

@@ -121,9 +121,7 @@ class Downloads:
         own = self.folder / uuid.uuid4().hex
         own.mkdir(parents=True)
         path = own / f"{analysed.name}_mask.png"
-        path.write_bytes(
-            rendering.encode_png(rendering.mask_to_grey(mask_of(analysed, threshold)))
-        )
+        path.write_bytes(rendering.encode_png(rendering.mask_to_grey(mask_of(analysed, threshold))))
         with self._lock:
             self._made.append(own)
             old, self._made = self._made[:-200], self._made[-200:]

@@ -79,9 +79,7 @@ def make_train_step(
     """
     hecl = config.model.hecl
 
-    def train_step(
-        state: TrainState, frozen: PyTree, batch: Batch
-    ) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, frozen: PyTree, batch: Batch) -> tuple[TrainState, Metrics]:
         weight = hecl_weight(state.step)
 
         def loss_of(params: PyTree) -> tuple[jax.Array, tuple]:

@@ -96,8 +96,15 @@ def test_every_bayer_pattern_reproduces_a_flat_colour() -> None:
 
     flat = np.broadcast_to(np.float32([0.5, 0.3, 0.1]), (64, 64, 3))
     plain = replace(
-        sample_camera(np.random.default_rng(0)), vignetting=0.0, read_noise=0.0, shot_noise=0.0,
-        white_balance=(1.0, 1.0), saturation=1.0, gamma=1.0, contrast=0.0, denoising=0.0,
+        sample_camera(np.random.default_rng(0)),
+        vignetting=0.0,
+        read_noise=0.0,
+        shot_noise=0.0,
+        white_balance=(1.0, 1.0),
+        saturation=1.0,
+        gamma=1.0,
+        contrast=0.0,
+        denoising=0.0,
     )
     for bayer in ("RG", "GR", "BG", "GB"):
         for demosaicing in ("bilinear", "adaptive"):

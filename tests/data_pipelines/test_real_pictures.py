@@ -14,7 +14,8 @@ from data_pipelines.record_batches import eval_batches, train_batches
 
 def test_every_picture_and_mask_reads(real_data: Path) -> None:
     for name, folder, counts in [
-        ("casia_v2", "CASIA2_subset", (160, 159, 17)), ("folder", "comofod_20", (20, 20, 20)),
+        ("casia_v2", "CASIA2_subset", (160, 159, 17)),
+        ("folder", "comofod_20", (20, 20, 20)),
     ]:
         listing = read_dataset(name, real_data / folder)
         masked = [sample for sample in listing.samples if sample.mask]

@@ -36,8 +36,10 @@ def test_batch_has_the_shapes_and_types_of_the_interface(small_prepared: Prepare
     (batch,) = take(train_batches(small_prepared, batch_size=3, seed=0), 1)
     found = {key: (value.shape, value.dtype.name) for key, value in batch.items()}
     assert found == {
-        "image": ((3, 70, 70, 3), "uint8"), "edge_map": ((3, 5, 5), "float32"),
-        "valid": ((3, 5, 5), "bool"), "label": ((3,), "int32"),
+        "image": ((3, 70, 70, 3), "uint8"),
+        "edge_map": ((3, 5, 5), "float32"),
+        "valid": ((3, 5, 5), "bool"),
+        "label": ((3,), "int32"),
     }
 
 
@@ -46,7 +48,10 @@ def test_examples_are_what_preprocessing_makes_of_the_pictures(
 ) -> None:
     source = tfds.builder_from_directory(str(small_prepared.dir)).as_data_source("train")
     batches = train_batches(
-        small_prepared, batch_size=small_prepared.num_train, seed=0, shuffle=False,
+        small_prepared,
+        batch_size=small_prepared.num_train,
+        seed=0,
+        shuffle=False,
         horizontal_flip=False,
     )
     (batch,) = take(batches, 1)
@@ -83,7 +88,10 @@ def test_processes_share_the_batches_of_one_process(small_prepared: Prepared) ->
         parts = [
             take(
                 train_batches(
-                    small_prepared, batch_size=6 // count, seed=1, process_index=index,
+                    small_prepared,
+                    batch_size=6 // count,
+                    seed=1,
+                    process_index=index,
                     process_count=count,
                 ),
                 10,
@@ -142,9 +150,7 @@ def test_evaluation_shows_every_example_once_across_processes(
     small_prepared: Prepared, count: int
 ) -> None:
     parts = [
-        list(
-            eval_batches(small_prepared, batch_size=2, process_index=index, process_count=count)
-        )
+        list(eval_batches(small_prepared, batch_size=2, process_index=index, process_count=count))
         for index in range(count)
     ]
     assert len({len(part) for part in parts}) == 1

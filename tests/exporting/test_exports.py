@@ -61,9 +61,7 @@ def test_the_check_sees_a_wrong_weight(trained, exports, tmp_path):
         checking.require_equal(found)
 
 
-def test_orbax_opens_without_the_clip_files_on_another_device_count(
-    exports, trained_run, tmp_path
-):
+def test_orbax_opens_without_the_clip_files_on_another_device_count(exports, trained_run, tmp_path):
     folder = tmp_path / "alone"
     shutil.copytree(exports["orbax"][0], folder)
     described = json.loads((folder / "export.json").read_text())
@@ -148,9 +146,7 @@ def test_an_export_of_another_version_is_refused(exports, tmp_path):
         Localizer.load(folder)
 
 
-def test_a_run_or_export_without_a_field_of_this_version_is_refused(
-    exports, trained_run, tmp_path
-):
+def test_a_run_or_export_without_a_field_of_this_version_is_refused(exports, trained_run, tmp_path):
     for source, file in ((exports["orbax"][0], "export.json"), (trained_run, "config.json")):
         folder = tmp_path / file
         shutil.copytree(source, folder)

@@ -143,9 +143,7 @@ def test_anchors_are_unit_features_of_the_chosen_patches():
     heads = ProjectionHeads(2, 6, 4, nnx.Rngs(0))
     embeddings = jnp.asarray(np.random.default_rng(4).normal(size=(2, 3, 7, 6)), jnp.float32)
     indices = jnp.asarray(np.random.default_rng(5).integers(0, 7, (2, 3, 2)))
-    anchors = make_anchors(
-        heads, embeddings, indices, jnp.ones((3, 2), bool), jnp.array([0, 1, 1])
-    )
+    anchors = make_anchors(heads, embeddings, indices, jnp.ones((3, 2), bool), jnp.array([0, 1, 1]))
     np.testing.assert_allclose(jnp.linalg.norm(anchors.features, axis=-1), 1.0, rtol=1e-5)
     alone = heads(embeddings)[1, 2, indices[1, 2, 0]]
     np.testing.assert_allclose(anchors.features[1, 2, 0], alone, rtol=1e-5)

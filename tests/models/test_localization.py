@@ -71,9 +71,7 @@ def test_smoothing_lowers_a_peak_and_keeps_the_range():
 
 
 def test_a_picture_thinner_than_half_a_patch_still_gets_a_map():
-    result = heat_map(
-        np.full((4, 4), 0.5, np.float32), np.zeros((4, 4), bool), (1, 40), (2, 400)
-    )
+    result = heat_map(np.full((4, 4), 0.5, np.float32), np.zeros((4, 4), bool), (1, 40), (2, 400))
     assert result.shape == (2, 400)
     np.testing.assert_allclose(result, 0.5)
 

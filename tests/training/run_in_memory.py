@@ -32,12 +32,16 @@ from tests.training.memory_data import MemoryData
 
 def environment(devices: int = 1, **more: str) -> dict[str, str]:
     """For a process that runs this file: CPU devices, and the suite's compilation cache."""
-    return os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": str(devices),
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    } | more
+    return (
+        os.environ
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_NUM_CPU_DEVICES": str(devices),
+            "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        | more
+    )
 
 
 def command(*arguments: object) -> list[str]:

@@ -138,8 +138,10 @@ def test_a_log_that_cannot_be_written_is_a_clear_error_and_not_a_hang(tmp_path):
 
 
 def test_a_configuration_that_cannot_be_written_is_a_clear_error(tiny_config, tmp_path):
-    with largest_file(10), pytest.raises(UserError, match="File too large"), open_workdir(
-        tmp_path, tiny_config
+    with (
+        largest_file(10),
+        pytest.raises(UserError, match="File too large"),
+        open_workdir(tmp_path, tiny_config),
     ):
         pass
 

@@ -43,6 +43,7 @@ def test_a_run_leaves_metrics_and_best_and_last_checkpoints(tiny_config, tmp_pat
 
 def test_an_interrupted_run_continues_with_the_same_losses(tiny_config, tmp_path):
     run(tiny_config, tmp_path / "whole")
+
     # Stops like a preempted run: SIGTERM while the fifth batch is read.
     class Interrupted(MemoryData):
         def train_batches(self, start_step):

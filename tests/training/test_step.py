@@ -145,6 +145,7 @@ def test_weights_and_rates_follow_the_schedules(tiny_config):
     tiny_config.train.schedule = "cosine"
     _, history = run(tiny_config, jax.devices()[:1], steps=4)
     rate = tiny_config.train.learning_rate
-    np.testing.assert_allclose([h["learning_rate"] for h in history], [0, rate / 2, rate, rate / 2],
-                               rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(
+        [h["learning_rate"] for h in history], [0, rate / 2, rate, rate / 2], rtol=1e-5, atol=1e-9
+    )
     assert [h["hecl_weight"] for h in history] == [0.0, 0.5, 1.0, 1.0]
