@@ -30,7 +30,8 @@ def lower_step(
     patch = model.clip.config.vision.patch_size
     params, frozen = split_model(model)
     tx = make_optimizer(config.train)
-    state = jax.eval_shape(lambda params: init_state(params, tx, config), params)
+    dim = model.feature_dim
+    state = jax.eval_shape(lambda params: init_state(params, tx, config, dim), params)
     step = make_train_step(
         frozen.graph,
         tx,

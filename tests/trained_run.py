@@ -24,7 +24,7 @@ def make_run(workdir: Path, config) -> Path:
             for leaf, key in zip(leaves, keys, strict=True)
         ]
         params = jax.tree.unflatten(structure, moved)
-        state = init_state(params, make_optimizer(config.train), config)
+        state = init_state(params, make_optimizer(config.train), config, model.feature_dim)
         checkpoints = RunCheckpoints(workdir, asdict(model.clip.source))
         checkpoints.save_best(3, state, i_auc=0.75)
         checkpoints.wait()

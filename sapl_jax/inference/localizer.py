@@ -61,15 +61,19 @@ class Localizer:
             hecl = config.model.hecl
             indices, usable = select_patches(
                 outputs.similarity,
-                edge_map.reshape(len(label), -1),
+                sapl.scale,
+                outputs.edge_map,
                 valid.reshape(len(label), -1),
-                label,
                 top_k=hecl.top_k,
+                top_share=hecl.top_share,
                 use_edges=hecl.use_edges,
             )
-            assert sapl.heads is not None  # `edge_features` checks the configuration first.
-            anchors = make_anchors(sapl.heads, outputs.embeddings, indices, usable, label)
-            return jnp.swapaxes(anchors.features, 0, 1), usable
+            gives = jax.nn.one_hot(label, 2, dtype=bool)
+            anchors = make_anchors(sapl.heads, outputs.embeddings, indices, usable, gives)
+            own = jnp.take_along_axis(anchors.features, label[None, :, None, None, None], axis=2)[
+                :, :, 0
+            ]
+            return jnp.swapaxes(own, 0, 1), usable
 
         self._analyse = jax.jit(analyse)
         self._edge_features = jax.jit(edge_features)
@@ -117,7 +121,7 @@ class Localizer:
 
         Args:
           images: N pictures, uint8 RGB [H,W,3].
-          labels: N of 0 (authentic) or 1 (tampered): which similarity ranks the patches.
+          labels: N of 0 (authentic) or 1 (tampered): which class's probability ranks the patches.
 
         Returns:
           features [N,L,K,D] float32 unit vectors, and usable [N,K] bool.

@@ -48,7 +48,8 @@ def load_trained(workdir: Path, dtype: str | None = None) -> TrainedModel:
         raise UserError(f"{workdir} holds no checkpoint yet: let the run save one first.")
     model = build_sapl(config, devices.compute_dtype(dtype or config.train.dtype))
     params, frozen = split_model(model)
-    template = jax.eval_shape(lambda p: init_state(p, make_optimizer(config.train), config), params)
+    tx, dim = make_optimizer(config.train), model.feature_dim
+    template = jax.eval_shape(lambda p: init_state(p, tx, config, dim), params)
     folder = CheckpointFolder(checkpoints / series, read_only=True)
     step = folder.latest_step()
     if step is None:

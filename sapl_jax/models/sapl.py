@@ -31,11 +31,13 @@ class Outputs(NamedTuple):
         (`pooled_logits`); authentic first.
       similarity: [L,B,T,2] float32, cosine of patch and prompt.
       embeddings: [L,B,T,P] patch features in the joint space, compute dtype, not normalised.
+      edge_map: [B,T] the soft edges that were used.
     """
 
     image_logits: jax.Array
     similarity: jax.Array
     embeddings: jax.Array
+    edge_map: jax.Array
 
 
 class SAPL(nnx.Module):
@@ -49,18 +51,27 @@ class SAPL(nnx.Module):
         taps: tuple,
         pooled_patches: int = 0,
         miss_cost: float = 1.0,
+        edges: str = "own",
     ):
-        """`heads` is None where HECL is off; `taps` are vision blocks counted from 1.
+        """`taps` are vision blocks counted from 1; `heads`: HECL's own, where it has them.
 
         `pooled_patches`: patches that give the image logits; 0: the CLS feature gives them.
         `miss_cost`: see `tampered_heat`; training does not depend on it.
+        `edges`: "own", or "another": each picture gets the edge map of its neighbour in the batch
+        (of this device). A control: what edges are worth must be lost with another's.
         """
+        self.edges = edges
         self.miss_cost = miss_cost
         self.pooled_patches = pooled_patches
         self.clip = clip
         self.prompts = prompts
         self.heads = heads
         self.taps = tuple(taps)
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of what HECL contrasts."""
+        return self.heads.dim if self.heads else self.clip.config.projection_dim
 
     @property
     def scale(self) -> jax.Array:
@@ -80,6 +91,8 @@ class SAPL(nnx.Module):
         """
         batch = image.shape[0]
         edge_map, valid = edge_map.reshape(batch, -1), valid.reshape(batch, -1)
+        if self.edges == "another":
+            edge_map = jnp.roll(edge_map, 1, axis=0) * valid
         features = self.clip.vision(normalize_pixels(image), self.taps, remat=remat)
         # The frozen final layer norm puts all depths on one scale before they are compared.
         normed = self.clip.vision.post_norm(features.taps[:, :, 1:])
@@ -106,7 +119,7 @@ class SAPL(nnx.Module):
         else:
             image_embedding = l2_normalize(self.clip.visual_projection(features.pooled))
             image_logits = self.scale * jnp.einsum("bp,bcp->bc", image_embedding, text)
-        return Outputs(image_logits, similarity, embeddings)
+        return Outputs(image_logits, similarity, embeddings, edge_map)
 
 
 def normalize_pixels(image: jax.Array) -> jax.Array:
@@ -162,12 +175,12 @@ def assemble_sapl(clip: CLIP, class_ids: Sequence[Sequence[int]], config: Config
         num_heads=config.model.attention_heads,
         rngs=rngs,
     )
-    heads = None
-    if config.model.hecl.enabled:
+    heads, model = None, config.model
+    if model.hecl.enabled and model.hecl.space == "own":
         width = clip.config.projection_dim
-        heads = ProjectionHeads(len(taps), width, config.model.hecl.feature_dim, rngs)
+        heads = ProjectionHeads(len(taps), width, model.hecl.feature_dim, rngs)
     return SAPL(
-        clip, prompts, heads, taps, config.model.pooled_patches, config.model.heat_map.miss_cost
+        clip, prompts, heads, taps, model.pooled_patches, model.heat_map.miss_cost, model.edges
     )
 
 

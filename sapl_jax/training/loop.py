@@ -76,7 +76,8 @@ def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) ->
     tx = make_optimizer(hyper)
     params, frozen = split_model(model)
     checkpoints = RunCheckpoints(workdir, dataclasses.asdict(model.clip.source))
-    state, start, validation_due, best_auc = checkpoints.restore(init_state(params, tx, config))
+    fresh = init_state(params, tx, config, model.feature_dim)
+    state, start, validation_due, best_auc = checkpoints.restore(fresh)
     if start:
         log.info("continuing from step %d of %d", start, num_steps)
     state = dev.replicate(state, local)

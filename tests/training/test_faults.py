@@ -158,15 +158,15 @@ class Poisoned(MemoryData):
 @pytest.fixture
 def bad_gradients(monkeypatch):
     """Marked batches get a finite loss whose gradients are not: the slope of sqrt at zero."""
-    real = step_module.hecl_loss
+    real = step_module.sapl_loss
 
-    def hecl_loss(model, outputs, batch, queues, hecl):
-        loss, queues = real(model, outputs, batch, queues, hecl)
+    def sapl_loss(model, outputs, batch, *rest):
+        loss, aux = real(model, outputs, batch, *rest)
         marked = batch["image"][0, 0, 0, 0] == 255
         zero = jnp.sum(outputs.image_logits) * 0.0
-        return loss + jnp.sqrt(jnp.where(marked, zero, 1.0)) - jnp.where(marked, 0, 1), queues
+        return loss + jnp.sqrt(jnp.where(marked, zero, 1.0)) - jnp.where(marked, 0, 1), aux
 
-    monkeypatch.setattr(step_module, "hecl_loss", hecl_loss)
+    monkeypatch.setattr(step_module, "sapl_loss", sapl_loss)
 
 
 def test_bad_gradients_are_skipped_counted_and_stop_the_run_when_too_many(
