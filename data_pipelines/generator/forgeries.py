@@ -101,6 +101,12 @@ def blend(below: np.ndarray, above: np.ndarray, mask: np.ndarray, soft: float) -
     return np.rint(mixed).astype(np.uint8)
 
 
+def outline_step(below: np.ndarray, above: np.ndarray, mask: np.ndarray) -> float:
+    """The mean step along the mask's outline when `above` is laid over `below`, as they measure."""
+    outline = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+    return float(np.abs(above[outline].astype(np.float32) - below[outline]).mean())
+
+
 def _match_colours(below: np.ndarray, above: np.ndarray, mask: np.ndarray, share: float):
     """Moves the pasted region's mean colour `share` of the way to that of the picture."""
     inside = mask > 127

@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 
 from data_pipelines.generator.camera import sample_camera
-from data_pipelines.generator.forgeries import Limits, Source, choose_region
+from data_pipelines.generator.forgeries import Limits, Source, choose_region, outline_step
 from data_pipelines.generator.scenes import render_scene
 
 KINDS = ("splicing", "copy-move")
 GRID = 16  # pixels: a whole number of Bayer cells and of JPEG blocks, chroma's included
-CANDIDATES = 5  # pieces drawn for each one that is laid: a forgery nobody can see tells nothing
+CANDIDATES = 3  # pieces drawn for each one that is laid: a forgery nobody can see tells nothing
 
 
 def seam_picture(
@@ -69,9 +69,8 @@ def _piece(
             if kind == "copy-move" and np.hypot(x, y) < 24:
                 continue
             above = np.roll(donor if kind == "splicing" else target, (y, x), (0, 1))
-            outline = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
             # The root is about what a camera's tone curve does.
-            step = np.abs(np.sqrt(above[outline]) - np.sqrt(target[outline])).mean()
+            step = outline_step(np.sqrt(target), np.sqrt(above), mask)
             if step > strength:
-                best, strength = (mask, above, (x, y)), float(step)
+                best, strength = (mask, above, (x, y)), step
     return best
