@@ -51,6 +51,8 @@ PEAK_FLOPS = {
     ("B200", "bfloat16"): 2250e12,
     ("A100", "bfloat16"): 312e12,
     ("L40S", "bfloat16"): 362e12,
+    ("RTX 4090", "bfloat16"): 165e12,
+    ("RTX 3090", "bfloat16"): 71e12,
     ("L4", "bfloat16"): 121e12,
     ("TPU v4", "bfloat16"): 275e12,
     ("TPU v5 lite", "bfloat16"): 197e12,

@@ -1,37 +1,64 @@
-"""Lowers our training step from shapes alone: nothing is allocated, so any size can be compiled."""
+"""Lowers our programs from shapes alone: nothing is allocated, so any size can be compiled."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from sapl_jax.devices import compute_dtype
-from sapl_jax.models.sapl import build_sapl
+from sapl_jax.models.sapl import build_sapl, score_and_patch_map, with_parts
 from sapl_jax.training import schedules
-from sapl_jax.training.state import init_state, make_optimizer, split_model
+from sapl_jax.training.state import PyTree, init_state, make_optimizer, merge_model, split_model
 from sapl_jax.training.step import make_train_step
+
+
+class Program(NamedTuple):
+    """A mapped function and the shapes of its arguments."""
+
+    function: jax.stages.Wrapped
+    arguments: tuple
+
+    def lower(self) -> jax.stages.Lowered:
+        """For the devices it is mapped over."""
+        return self.function.lower(*self.arguments)
+
+    def trace(self) -> jax.stages.Traced:
+        """What it computes, before a platform is chosen."""
+        return jax.jit(self.function).trace(*self.arguments)
 
 
 def lower_step(
     config: ConfigDict, devices: Sequence[jax.Device], platform: str | None = None
 ) -> jax.stages.Lowered:
-    """The data-parallel step of a configuration on these devices, lowered.
+    """`step_program`, lowered.
+
+    Args:
+        config, devices: see there.
+        platform: "cuda", "tpu", ... for a program that these devices could not run; None: theirs.
+    """
+    program = step_program(config, devices)
+    return program.trace().lower(lowering_platforms=(platform,)) if platform else program.lower()
+
+
+def step_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Program:
+    """The data-parallel step of a configuration.
 
     Args:
         config: its `clip.pretrained` should be "random:..." or a folder, of which only the shapes
             are used.
         devices: one replica for each.
-        platform: "cuda", "tpu", ... for a program that these devices could not run; None: theirs.
     """
     dtype = compute_dtype(config.train.dtype)
     model = nnx.eval_shape(lambda: build_sapl(config, dtype))
     patch = model.clip.config.vision.patch_size
     params, frozen = split_model(model)
     tx = make_optimizer(config.train)
-    dim = model.feature_dim
-    state = jax.eval_shape(lambda params: init_state(params, tx, config, dim), params)
+    state = jax.eval_shape(lambda params: init_state(params, tx, config, model.feature_dim), params)
     step = make_train_step(
         frozen.graph,
         tx,
@@ -40,21 +67,37 @@ def lower_step(
         schedules.hecl_weight(config.model.hecl.weight, 1000),
         list(devices),
     )
+    replicas = len(devices)
+    batch = _batch(config, patch, (replicas, config.train.batch_size // replicas))
+    batch["label"] = jax.ShapeDtypeStruct(batch["image"].shape[:2], jnp.int32)
+    return Program(step, (state, frozen.params, batch))
+
+
+def prediction_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Program:
+    """What `predict` runs for `config.train.batch_size` pictures, split over the devices."""
+    dtype = compute_dtype(config.train.dtype)
+    model = nnx.eval_shape(lambda: build_sapl(config, dtype))
+    patch = model.clip.config.vision.patch_size
+    params, frozen = split_model(with_parts(model, heads=None))
+    mesh = Mesh(np.asarray(devices), ("data",))
+    shared, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
+
+    def predict(params: PyTree, frozen_params: PyTree, batch: dict) -> tuple[jax.Array, jax.Array]:
+        sapl = merge_model(params, frozen._replace(params=frozen_params))
+        return score_and_patch_map(sapl, **batch)
+
+    mapped = jax.jit(predict, in_shardings=(shared, shared, split), out_shardings=split)
+    batch = _batch(config, patch, (config.train.batch_size,))
+    return Program(mapped, (params, frozen.params, batch))
+
+
+def _batch(
+    config: ConfigDict, patch: int, lead: tuple[int, ...]
+) -> dict[str, jax.ShapeDtypeStruct]:
     grid = -(-config.image.size // patch)
     canvas = grid * patch
-    shapes: dict[str, tuple[tuple[int, ...], jnp.dtype]] = {
-        "image": ((canvas, canvas, 3), jnp.dtype("uint8")),
-        "edge_map": ((grid, grid), jnp.dtype("float32")),
-        "valid": ((grid, grid), jnp.dtype("bool")),
-        "label": ((), jnp.dtype("int32")),
+    return {
+        "image": jax.ShapeDtypeStruct((*lead, canvas, canvas, 3), jnp.uint8),
+        "edge_map": jax.ShapeDtypeStruct((*lead, grid, grid), jnp.float32),
+        "valid": jax.ShapeDtypeStruct((*lead, grid, grid), jnp.bool_),
     }
-    replicas = len(devices)
-    lead = (replicas, config.train.batch_size // replicas)
-    batch = {
-        name: jax.ShapeDtypeStruct((*lead, *shape), dtype)
-        for name, (shape, dtype) in shapes.items()
-    }
-    if platform:
-        traced = jax.jit(step).trace(state, frozen.params, batch)
-        return traced.lower(lowering_platforms=(platform,))
-    return step.lower(state, frozen.params, batch)

@@ -24,21 +24,50 @@ class Collective(NamedTuple):
 def collectives(text: str) -> list[Collective]:
     """The collectives of a compiled program in its text form (`compiled.as_text()`).
 
-    Asynchronous ones are counted once, at their start. None of ours is inside a loop.
+    Asynchronous ones are counted once: at their start, or, where a TPU's program runs one in
+    pieces beside other work, once for all the fusions that show it: they name the same channel and
+    operation. None of ours is inside a loop.
     """
     found = []
+    fused, pieces = False, set()
     for line in text.splitlines():
+        header = _COMPUTATION.match(line)
+        fused = not header[1] if header else fused
         match = _INSTRUCTION.match(line)
         operation = match and _OPERATION.search(match[2])
         if not match or not operation:
             continue
         kind = operation[1].removesuffix("-start")
-        if kind in _COLLECTIVES:
-            shapes = _SHAPE.findall(match[2][: operation.start()])
-            if operation[1].endswith("-start"):
-                shapes = shapes[len(shapes) // 2 :]  # Operands come first, then results.
-            found.append(Collective(kind, len(shapes), sum(_bytes(*s) for s in shapes)))
+        if kind not in _COLLECTIVES:
+            continue
+        shapes = _SHAPE.findall(match[2][: operation.start()])
+        if operation[1].endswith("-start"):
+            shapes = shapes[len(shapes) // 2 :]  # Operands come first, then results.
+        if fused:
+            piece = (kind, *shapes, *re.findall(r'channel_id=\d+|op_name="[^"]*"', line))
+            if piece in pieces:
+                continue
+            pieces.add(piece)
+        found.append(Collective(kind, len(shapes), sum(_bytes(*s) for s in shapes)))
     return found
+
+
+def by_kind(found: list[Collective]) -> dict[str, dict[str, int]]:
+    """{kind: {"number", "bytes"}} of collectives."""
+    return {
+        kind: {
+            "number": sum(c.kind == kind for c in found),
+            "bytes": sum(c.result_bytes for c in found if c.kind == kind),
+        }
+        for kind in sorted({c.kind for c in found})
+    }
+
+
+def fused_attention(text: str) -> dict[str, int]:
+    """Calls of cuDNN's attention in the text: {"forward", "backward"}; a loop's body once."""
+    calls = re.findall(r'custom_call_target="__cudnn\$fmha(\w*)"', text)
+    backward = sum("Backward" in name for name in calls)
+    return {"forward": len(calls) - backward, "backward": backward}
 
 
 def matmul_flops(text: str) -> float | None:

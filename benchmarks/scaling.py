@@ -19,7 +19,7 @@ from tqdm import tqdm
 from benchmarks.case import Case, cpu_name
 from benchmarks.lowering import lower_step
 from benchmarks.page import replace_measured
-from benchmarks.program import collectives, matmul_flops
+from benchmarks.program import by_kind, collectives, matmul_flops
 from benchmarks.train_step import OurStep, config_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
@@ -77,14 +77,7 @@ def moved_bytes(batch: int) -> Line:
     """The collectives of the paper's step on two devices with `batch` pictures on each."""
     config = config_of(dataclasses.replace(LARGE, batch=2 * batch))
     compiled: Any = lower_step(config, jax.devices()[:2]).compile(_QUICK)
-    found = collectives(compiled.as_text())
-    return {
-        kind: {
-            "number": sum(c.kind == kind for c in found),
-            "bytes": sum(c.result_bytes for c in found if c.kind == kind),
-        }
-        for kind in sorted({c.kind for c in found})
-    }
+    return by_kind(collectives(compiled.as_text()))
 
 
 def tables(lines: dict[str, Any]) -> str:

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks.case import ARCHITECTURES, Case, model_flops, peak_flops
+from benchmarks.flops import product_flops
 from benchmarks.page import measured, replace_measured
-from benchmarks.program import collectives, matmul_flops
+from benchmarks.program import by_kind, collectives, matmul_flops
 from benchmarks.train_step import config_of
 from configs.sapl import get_config
 from sapl_jax.clip.config import BUILT_IN
@@ -59,6 +60,43 @@ ENTRY %main {
         ("all-gather", 1, 6),
         ("all-gather", 1, 32),
     ]
+
+
+def test_a_collective_in_fused_pieces_is_counted_once():
+    piece = """
+%fusion.{n} (p: f32[4,2], q: f32[8]) -> f32[4,16] {{
+  %g.{n} = f32[4,16]{{1,0:T(8,128)S({n})}} all-gather(%p), channel_id=1, metadata={{op_name="a"}}
+}}
+"""
+    entry = """
+ENTRY %main (p: f32[4,2]) -> f32[4,16] {
+  %r = f32[2]{0} all-reduce(%b), channel_id=1, metadata={op_name="a"}
+  %h = f32[4,16]{1,0} all-gather(%c), channel_id=1, metadata={op_name="a"}
+}
+"""
+    found = collectives("".join(piece.format(n=n) for n in range(3)) + entry)
+    assert by_kind(found) == {
+        "all-gather": {"number": 2, "bytes": 2 * 4 * 16 * 4},
+        "all-reduce": {"number": 1, "bytes": 8},
+    }
+
+
+def test_products_are_counted_before_a_platform_is_chosen():
+    """The traced program and the compiled one agree, and each platform has its own branch."""
+
+    def looped(x, w):
+        def turn(x, _):
+            by_platform = {"cpu": lambda x: w @ x, "default": lambda x: w @ (w @ x)}
+            return jnp.tanh(jax.lax.platform_dependent(x, **by_platform)), None
+
+        return jnp.sum(jax.lax.scan(turn, x, length=5)[0])
+
+    x, w = jnp.ones((8, 3)), jnp.ones((8, 8))
+    traced = jax.jit(jax.grad(looped)).trace(x, w)
+    forward_and_backward = 5 * 2 * (2 * 8 * 8 * 3)
+    assert matmul_flops(traced.lower().compile().as_text()) == forward_and_backward
+    assert product_flops(traced.jaxpr, "cpu") == forward_and_backward
+    assert product_flops(traced.jaxpr, "tpu") == 2 * forward_and_backward
 
 
 def test_needed_flops_of_the_papers_step():

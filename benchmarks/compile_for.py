@@ -1,0 +1,180 @@
+"""Compiles our programs for GPUs and TPUs that are not here, and says what they will need.
+
+    python -m benchmarks.compile_for --gpu h100 --devices 8
+    python -m benchmarks.compile_for --tpu v5e:8x8 --batch 12
+
+One JSON line for the training step and one for prediction. All figures are for each device and
+come from the compiler; only `roofline_ms` is an estimate: what the chip's data sheet allows.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.case import ARCHITECTURES, Case, case_of, model_flops, peak_flops
+from benchmarks.targets import Target, prepare, target_of
+from sapl_jax.errors import UserError
+
+# What the driver and the compiler's own code take of a device, in bytes.
+_RESERVE = 0.5e9
+Line = dict[str, Any]
+
+
+def compile_line(program: str, target: Target, case: Case, text: Path | None) -> Line:
+    """The figures of one compiled program; `case.batch` is that of all devices together."""
+    import jax
+
+    from benchmarks.flops import product_flops
+    from benchmarks.lowering import prediction_program, step_program
+    from benchmarks.program import by_kind, collectives, fused_attention
+    from benchmarks.train_step import config_of
+
+    devices = target.devices()
+    make = step_program if program == "step" else prediction_program
+    made = make(config_of(case), devices)
+    started = time.perf_counter()
+    compiled: Any = made.lower().compile()
+    compile_s = time.perf_counter() - started
+    shown = compiled.as_text()
+    if text:
+        text.write_text(shown)
+    memory = compiled.memory_analysis()
+    flops = product_flops(made.trace().jaxpr, {"gpu": "cuda"}.get(target.platform, "tpu"))
+    if program == "prediction":
+        flops /= len(devices)  # Its trace is of the whole batch.
+    line = {
+        "what": f"compiled {program}",
+        "target": devices[0].device_kind,
+        "topology": target.topology,
+        "devices": len(devices),
+        "model": case.model,
+        "size": case.size,
+        "batch_per_device": case.batch // len(devices),
+        "dtype": case.dtype,
+        "remat": case.remat,
+        "compile_s": round(compile_s, 1),
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "memory_bytes": _memory(memory),
+        "usable_bytes": int(target.usable_bytes),
+        "collectives": by_kind(collectives(shown)),
+        "program_flops": flops,
+        "cudnn_calls": fused_attention(shown),
+        "versions": {"jax": jax.__version__},
+    }
+    line["roofline_ms"] = _roofline(line, target)
+    needed = model_flops(case)
+    if program == "step" and needed:
+        line["model_flops"] = needed / len(devices)
+    return line
+
+
+def largest_batch(program: str, target: Target, case: Case, line: Line) -> int | None:
+    """The most pictures for each device that fit, found by compiling; None where not one does.
+
+    A straight line through two compiles says where to try; it is tried, and lowered until it fits.
+    """
+    import dataclasses
+
+    import jax
+
+    devices, here = line["devices"], line["batch_per_device"]
+
+    def bytes_at(batch: int) -> float:
+        try:
+            other = dataclasses.replace(case, batch=batch * devices)
+            return compile_line(program, target, other, None)["memory_bytes"]
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return float("inf")
+
+    limit = target.usable_bytes - _RESERVE
+    known = {here: line["memory_bytes"]}
+    other = max(1, here // 2) if line["memory_bytes"] > limit / 2 else 2 * here
+    known[other] = bytes_at(other)
+    while True:
+        fitting = {b: m for b, m in known.items() if m <= limit}
+        low, high = sorted(known)[0], sorted(known)[-1]
+        if not fitting:
+            if low == 1:
+                return None
+            guess = low // 2
+        else:
+            slope = max(1.0, (known[high] - known[low]) / max(1, high - low))
+            guess = int(max(fitting) + (limit - known[max(fitting)]) / slope)
+            failed = [b for b in known if b > max(fitting) and b not in fitting]
+            if failed:
+                guess = min(guess, min(failed) - 1)
+            # Within one in thirty of a batch that does not fit, or that the line points to.
+            if guess <= max(fitting) * 31 / 30:
+                return max(fitting)
+        known[guess] = bytes_at(guess)
+
+
+def _memory(memory: Any) -> int:
+    """Bytes that are in use at once: donated arguments are their own results."""
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return memory.argument_size_in_bytes + results + memory.temp_size_in_bytes
+
+
+def _roofline(line: Line, target: Target) -> Line:
+    """Milliseconds no run can do without by the data sheet; None where the sheet is silent.
+
+    products: at the peak rate of the matrix units. memory: everything that is kept, written and
+    read once. links: a ring's share of the reduced, and the gathered, through one direction.
+    """
+    peak, flops = peak_flops(line["target"], line["dtype"]), line["program_flops"]
+    facts, number = target.facts, line["devices"]
+    touched = line["argument_bytes"] + 2 * line["temporary_bytes"]
+    reduced, gathered = (
+        line["collectives"].get(kind, {}).get("bytes", 0) for kind in ("all-reduce", "all-gather")
+    )
+    ring = (number - 1) / number * (2 * reduced + gathered)
+    return {
+        "products": round(1e3 * flops / peak, 2) if peak and flops else None,
+        "memory": round(1e3 * touched / facts["bandwidth"], 2),
+        "links": round(1e3 * ring / facts["link"], 2),
+    }
+
+
+def main() -> None:
+    """Flags to JSON lines."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    chip = parser.add_mutually_exclusive_group(required=True)
+    chip.add_argument("--gpu", metavar="NAME", help="of benchmarks/targets.toml: h100, a100, ...")
+    chip.add_argument("--tpu", metavar="NAME[:TOPOLOGY]", help="v5e:2x4, v4, v5p, v6e, ...")
+    parser.add_argument("--devices", type=int, default=1, help="GPUs of one host")
+    parser.add_argument("--plugins", type=Path, help="folder with the compiler's packages")
+    parser.add_argument("--program", choices=("step", "prediction"), help="default: both")
+    parser.add_argument("--batch", type=int, default=12, help="pictures on each device")
+    parser.add_argument("--model", default=Case.model, choices=ARCHITECTURES)
+    parser.add_argument("--size", type=int, default=Case.size, help="longer side, pixels")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--remat", action="store_true", help="as config.train.remat")
+    parser.add_argument("--no-largest", action="store_true", help="skip the search of the batch")
+    parser.add_argument("--text", type=Path, help="write the compiled program here (--program)")
+    args = parser.parse_args()
+    try:
+        target = target_of(args.gpu, args.tpu, args.devices)
+        prepare(target, args.plugins)
+        number = len(target.devices())
+        args.batch *= number
+        case = case_of(args)
+        for program in (args.program,) if args.program else ("step", "prediction"):
+            line = compile_line(program, target, case, args.text)
+            if not args.no_largest:
+                line["largest_batch_per_device"] = largest_batch(program, target, case, line)
+            print(json.dumps(line), flush=True)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
