@@ -10,8 +10,10 @@ from jax.ad_checkpoint import checkpoint_name
 from sapl_jax.clip.attention import attention
 from sapl_jax.clip.variables import LoRAParam
 
-# Name of what every `Linear` gives out, for checkpoint policies: costly to compute again.
+# Names for checkpoint policies: of what every `Linear` gives out, which is costly to compute again,
+# and of what the wide first layer of an MLP gives out, which takes as much memory as the others.
 LINEAR = "linear"
+MLP = "mlp"
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -58,14 +60,15 @@ class Linear(nnx.Module):
         self.lora_b: LoRAParam | None = nnx.data(None)
         self.lora_scale = 0.0
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, name: str = LINEAR) -> jax.Array:
+        """x: [..., in] -> [..., out], called `name` for checkpoint policies."""
         y = x @ self.kernel[...].astype(x.dtype)
         if self.bias is not None:
             y = y + self.bias[...].astype(x.dtype)
         if self.lora_a is not None and self.lora_b is not None:
-            low = checkpoint_name(x @ self.lora_a[...].astype(x.dtype), LINEAR)
+            low = x @ self.lora_a[...].astype(x.dtype)
             y = y + (low @ self.lora_b[...].astype(x.dtype)) * self.lora_scale
-        return checkpoint_name(y, LINEAR)
+        return checkpoint_name(y, name)
 
 
 class Block(nnx.Module):
@@ -102,7 +105,7 @@ class Block(nnx.Module):
         q, k, v = (self._split_heads(project(h)) for project in (self.q, self.k, self.v))
         x = x + self.out(attention(q, k, v, causal=causal).reshape(x.shape))
         h = self.norm2(x)
-        return x + self.fc2(ACTIVATIONS[self.activation](self.fc1(h)))
+        return x + self.fc2(ACTIVATIONS[self.activation](self.fc1(h, MLP)))
 
     def _split_heads(self, x: jax.Array) -> jax.Array:
         return x.reshape(*x.shape[:-1], self.heads, -1)

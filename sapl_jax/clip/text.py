@@ -8,7 +8,7 @@ from flax import nnx
 
 from sapl_jax.clip.config import TextConfig
 from sapl_jax.clip.layers import LayerNorm, Linear, normal
-from sapl_jax.clip.stack import make_blocks, run_blocks
+from sapl_jax.clip.stack import KEEP, make_blocks, run_blocks
 from sapl_jax.errors import UserError
 
 
@@ -60,4 +60,4 @@ class TextTower(nnx.Module):
                 "Use fewer context or edge tokens."
             )
         x = embeddings.astype(self.dtype) + self.positions[...][:length]
-        return run_blocks(self.blocks, x, taps, causal=True, remat=False)
+        return run_blocks(self.blocks, x, taps, causal=True, recompute=KEEP)

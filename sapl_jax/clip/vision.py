@@ -9,7 +9,7 @@ from flax import nnx
 from sapl_jax.clip.config import VisionConfig
 from sapl_jax.clip.interpolation import interpolate_positions
 from sapl_jax.clip.layers import LayerNorm, normal
-from sapl_jax.clip.stack import make_blocks, run_blocks
+from sapl_jax.clip.stack import KEEP, Recompute, make_blocks, run_blocks
 from sapl_jax.errors import UserError
 
 
@@ -39,7 +39,7 @@ class VisionTower(nnx.Module):
         self.post_norm = LayerNorm(width, config.layer_norm_eps, dtype)
 
     def __call__(
-        self, pixels: jax.Array, taps: tuple[int, ...] = (), remat: bool = False
+        self, pixels: jax.Array, taps: tuple[int, ...] = (), recompute: Recompute = KEEP
     ) -> VisionFeatures:
         """Features of normalised pictures.
 
@@ -47,13 +47,13 @@ class VisionTower(nnx.Module):
             pixels: [B, H, W, 3] float, CLIP's mean and std applied. Any H, W of at least one
                 patch; pixels beyond the last whole patch are not used (as in the original).
             taps: hidden states wanted: k is the output of block k, 0 the input of the first.
-            remat: recompute each block in the backward pass, for less memory.
+            recompute: what of each block is computed again in the backward pass.
 
         Raises:
             UserError: a tap is beyond the depth, or the picture is smaller than a patch.
         """
         x = self.embed(pixels)
-        tapped, last = run_blocks(self.blocks, x, taps, causal=False, remat=remat)
+        tapped, last = run_blocks(self.blocks, x, taps, causal=False, recompute=recompute)
         stacked = jnp.stack(tapped) if tapped else jnp.zeros((0, *x.shape), x.dtype)
         return VisionFeatures(taps=stacked, pooled=self.post_norm(last[:, 0]))
 

@@ -18,6 +18,7 @@ from sapl_jax.models.hecl import ProjectionHeads, contrast, make_anchors, select
 from sapl_jax.models.localization import TAMPERED, background_loss
 from sapl_jax.models.queues import Queues, enqueue
 from sapl_jax.models.sapl import Outputs
+from sapl_jax.training.memory import choose_recompute
 from sapl_jax.training.schedules import Schedule
 from sapl_jax.training.state import FrozenModel, PyTree, TrainState, merge_model
 
@@ -79,16 +80,16 @@ def make_train_step(
     """
     hecl = config.model.hecl
 
-    def train_step(
-        state: TrainState, frozen: PyTree, batch: Batch
-    ) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, frozen: PyTree, batch: Batch) -> tuple[TrainState, Metrics]:
         weight = hecl_weight(state.step)
 
         def loss_of(params: PyTree) -> tuple[jax.Array, tuple]:
             model = merge_model(params, FrozenModel(graph, frozen))
-            outputs = model(
-                batch["image"], batch["edge_map"], batch["valid"], remat=config.train.remat
+            vision, dtype = model.clip.config.vision, model.clip.vision.dtype
+            recompute = choose_recompute(
+                config.train.remat, vision, batch["image"].shape, dtype, devices[0]
             )
+            outputs = model(batch["image"], batch["edge_map"], batch["valid"], recompute=recompute)
             entropy = optax.softmax_cross_entropy_with_integer_labels(
                 outputs.image_logits, batch["label"]
             )
