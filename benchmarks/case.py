@@ -67,14 +67,14 @@ class Case:
 
     model: a name in `ARCHITECTURES` with random weights, or a Hugging Face CLIP folder.
     size: longer side of the pictures in pixels; the canvas is the next multiple of the patch.
-    remat: recompute whole vision blocks in the backward pass (gradient checkpointing).
+    remat: as `config.train.remat`; "blocks" is the peer's gradient checkpointing.
     """
 
     model: str = "vit-large-patch14-336"
     size: int = 512
     batch: int = 1
     dtype: str = "float32"
-    remat: bool = False
+    remat: str = "none"
     taps: tuple[int, ...] = (6, 12, 18, 24)
     prompt_length: int = 12
     attention_heads: int = 8
@@ -191,7 +191,9 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, default=Case.size, help="longer side, pixels")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--remat", action="store_true", help="gradient checkpointing")
+    parser.add_argument(
+        "--remat", choices=("none", "mlp", "blocks"), default="none", help="as config.train.remat"
+    )
     parser.add_argument("--steps", type=int, default=3, help="timed steps, after a warm-up")
     return parser
 

@@ -8,6 +8,7 @@ come from the compiler; only `roofline_ms` is an estimate: what the chip's data 
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
@@ -57,7 +58,6 @@ def compile_line(program: str, target: Target, case: Case, text: Path | None) ->
         "remat": case.remat,
         "compile_s": round(compile_s, 1),
         "argument_bytes": memory.argument_size_in_bytes,
-        "temporary_bytes": memory.temp_size_in_bytes,
         "memory_bytes": _memory(memory),
         "usable_bytes": int(target.usable_bytes),
         "collectives": by_kind(collectives(shown)),
@@ -72,13 +72,27 @@ def compile_line(program: str, target: Target, case: Case, text: Path | None) ->
     return line
 
 
+def _recomputing(case: Case, target: Target, devices: int) -> Case:
+    """The case with "auto" replaced by what a run there would take."""
+    import jax.numpy as jnp
+
+    from sapl_jax.clip.config import BUILT_IN
+    from sapl_jax.training.memory import fitting_level
+
+    if case.remat != "auto":
+        return case
+    vision = BUILT_IN[case.model].vision
+    side = case.grid(vision.patch_size) * vision.patch_size
+    shape = (case.batch // devices, side, side, 3)
+    level = fitting_level(vision, shape, jnp.dtype(case.dtype), target.usable_bytes)
+    return dataclasses.replace(case, remat=level)
+
+
 def largest_batch(program: str, target: Target, case: Case, line: Line) -> int | None:
     """The most pictures for each device that fit, found by compiling; None where not one does.
 
     A straight line through two compiles says where to try; it is tried, and lowered until it fits.
     """
-    import dataclasses
-
     import jax
 
     devices, here = line["devices"], line["batch_per_device"]
@@ -116,9 +130,13 @@ def largest_batch(program: str, target: Target, case: Case, line: Line) -> int |
 
 
 def _memory(memory: Any) -> int:
-    """Bytes that are in use at once: donated arguments are their own results."""
+    """Bytes in use at once: of arguments, results that are not donated arguments, and the rest.
+
+    A TPU's compiler says it; the temporary bytes it states are a sum of more than one memory.
+    """
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return memory.argument_size_in_bytes + results + memory.temp_size_in_bytes
+    total = memory.argument_size_in_bytes + results + memory.temp_size_in_bytes
+    return min(memory.peak_memory_in_bytes or total, total)
 
 
 def _roofline(line: Line, target: Target) -> Line:
@@ -129,7 +147,7 @@ def _roofline(line: Line, target: Target) -> Line:
     """
     peak, flops = peak_flops(line["target"], line["dtype"]), line["program_flops"]
     facts, number = target.facts, line["devices"]
-    touched = line["argument_bytes"] + 2 * line["temporary_bytes"]
+    touched = 2 * line["memory_bytes"] - line["argument_bytes"]
     reduced, gathered = (
         line["collectives"].get(kind, {}).get("bytes", 0) for kind in ("all-reduce", "all-gather")
     )
@@ -156,7 +174,12 @@ def main() -> None:
     parser.add_argument("--model", default=Case.model, choices=ARCHITECTURES)
     parser.add_argument("--size", type=int, default=Case.size, help="longer side, pixels")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
-    parser.add_argument("--remat", action="store_true", help="as config.train.remat")
+    parser.add_argument(
+        "--remat",
+        choices=("auto", "none", "mlp", "blocks"),
+        default="auto",
+        help="as config.train.remat",
+    )
     parser.add_argument("--no-largest", action="store_true", help="skip the search of the batch")
     parser.add_argument("--text", type=Path, help="write the compiled program here (--program)")
     args = parser.parse_args()
@@ -165,7 +188,7 @@ def main() -> None:
         prepare(target, args.plugins)
         number = len(target.devices())
         args.batch *= number
-        case = case_of(args)
+        case = _recomputing(case_of(args), target, number)
         for program in (args.program,) if args.program else ("step", "prediction"):
             line = compile_line(program, target, case, args.text)
             if not args.no_largest:

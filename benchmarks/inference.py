@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
     parser.add_argument("--pictures", type=int, default=8)
     args = parser.parse_args()
-    args.batch, args.remat = 1, False
+    args.batch, args.remat = 1, "none"
     case = case_of(args)
     config = config_of(case)
     dtype = devices.compute_dtype(args.dtype)

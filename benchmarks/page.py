@@ -57,7 +57,7 @@ def _step_tables(steps: list[Line]) -> str:
                 what: [line for line in same if line["what"] == what]
                 for what in dict.fromkeys(line["what"] for line in same)
             }
-            name = f"{dtype}{', remat' if remat else ''}"
+            name = f"{dtype}{', remat' if remat == 'blocks' else ''}"
             out += [_step_row(batch, name, what, found) for what, found in sides.items()]
             ours = sides.pop("train_step", None)
             ratios += [_ratio(batch, what, ours, peer) for what, peer in sides.items() if ours]
@@ -149,5 +149,5 @@ def _range(lines: list[Line], key: str) -> str:
     return f"{min(values):.1f} to {max(values):.1f}"
 
 
-def _shape(line: Line) -> tuple[int, str, bool]:
+def _shape(line: Line) -> tuple[int, str, str]:
     return line["batch"], line["dtype"], line["remat"]

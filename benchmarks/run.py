@@ -48,7 +48,7 @@ def commands(args: argparse.Namespace) -> list[list[str]]:
     for batch in args.batch:
         shape = ["--batch", str(batch), "--dtype", args.dtype, "--steps", str(args.steps)]
         shape += ["--model", args.model, "--size", str(args.size)]
-        shape += ["--remat"] if args.remat else []
+        shape += ["--remat", "blocks"] if args.remat else []
         sides = [[*ours, "benchmarks.train_step", *shape]]
         if args.peer_python:
             peer = [args.peer_python, "-m", "benchmarks.torch_peer", *shape]

@@ -111,7 +111,7 @@ class SAPLPeer(nn.Module):
             target_modules=r".*vision_model.*\.(q_proj|v_proj)",
         )
         self.peft = get_peft_model(clip, lora)
-        if case.remat:
+        if case.remat == "blocks":
             self.clip.gradient_checkpointing_enable({"use_reentrant": False})
             for layer in self.clip.text_model.encoder.layers:
                 layer.gradient_checkpointing = False  # As in ours: the prompts are short.

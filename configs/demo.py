@@ -38,7 +38,6 @@ def get_config() -> ConfigDict:
     train.background_share = 0.75  # The generator's forgeries cover a quarter at most.
     train.warmup_steps = 50
     train.schedule = "cosine"
-    train.remat = False
     train.eval_every = 200
     train.checkpoint_every = 100
     train.eval_batch_size = 20

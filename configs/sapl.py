@@ -82,7 +82,9 @@ def get_config() -> ConfigDict:
     train.background_share = 0.0  # [ours] Least tampered patches taken as authentic. 0: off.
     train.background_weight = 0.3  # [ours] Of that term beside the classification loss.
     train.dtype = "auto"  # Compute type: "float32", "bfloat16"; "auto": by the device.
-    train.remat = False  # Recompute whole vision blocks in the backward pass: less memory, slower.
+    # What the backward pass computes again for less memory: "none", "mlp" (a third of a block's
+    # products), "blocks" (everything); "auto": the least that fits into the device's memory.
+    train.remat = "auto"
     train.log_every = 10  # Steps between lines in metrics.jsonl and TensorBoard.
     train.eval_every = 500  # Steps between validations (I-AUC on the held-out training pictures).
     train.eval_batch_size = 0  # Global. 0: the training batch size.

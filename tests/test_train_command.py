@@ -33,7 +33,6 @@ def flags(root, prepared, workdir, **more):
         "train.log_every": 1,
         "train.eval_every": 2,
         "train.checkpoint_every": 2,
-        "train.remat": "false",
     } | {name.replace("__", "."): value for name, value in more.items()}
     values = [f"--config.{name}={value}" for name, value in fields.items() if value is not None]
     return ["--config=configs/sapl.py", f"--workdir={workdir}", *values]

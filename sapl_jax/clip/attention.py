@@ -94,7 +94,7 @@ def _kinds(causal: bool, q: jax.Array) -> dict[str, _Kind]:
     einsum = _recomputed(functools.partial(_einsum, causal))
     kinds = {"default": einsum}
     if not causal:
-        kinds["cpu"] = _Kind(_blocked_forward, _blocked_backward)
+        kinds["cpu"] = kinds["tpu"] = _Kind(_blocked_forward, _blocked_backward)
     half = q.dtype in (jnp.bfloat16, jnp.float16)
     if half and q.shape[3] % 8 == 0 and q.shape[3] <= 128 and cudnn_serves():
         kinds["cuda"] = _recomputed(functools.partial(_cudnn, causal))

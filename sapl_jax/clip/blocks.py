@@ -6,6 +6,7 @@ so compiles stay short and the parameter tree has few leaves.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +26,10 @@ class LoRAParam(Trainable):
     """One factor of a low-rank update: A [..., in, rank] or B [..., rank, out]."""
 
 
-# Name of what every `Linear` gives out, for checkpoint policies: costly to compute again.
+# Names for checkpoint policies: of what every `Linear` gives out, which is costly to compute again,
+# and of what the wide first layer of an MLP gives out, which takes as much memory as the others.
 LINEAR = "linear"
+MLP = "mlp"
 
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float, dtype: jnp.dtype) -> nnx.Param:
@@ -65,14 +68,15 @@ class Linear(nnx.Module):
         self.lora_b: LoRAParam | None = nnx.data(None)
         self.lora_scale = 0.0
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, name: str = LINEAR) -> jax.Array:
+        """x: [..., in] -> [..., out], called `name` for checkpoint policies."""
         y = x @ self.kernel[...].astype(x.dtype)
         if self.bias is not None:
             y = y + self.bias[...].astype(x.dtype)
         if self.lora_a is not None and self.lora_b is not None:
-            low = checkpoint_name(x @ self.lora_a[...].astype(x.dtype), LINEAR)
+            low = x @ self.lora_a[...].astype(x.dtype)
             y = y + (low @ self.lora_b[...].astype(x.dtype)) * self.lora_scale
-        return checkpoint_name(y, LINEAR)
+        return checkpoint_name(y, name)
 
 
 class Block(nnx.Module):
@@ -109,10 +113,37 @@ class Block(nnx.Module):
         q, k, v = (self._split_heads(project(h)) for project in (self.q, self.k, self.v))
         x = x + self.out(attention(q, k, v, causal=causal).reshape(x.shape))
         h = self.norm2(x)
-        return x + self.fc2(ACTIVATIONS[self.activation](self.fc1(h)))
+        return x + self.fc2(ACTIVATIONS[self.activation](self.fc1(h, MLP)))
 
     def _split_heads(self, x: jax.Array) -> jax.Array:
         return x.reshape(*x.shape[:-1], self.heads, -1)
+
+
+# What the backward pass computes again, from nothing to all; norms, activations and attention
+# weights are computed again at every level.
+_POLICIES = {
+    "none": jax.checkpoint_policies.save_only_these_names(LINEAR, MLP, LOGSUMEXP),
+    "mlp": jax.checkpoint_policies.save_only_these_names(LINEAR, LOGSUMEXP),
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+}
+LEVELS = tuple(_POLICIES)
+
+
+class Recompute(NamedTuple):
+    """How the backward pass gets what it needs of the blocks.
+
+    Attributes:
+        level: which of the linear layers' results are computed again rather than kept: "none",
+            "mlp" (the wide first one of each MLP), "blocks" (all: only each block's input is kept).
+        unroll: one block after the other instead of a scan: kept results stay where they were
+            written; a scan copies them into a stack and out of it. Compiles longer.
+    """
+
+    level: str = "none"
+    unroll: bool = False
+
+
+KEEP = Recompute()
 
 
 def make_blocks(config: TowerConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Block:
@@ -136,7 +167,7 @@ def make_blocks(config: TowerConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Block:
 
 
 def run_blocks(
-    blocks: Block, x: jax.Array, taps: Sequence[int], *, causal: bool, remat: bool
+    blocks: Block, x: jax.Array, taps: Sequence[int], *, causal: bool, recompute: Recompute
 ) -> tuple[list[jax.Array], jax.Array]:
     """Runs all blocks and keeps the hidden states that `taps` names.
 
@@ -145,8 +176,7 @@ def run_blocks(
         x: [B, T, D], the input of the first block.
         taps: which hidden states to keep: k is the output of block k, 0 is `x` itself.
         causal: whether the attention is causal.
-        remat: recompute each block in the backward pass. Otherwise the results of its linear
-            layers are kept; norms, activations and attention weights are recomputed either way.
+        recompute: what of each block is computed again in the backward pass.
 
     Returns:
         The tapped states in the order of `taps`, and the last hidden state. Each [B, T, D].
@@ -165,14 +195,14 @@ def run_blocks(
     stops = sorted({tap for tap in taps if tap > 0} | {depth})
     start = 0
     for stop in stops:
-        x = _run_segment(blocks, x, start, stop, causal, remat)
+        x = _run_segment(blocks, x, start, stop, causal, recompute)
         kept[stop] = x
         start = stop
     return [kept[tap] for tap in taps], x
 
 
 def _run_segment(
-    blocks: Block, x: jax.Array, start: int, stop: int, causal: bool, remat: bool
+    blocks: Block, x: jax.Array, start: int, stop: int, causal: bool, recompute: Recompute
 ) -> jax.Array:
     graphdef, state = nnx.split(blocks)
     lora, frozen = nnx.split_state(state, LoRAParam, nnx.Param)
@@ -189,11 +219,14 @@ def _run_segment(
         return block(h, causal=causal), None
 
     # By name rather than "all products": LoRA's two would each be kept beside their sum.
-    policies = jax.checkpoint_policies
-    keep_linear = policies.save_only_these_names(LINEAR, LOGSUMEXP)
-    policy = policies.nothing_saveable if remat else keep_linear
+    policy = _POLICIES[recompute.level]
     lora_of_segment = jax.tree.map(lambda w: w[start:stop], lora)
     scanned = (jnp.arange(start, stop), lora_of_segment)
+    if recompute.unroll:
+        checkpointed = jax.checkpoint(step, policy=policy)
+        for index in range(stop - start):
+            x = checkpointed(x, jax.tree.map(lambda w, i=index: w[i], scanned))[0]
+        return x
     # A scan keeps forward and backward apart, so the costly barrier against CSE is not needed.
     checkpointed = jax.checkpoint(step, policy=policy, prevent_cse=False)
     return jax.lax.scan(checkpointed, x, scanned)[0]

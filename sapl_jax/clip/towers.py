@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sapl_jax.clip.blocks import LayerNorm, Linear, make_blocks, normal, run_blocks
+from sapl_jax.clip.blocks import KEEP, LayerNorm, Linear, Recompute, make_blocks, normal, run_blocks
 from sapl_jax.clip.config import TextConfig, VisionConfig
 from sapl_jax.errors import UserError
 
@@ -87,7 +87,7 @@ class VisionTower(nnx.Module):
         self.post_norm = LayerNorm(width, config.layer_norm_eps, dtype)
 
     def __call__(
-        self, pixels: jax.Array, taps: tuple[int, ...] = (), remat: bool = False
+        self, pixels: jax.Array, taps: tuple[int, ...] = (), recompute: Recompute = KEEP
     ) -> VisionFeatures:
         """Features of normalised pictures.
 
@@ -95,13 +95,13 @@ class VisionTower(nnx.Module):
             pixels: [B, H, W, 3] float, CLIP's mean and std applied. Any H, W of at least one
                 patch; pixels beyond the last whole patch are not used (as in the original).
             taps: hidden states wanted: k is the output of block k, 0 the input of the first.
-            remat: recompute each block in the backward pass, for less memory.
+            recompute: what of each block is computed again in the backward pass.
 
         Raises:
             UserError: a tap is beyond the depth, or the picture is smaller than a patch.
         """
         x = self.embed(pixels)
-        tapped, last = run_blocks(self.blocks, x, taps, causal=False, remat=remat)
+        tapped, last = run_blocks(self.blocks, x, taps, causal=False, recompute=recompute)
         stacked = jnp.stack(tapped) if tapped else jnp.zeros((0, *x.shape), x.dtype)
         return VisionFeatures(taps=stacked, pooled=self.post_norm(last[:, 0]))
 
@@ -172,4 +172,4 @@ class TextTower(nnx.Module):
                 "Use fewer context or edge tokens."
             )
         x = embeddings.astype(self.dtype) + self.positions[...][:length]
-        return run_blocks(self.blocks, x, taps, causal=True, remat=False)
+        return run_blocks(self.blocks, x, taps, causal=True, recompute=KEEP)

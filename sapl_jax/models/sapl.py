@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
+from sapl_jax.clip.blocks import KEEP, Recompute
 from sapl_jax.clip.config import LoRAConfig
 from sapl_jax.clip.loading import load_clip
 from sapl_jax.clip.model import CLIP
@@ -79,7 +80,12 @@ class SAPL(nnx.Module):
         return jnp.exp(self.clip.logit_scale[...].astype(jnp.float32))
 
     def __call__(
-        self, image: jax.Array, edge_map: jax.Array, valid: jax.Array, *, remat: bool = False
+        self,
+        image: jax.Array,
+        edge_map: jax.Array,
+        valid: jax.Array,
+        *,
+        recompute: Recompute = KEEP,
     ) -> Outputs:
         """One forward pass.
 
@@ -87,13 +93,13 @@ class SAPL(nnx.Module):
           image: [B,C,C,3] uint8, RGB.
           edge_map: [B,g,g] float, soft edge map per patch.
           valid: [B,g,g] bool, patches inside the picture.
-          remat: recompute the vision blocks in the backward pass.
+          recompute: what of the vision blocks is computed again in the backward pass.
         """
         batch = image.shape[0]
         edge_map, valid = edge_map.reshape(batch, -1), valid.reshape(batch, -1)
         if self.edges == "another":
             edge_map = jnp.roll(edge_map, 1, axis=0) * valid
-        features = self.clip.vision(normalize_pixels(image), self.taps, remat=remat)
+        features = self.clip.vision(normalize_pixels(image), self.taps, recompute)
         # The frozen final layer norm puts all depths on one scale before they are compared.
         normed = self.clip.vision.post_norm(features.taps[:, :, 1:])
         embeddings = self.clip.visual_projection(normed)

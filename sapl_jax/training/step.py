@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from sapl_jax.devices import AXIS
 from sapl_jax.models.localization import TAMPERED
 from sapl_jax.models.losses import sapl_loss
+from sapl_jax.training.memory import choose_recompute
 from sapl_jax.training.schedules import Schedule
 from sapl_jax.training.state import FrozenModel, PyTree, TrainState, merge_model
 
@@ -49,9 +50,11 @@ def make_train_step(
 
         def loss_of(params: PyTree) -> tuple[jax.Array, tuple]:
             model = merge_model(params, FrozenModel(graph, frozen))
-            outputs = model(
-                batch["image"], batch["edge_map"], batch["valid"], remat=config.train.remat
+            vision, dtype = model.clip.config.vision, model.clip.vision.dtype
+            recompute = choose_recompute(
+                config.train.remat, vision, batch["image"].shape, dtype, devices[0]
             )
+            outputs = model(batch["image"], batch["edge_map"], batch["valid"], recompute=recompute)
             return sapl_loss(model, outputs, batch, state.queues, config, weight, AXIS)
 
         (loss, (parts, queues)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)

@@ -18,7 +18,7 @@ def test_the_default_case_is_the_shipped_configuration():
     assert case.clip.pretrained == "random:vit-large-patch14-336"
     for config in (shipped, case):
         with config.unlocked():
-            config.clip.pretrained = config.train.dtype = ""
+            config.clip.pretrained = config.train.dtype = config.train.remat = ""
     assert case.to_dict() == shipped.to_dict()
 
 
@@ -117,7 +117,7 @@ def test_the_page_keeps_its_text_and_gets_ratios(tmp_path):
     page.write_text("# Words\n<!-- measured -->\nold\n<!-- end of measured -->\nmore words\n")
     common = {
         "chip": "A chip", "model": "m", "size": 512, "batch": 1, "dtype": "float32",
-        "remat": False, "compile_s": 1.0, "mfu": None, "model_flops": 1e12, "load_average": 0.5,
+        "remat": "none", "compile_s": 1.0, "mfu": None, "model_flops": 1e12, "load_average": 0.5,
     }  # fmt: skip
     lines = [
         common | {"what": "train_step", "step_ms": 50.0, "cpu_ms": 80.0,

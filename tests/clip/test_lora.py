@@ -10,6 +10,7 @@ import safetensors.numpy
 from flax import nnx
 
 from sapl_jax.clip import LoRAConfig, Trainable, load_clip, merge_lora, save_clip
+from sapl_jax.clip.blocks import Recompute
 from sapl_jax.errors import UserError
 
 ALL = ("q", "k", "v", "out", "fc1", "fc2")
@@ -42,15 +43,15 @@ def test_a_is_drawn_as_peft_does_and_b_is_zero(tiny_folder):
     assert not np.any(b)
 
 
-@pytest.mark.parametrize("remat", [False, True])
-def test_gradients_reach_a_and_b_of_every_target(tiny_folder, expected, remat):
+@pytest.mark.parametrize("recompute", [Recompute("none"), Recompute("blocks", unroll=True)])
+def test_gradients_reach_a_and_b_of_every_target(tiny_folder, expected, recompute):
     clip = with_random_b(load_clip(tiny_folder, lora=LoRAConfig(rank=2, targets=ALL)))
     graphdef, trainable, frozen = nnx.split(clip, Trainable, nnx.Param)
 
     @jax.jit
     def loss(trainable):
         features = nnx.merge(graphdef, trainable, frozen).vision(
-            expected["pixel_values"], (2,), remat
+            expected["pixel_values"], (2,), recompute
         )
         return jnp.mean(features.pooled[:, 0]) + jnp.mean(features.taps[..., 0] ** 2)
 

@@ -21,6 +21,7 @@ from sapl_jax.clip import (
 )
 from sapl_jax.clip import attention as attention_module
 from sapl_jax.clip.attention import attention
+from sapl_jax.clip.blocks import LEVELS, Recompute
 from sapl_jax.clip.config import BUILT_IN, CLIPConfig, TextConfig, VisionConfig
 from sapl_jax.clip.lora import add_lora
 from sapl_jax.errors import UserError
@@ -172,8 +173,8 @@ def small_config(depth: int, width: int) -> CLIPConfig:
     )
 
 
-@pytest.mark.parametrize("remat", [False, True])
-def test_gradients_do_not_copy_the_frozen_weights(remat):
+@pytest.mark.parametrize("level", LEVELS)
+def test_gradients_do_not_copy_the_frozen_weights(level):
     def build():
         clip = CLIP(small_config(8, 256), CLIPSource("test"), jnp.dtype("float32"), nnx.Rngs(0))
         add_lora(clip, LoRAConfig(rank=2), 0)
@@ -183,7 +184,7 @@ def test_gradients_do_not_copy_the_frozen_weights(remat):
 
     def loss(trainable, frozen, pixels):
         clip = nnx.merge(graphdef, trainable, frozen)
-        return jnp.sum(clip.vision(pixels, (2, 4, 8), remat).taps ** 2)
+        return jnp.sum(clip.vision(pixels, (2, 4, 8), Recompute(level)).taps ** 2)
 
     pixels = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
     compiled = jax.jit(jax.grad(loss)).lower(trainable, frozen, pixels).compile()

@@ -31,7 +31,6 @@ def full_disk(tmp_path):
 
 
 def test_a_run_of_two_devices_continues_on_one_and_on_four(tiny_config, tmp_path, full_disk):
-    tiny_config.train.remat = False
     tiny_config.train.num_steps = 8
     tiny_config.train.checkpoint_every = 4
     tiny_config.train.eval_every = 8

@@ -12,7 +12,6 @@ from tests.training.run_records import checkpoint_digests, metric_lines
 
 def kill_and_compare(config, folder, kills, seed):
     """Numbers of what the kills hit; asserts that the run ended as the undisturbed one."""
-    config.train.remat = False  # Compiles faster.
     config.train.eval_every = 5
     config.train.checkpoint_every = 2
     folder.joinpath("config").mkdir()

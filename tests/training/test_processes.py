@@ -18,7 +18,6 @@ ENDS_WITHIN_S = 60  # What docs/reliability.md states for the loss of a process.
 @pytest.fixture
 def start(tiny_config, tmp_path):
     """Starts `count` processes of one run; ends what is left of them after the test."""
-    tiny_config.train.remat = False
     tiny_config.train.num_steps = 60  # The schedules depend on it, so it is the same for all.
     tiny_config.train.eval_every = 20
     tiny_config.train.checkpoint_every = 2

@@ -7,8 +7,9 @@ import pytest
 
 from sapl_jax import devices as dev
 from sapl_jax.checkpoints import flatten
+from sapl_jax.clip.blocks import LEVELS, Recompute
 from sapl_jax.models.sapl import build_sapl
-from sapl_jax.training import schedules
+from sapl_jax.training import schedules, step
 from sapl_jax.training.state import init_state, make_optimizer, split_model
 from sapl_jax.training.step import make_train_step
 from tests.training.memory_data import MemoryData
@@ -22,7 +23,7 @@ def run(config, devices, steps=4, first_params=None):
     state = init_state(first_params or params, tx, config, model.feature_dim)
     state = dev.replicate(state, devices)
     frozen_params = dev.replicate(frozen.params, devices)
-    step = make_train_step(
+    mapped = make_train_step(
         frozen.graph,
         tx,
         config,
@@ -33,7 +34,7 @@ def run(config, devices, steps=4, first_params=None):
     history = []
     batches = dev.shard_batches(MemoryData().train_batches(0), devices)
     for _ in range(steps):
-        state, metrics = step(state, frozen_params, next(batches))
+        state, metrics = mapped(state, frozen_params, next(batches))
         history.append({name: float(value) for name, value in metrics.items()})
     return jax.device_get(state), history
 
@@ -112,12 +113,14 @@ def test_queues_are_read_before_the_batch_is_enqueued(tiny_config):
     assert history[1]["loss_hecl"] > 0.0
 
 
-def test_remat_changes_no_result(tiny_config):
-    tiny_config.train.remat = True
-    _, with_remat = run(tiny_config, jax.devices()[:1])
-    tiny_config.train.remat = False
+@pytest.mark.parametrize("recompute", [*map(Recompute, LEVELS[1:]), Recompute(unroll=True)])
+def test_what_is_computed_again_changes_no_result(tiny_config, monkeypatch, recompute):
     _, without = run(tiny_config, jax.devices()[:1])
-    for a, b in zip(with_remat, without, strict=True):
+    asked = []
+    monkeypatch.setattr(step, "choose_recompute", lambda *_: asked.append(1) or recompute)
+    _, again = run(tiny_config, jax.devices()[:1])
+    assert asked
+    for a, b in zip(again, without, strict=True):
         np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
         np.testing.assert_allclose(a["grad_norm"], b["grad_norm"], rtol=1e-3)
 
