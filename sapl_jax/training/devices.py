@@ -1,5 +1,6 @@
 """Devices of a run: which ones, the compute type, and how arrays get onto them."""
 
+import logging
 import os
 import sys
 import traceback
@@ -14,7 +15,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sapl_jax.errors import UserError
 from sapl_jax.training.compilation import use_compilation_cache
+from sapl_jax.training.processes import idle_gpus, local_device_ids
 from sapl_jax.training.step import AXIS
+
+log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 30
 # How long a process that is done waits for the others to be; they get there together.
@@ -25,7 +29,8 @@ def start_runtime() -> None:
     """Joins the other processes of a multi-host run and turns on the compilation cache.
 
     Several processes: `launch.sh` sets SAPL_COORDINATOR, SAPL_PROCESS_COUNT and SAPL_PROCESS_ID; on
-    TPU slices and under SLURM JAX finds them itself when SAPL_COORDINATOR is "auto".
+    TPU slices and under SLURM, Open MPI and Kubernetes JAX finds them itself when SAPL_COORDINATOR
+    is "auto". In both forms a process drives its host's GPUs or its share (`local_device_ids`).
     A process that is lost is noticed HEARTBEAT_S seconds later at the latest.
     """
     use_compilation_cache()
@@ -34,6 +39,8 @@ def start_runtime() -> None:
         "heartbeat_timeout_seconds": HEARTBEAT_S,
         "shutdown_timeout_seconds": SHUTDOWN_S,
     }
+    if coordinator:
+        waits["local_device_ids"] = local_device_ids()
     if coordinator == "auto":
         jax.distributed.initialize(**waits)
     elif coordinator:
@@ -50,6 +57,21 @@ def _process_numbers() -> tuple[int, int]:
             "number of this one, counted from 0. launch.sh sets them."
         )
     return int(values[0]), int(values[1])
+
+
+def report_devices(dtype: jnp.dtype) -> None:
+    """Says which devices this process drives, and warns of GPUs of its host that stay idle."""
+    local = jax.local_devices()
+    log.info(
+        "process %d of %d drives %d of %d %s device(s), %s", jax.process_index() + 1,
+        jax.process_count(), len(local), jax.device_count(), local[0].device_kind, dtype,
+    )  # fmt: skip
+    idle = idle_gpus(len(local) if local[0].platform == "gpu" else 0)
+    if idle and os.environ.get("JAX_PLATFORMS") != "cpu":
+        log.warning(
+            "%d of the GPUs of this host are idle. Is JAX's CUDA plugin installed (./launch.sh "
+            "setup), and is there one process for each host, or one for each GPU?", idle,
+        )  # fmt: skip
 
 
 @contextmanager
