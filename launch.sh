@@ -110,7 +110,7 @@ case $command in
     [ "$command" != serve ] || extra serve gradio
     exec "$venv/bin/python" -m "sapl_jax.$command" "$@"
     ;;
-  ablation) setup && exec "$venv/bin/python" -m sapl_jax.demo_ablation "$@" ;;
+  ablation) setup && exec "$venv/bin/python" -m sapl_jax.demo.ablation "$@" ;;
   hosts) hosts "$@" ;;
   test) setup && exec "$venv/bin/python" -m pytest --numprocesses 2 --dist loadfile "$@" ;;
   check)

@@ -79,7 +79,6 @@ class Case:
     prompt_length: int = 12
     attention_heads: int = 8
     top_k: int = 16
-    feature_dim: int = 128
     queue_length: int = 1024
     temperature: float = 0.07
     hecl_weight: float = 0.1

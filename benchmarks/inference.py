@@ -18,11 +18,11 @@ from benchmarks.pictures import make_pictures
 from benchmarks.train_step import config_of
 from data_pipelines.images import read_image
 from data_pipelines.readers import read_dataset
+from sapl_jax import devices
 from sapl_jax.evaluation.evaluator import evaluate_dataset
 from sapl_jax.evaluation.protocols import DEFAULT, PROTOCOLS
-from sapl_jax.localizer import Localizer
+from sapl_jax.inference.localizer import Localizer
 from sapl_jax.models.sapl import build_sapl
-from sapl_jax.training import devices
 
 
 def main() -> None:

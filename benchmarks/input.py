@@ -23,8 +23,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of reading")
     args = parser.parse_args()
 
-    from data_pipelines.input import train_batches
     from data_pipelines.prepare import prepare
+    from data_pipelines.record_batches import train_batches
 
     with tempfile.TemporaryDirectory() as folder:
         root = args.root or make_pictures(Path(folder) / "pictures", 240)

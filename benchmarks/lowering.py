@@ -10,10 +10,9 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from sapl_jax.exporting.network import score_and_patch_map, with_parts
-from sapl_jax.models.sapl import build_sapl
+from sapl_jax.devices import compute_dtype
+from sapl_jax.models.sapl import build_sapl, score_and_patch_map, with_parts
 from sapl_jax.training import schedules
-from sapl_jax.training.devices import compute_dtype
 from sapl_jax.training.state import PyTree, init_state, make_optimizer, merge_model, split_model
 from sapl_jax.training.step import make_train_step
 
@@ -59,7 +58,7 @@ def step_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Program:
     patch = model.clip.config.vision.patch_size
     params, frozen = split_model(model)
     tx = make_optimizer(config.train)
-    state = jax.eval_shape(lambda params: init_state(params, tx, config), params)
+    state = jax.eval_shape(lambda params: init_state(params, tx, config, model.feature_dim), params)
     step = make_train_step(
         frozen.graph,
         tx,

@@ -34,8 +34,8 @@ def child(args: argparse.Namespace, folder: Path) -> None:
     import jax.numpy as jnp
 
     from benchmarks.train_step import OurStep, config_of
+    from sapl_jax.devices import use_compilation_cache
     from sapl_jax.models.sapl import build_sapl
-    from sapl_jax.training.compilation import use_compilation_cache
 
     use_compilation_cache()
     case = dataclasses.replace(case_of(args), model=str(folder))
@@ -94,7 +94,7 @@ def main() -> None:
         folder = Path(temporary) / "clip"
         save = (
             "import sys; from sapl_jax.clip.loading import load_clip; "
-            "from sapl_jax.clip.saving import save_clip; "
+            "from sapl_jax.clip.weights import save_clip; "
             "save_clip(load_clip('random:' + sys.argv[1]), sys.argv[2])"
         )
         subprocess.run([sys.executable, "-c", save, args.model, str(folder)], check=True)

@@ -92,20 +92,6 @@ class EdgeTokens(nn.Module):
         return (tokens + self.out_bias[:, None]).transpose(0, 1)
 
 
-class ProjectionHeads(nn.Module):
-    """HECL's heads: [L,N,P] -> unit vectors [L,N,D]."""
-
-    def __init__(self, taps: int, width: int, dim: int):
-        super().__init__()
-        self.hidden_kernel, self.hidden_bias = lecun(taps, width, width), zeros(taps, width)
-        self.out_kernel, self.out_bias = lecun(taps, width, dim), zeros(taps, dim)
-
-    def forward(self, x):
-        x = F.relu(torch.einsum("lnp,lpq->lnq", x, self.hidden_kernel) + self.hidden_bias[:, None])
-        x = torch.einsum("lnp,lpd->lnd", x, self.out_kernel) + self.out_bias[:, None]
-        return F.normalize(x, dim=-1, eps=1e-6)
-
-
 class SAPLPeer(nn.Module):
     """The whole model with HECL's queues as buffers; `forward` gives the losses of a step."""
 
@@ -132,13 +118,12 @@ class SAPLPeer(nn.Module):
         taps = len(case.taps)
         self.context = nn.Parameter(0.02 * torch.randn(2, case.prompt_length, text))
         self.edge_tokens = EdgeTokens(taps, self.vision_width, text, case.attention_heads)
-        self.heads = ProjectionHeads(taps, joint, case.feature_dim)
         # Where our vocabulary is smaller (test models), ids wrap as they do in ours.
         vocabulary = text_config.vocab_size
         ids = [i if i < vocabulary - 2 else i % (vocabulary - 2) for i in CLASS_IDS]
         self.register_buffer("words", torch.tensor([[i, vocabulary - 1] for i in ids]))
         self.register_buffer("sot", torch.tensor([vocabulary - 2]))
-        self.register_buffer("keys", torch.zeros(taps, 2, case.queue_length, case.feature_dim))
+        self.register_buffer("keys", torch.zeros(taps, 2, case.queue_length, joint))
         self.register_buffer("fill", torch.zeros(2, dtype=torch.long))
         self.register_buffer("head", torch.zeros(2, dtype=torch.long))
         self.register_buffer("mean", torch.tensor(CLIP_MEAN))
@@ -168,7 +153,7 @@ class SAPLPeer(nn.Module):
             products = torch.einsum("lbtp,bcp->lbtc", embeddings, text.to(embeddings.dtype))
             norms = embeddings.float().norm(dim=-1, keepdim=True)
             similarity = products.float() / norms.clamp_min(1e-6)
-        loss_hecl, queues = self.contrast(embeddings, similarity, edge_map, valid, label)
+        loss_hecl, queues = self.contrast(embeddings, scale * similarity, edge_map, valid, label)
         return loss_cls, loss_hecl, queues
 
     def vision(self, image):
@@ -203,31 +188,32 @@ class SAPLPeer(nn.Module):
         features = self.clip.text_projection(tower.final_layer_norm(x[:, -1]))
         return F.normalize(features.float(), dim=-1).reshape(batch, 2, -1)
 
-    def contrast(self, embeddings, similarity, edge_map, valid, label):
+    def contrast(self, embeddings, logits, edge_map, valid, label):
         """L_HECL of the batch against the queues, and the queues after it."""
-        case, taps, batch = self.case, len(self.case.taps), label.shape[0]
+        case, batch = self.case, label.shape[0]
         usable = valid & (edge_map > 0)
-        own = similarity.gather(-1, label[None, :, None, None].expand(*similarity.shape[:3], 1))
-        weight = (own[..., 0] * edge_map).masked_fill(~usable, float("-inf"))
-        top_k = min(case.top_k, weight.shape[-1])
-        indices = weight.topk(top_k, dim=-1).indices
+        weight = logits.log_softmax(-1) + edge_map.log()[None, ..., None]
+        weight = weight.masked_fill(~usable[None, ..., None], float("-inf"))
+        top_k = min(case.top_k, weight.shape[2])
+        indices = weight.topk(top_k, dim=2).indices  # [L,B,K,2]
         enough = torch.arange(top_k, device=label.device) < usable.sum(-1, keepdim=True)
-        chosen = embeddings.gather(2, indices[..., None].expand(-1, -1, -1, embeddings.shape[-1]))
-        features = self.heads(chosen.float().reshape(taps, batch * top_k, -1))
-        anchor_label = label[:, None].expand(-1, top_k).reshape(-1)
-        anchor_valid = enough.reshape(-1)
+        # Every picture gives authentic edges, tampered ones manipulated edges too.
+        valid = torch.stack([enough, enough & (label == 1)[:, None]], -1).flatten()
+        kind = torch.arange(2, device=label.device).expand(batch, top_k, 2).flatten()
+        flat = indices.flatten(2)[..., None].expand(-1, -1, -1, embeddings.shape[-1])
+        features = F.normalize(embeddings.gather(2, flat).float(), dim=-1, eps=1e-6).flatten(1, 2)
 
         logits = torch.einsum("lnd,lcqd->lncq", features, self.keys) / case.temperature
         slots = torch.arange(case.queue_length, device=label.device)
         logits = logits.masked_fill(slots >= self.fill[:, None], float("-inf"))
         loss = torch.zeros((), device=label.device)
         for c in range(2):
-            member = anchor_valid & (anchor_label == c) & (self.fill[c] > 0)
+            member = valid & (kind == c) & (self.fill[c] > 0)
             terms = torch.cat([logits[:, :, c].amax(-1, keepdim=True), logits[:, :, 1 - c]], -1)
             terms = torch.where(member[None, :, None], terms, 0.0)
             each = torch.where(member, terms.logsumexp(-1) - terms[..., 0], 0.0)
             loss = loss + (each.sum(-1) / member.sum().clamp_min(1)).mean()
-        return loss, self.enqueued(features.detach(), anchor_valid, anchor_label)
+        return loss, self.enqueued(features.detach(), valid, kind)
 
     @torch.no_grad()
     def enqueued(self, features, valid, label):
@@ -259,8 +245,8 @@ def trainable_names(model: SAPLPeer) -> dict[str, list[tuple[nn.Parameter, bool]
     Ours stack the blocks' LoRA factors; here there is one parameter per block, so a list.
     """
     names = {"prompts/context": [(model.context, False)]}
-    for part, prefix in ((model.edge_tokens, "prompts/edge_tokens"), (model.heads, "heads")):
-        names |= {f"{prefix}/{name}": [(p, False)] for name, p in part.named_parameters()}
+    edge_tokens = model.edge_tokens.named_parameters()
+    names |= {f"prompts/edge_tokens/{name}": [(p, False)] for name, p in edge_tokens}
     layers = model.clip.vision_model.encoder.layers
     for target in ("q", "v"):
         for factor in ("A", "B"):

@@ -20,10 +20,10 @@ from benchmarks.case import (
 )
 from benchmarks.program import matmul_flops
 from configs.sapl import get_config
+from sapl_jax import devices as dev
+from sapl_jax.checkpoints import flatten
 from sapl_jax.models.sapl import SAPL, build_sapl
-from sapl_jax.training import devices as dev
 from sapl_jax.training import schedules
-from sapl_jax.training.checkpoints import flatten
 from sapl_jax.training.state import init_state, make_optimizer, split_model
 from sapl_jax.training.step import make_train_step
 
@@ -38,8 +38,7 @@ def config_of(case: Case) -> ConfigDict:
     config.model.prompt_length = case.prompt_length
     config.model.attention_heads = case.attention_heads
     hecl = config.model.hecl
-    hecl.top_k, hecl.feature_dim = case.top_k, case.feature_dim
-    hecl.queue_length = case.queue_length
+    hecl.top_k, hecl.queue_length = case.top_k, case.queue_length
     hecl.temperature, hecl.weight = case.temperature, case.hecl_weight
     config.train.batch_size = case.batch
     config.train.learning_rate, config.train.weight_decay = case.learning_rate, case.weight_decay
@@ -60,9 +59,11 @@ class OurStep:
         model = model or build_sapl(config, jnp.dtype(case.dtype))
         self.patch = model.clip.config.vision.patch_size
         params, frozen = split_model(model)
+        feature_dim = model.feature_dim
         del model
         tx = make_optimizer(config.train)
-        self.state = dev.replicate(init_state(params, tx, config), self.devices)
+        state = init_state(params, tx, config, feature_dim)
+        self.state = dev.replicate(state, self.devices)
         self.frozen = dev.replicate(frozen.params, self.devices)
         mapped = make_train_step(
             frozen.graph,

@@ -49,9 +49,7 @@ ROWS: dict[str, Row] = {
     # Edges off in one or both modules of the whole method.
     "sapl_ecpl_no_edge": Row("SAPL, ECPL without edge", {"prompts": "ecpl_no_edge"}),
     "sapl_hecl_no_edge": Row("SAPL, HECL without edge", {"hecl.use_edges": False}),
-    "sapl_no_edge": Row(
-        "SAPL without edge", {"prompts": "ecpl_no_edge", "hecl.use_edges": False}
-    ),
+    "sapl_no_edge": Row("SAPL without edge", {"prompts": "ecpl_no_edge", "hecl.use_edges": False}),
 }
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-import sapl_jax
 from configs import sapl
 
-BACKBONE = Path(sapl_jax.__file__).parent / "assets" / "demo_clip"
+BACKBONE = Path(__file__).parents[1] / "sapl_jax" / "assets" / "demo_clip"
 
 
 def get_config() -> ConfigDict:

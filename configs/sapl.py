@@ -43,13 +43,22 @@ def get_config() -> ConfigDict:
     model.prompt_length = 12  # [paper] Learned context vectors per class.
     model.class_words = ("real", "fake")  # [paper] Class tokens: authentic, tampered.
     model.pooled_patches = 0  # [ours] Patches that give the image logits. 0: CLS does [paper].
+    # [ours] Soft edges: the picture's "own", or "another" picture's, a control: it must not gain.
+    model.edges = "own"
     model.attention_heads = 8  # [ours] Heads of ECPL's attention. Must divide the text width.
 
     model.hecl = hecl = ConfigDict()
     hecl.enabled = True  # False trains with the classification loss alone.
-    hecl.use_edges = True  # False selects patches by similarity alone.
-    hecl.top_k = 16  # [ours] Edge patches taken from each image at each tap.
-    hecl.feature_dim = 128  # [ours] Width of the contrasted features.
+    hecl.use_edges = True  # False selects patches by class probability alone.
+    # [ours] Who gives: "label" (a picture's own class), "tampered_both" (tampered pictures give
+    # manipulated and authentic edges, authentic ones authentic), "both" (every picture).
+    hecl.givers = "tampered_both"
+    hecl.top_k = 16  # [ours] Edge patches of either class taken from a picture at each tap.
+    hecl.top_share = 0.0  # [ours] Above 0: this share of a picture's usable patches instead.
+    hecl.keys = "all"  # [ours] Contrast with "all" keys or the queues' means, "prototypes".
+    # [ours] Contrast behind the similarity's projection, "shared", or "own" heads.
+    hecl.space = "shared"
+    hecl.feature_dim = 128  # [ours] Width of the contrasted features in a space of their own.
     hecl.queue_length = 1024  # [paper] Keys kept per class and tap.
     hecl.temperature = 0.07  # [ours]
     hecl.weight = 0.1  # [paper] Final weight of the loss; grows linearly from 0.

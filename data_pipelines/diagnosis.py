@@ -9,10 +9,9 @@ import numpy as np
 from tqdm import tqdm
 
 from data_pipelines.duplicates import identical_across, identical_groups
-from data_pipelines.images import decode_image, read_bytes
+from data_pipelines.images import decode_image, oddities, read_bytes
 from data_pipelines.listing import AUTHENTIC, LABEL_NAMES, TAMPERED, Listing, Sample
 from data_pipelines.masks import load_mask
-from data_pipelines.oddities import oddities
 from sapl_jax.errors import UserError
 
 # (authentic, tampered) of a complete copy, as published and as commonly used.
@@ -118,9 +117,7 @@ def _pictures(listing: Listing, examined: Sequence[Examined]) -> list[Finding]:
         )
     if unreadable := tuple(item.unreadable for item in examined if item.unreadable):
         findings.append(
-            Finding(
-                f"{len(unreadable)} pictures cannot be read", "download them again", unreadable
-            )
+            Finding(f"{len(unreadable)} pictures cannot be read", "download them again", unreadable)
         )
     small = tuple(
         f"{item.sample.image}: {item.size[1]}x{item.size[0]}"

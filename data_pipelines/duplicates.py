@@ -1,17 +1,11 @@
 """Finds byte-identical pictures, inside a data set or between a test and a training set."""
 
 import collections
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from data_pipelines.listing import Listing
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, read in parts."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+from sapl_jax.files import file_sha256
 
 
 def identical_groups(paths: Iterable[Path]) -> list[list[Path]]:

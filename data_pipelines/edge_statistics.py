@@ -61,9 +61,7 @@ def regions(rgb: np.ndarray, mask: np.ndarray, options: Options) -> np.ndarray:
     edges = cv2.dilate(canny_edges(rgb).astype(np.uint8), near) > 0
     # The outline's own Canny edges are dilated too, so authentic edges keep twice the distance.
     beside = cv2.dilate(inside, near, iterations=2) > 0
-    return np.stack(
-        [outline, edges & ~beside, mask & ~outline & ~edges, ~mask & ~outline & ~edges]
-    )
+    return np.stack([outline, edges & ~beside, mask & ~outline & ~edges, ~mask & ~outline & ~edges])
 
 
 def local_statistics(rgb: np.ndarray, window: int = 7) -> np.ndarray:
@@ -72,9 +70,7 @@ def local_statistics(rgb: np.ndarray, window: int = 7) -> np.ndarray:
     Skewness and excess kurtosis are NaN where the window is flat.
     """
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float64)
-    gradient = cv2.magnitude(
-        cv2.Sobel(grey, cv2.CV_64F, 1, 0), cv2.Sobel(grey, cv2.CV_64F, 0, 1)
-    )
+    gradient = cv2.magnitude(cv2.Sobel(grey, cv2.CV_64F, 1, 0), cv2.Sobel(grey, cv2.CV_64F, 0, 1))
     centred = grey - grey.mean()  # smaller powers, less cancellation
     moments = [
         cv2.boxFilter(centred**k, cv2.CV_64F, (window, window), borderType=cv2.BORDER_REFLECT)
@@ -124,9 +120,7 @@ def measure_all(
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         results = list(
-            tqdm(
-                pool.map(attempt, samples), total=len(samples), unit="image", disable=not progress
-            )
+            tqdm(pool.map(attempt, samples), total=len(samples), unit="image", disable=not progress)
         )
     means = [result for result in results if isinstance(result, np.ndarray)]
     reasons = [result for result in results if isinstance(result, str)]

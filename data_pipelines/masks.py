@@ -105,9 +105,7 @@ def _columbia(rgb: np.ndarray) -> np.ndarray:
 def _turns_that_follow_edges(grey: np.ndarray, image: np.ndarray) -> int:
     """Quarter turns to the left, 1 or 3, that put the mask's outline on stronger edges."""
     luma = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    strength = cv2.magnitude(
-        cv2.Sobel(luma, cv2.CV_32F, 1, 0), cv2.Sobel(luma, cv2.CV_32F, 0, 1)
-    )
+    strength = cv2.magnitude(cv2.Sobel(luma, cv2.CV_32F, 1, 0), cv2.Sobel(luma, cv2.CV_32F, 0, 1))
 
     def followed(turns: int) -> float:
         binary = np.ascontiguousarray((np.rot90(grey, turns) > 127).astype(np.uint8))

@@ -1,6 +1,6 @@
 """Prepares a data set for training: records of resized pictures and soft edge maps, made once.
 
-    python -m data_pipelines.prepare --dataset casia_v2 --root PATH --output DIR
+python -m data_pipelines.prepare --dataset casia_v2 --root PATH --output DIR
 """
 
 import argparse
@@ -16,15 +16,13 @@ import absl.logging
 import cv2
 import tensorflow_datasets as tfds
 
-from data_pipelines.casia_v2 import CasiaV2
-from data_pipelines.folder import Folder
-from data_pipelines.picture_builder import PictureBuilder, picture_config
+from data_pipelines.builders import CasiaV2, Folder, PictureBuilder, picture_config
 from data_pipelines.prepared import METADATA, Prepared, fingerprint, open_prepared
 from data_pipelines.preprocess import PAPER_GEOMETRY, Geometry
 from data_pipelines.readers import read_dataset
 from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions
-from data_pipelines.turns import only_one
 from sapl_jax.errors import UserError, run_main
+from sapl_jax.files import hold_lock
 
 BUILDERS: dict[str, type[PictureBuilder]] = {"casia_v2": CasiaV2, "folder": Folder}
 
@@ -67,7 +65,7 @@ def prepare(
         builder.workers = workers or builder.workers
         builder.progress = progress
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with only_one(folder.parent / ".lock", "prepares the same data"):
+        with hold_lock(folder.parent / ".lock", waiting_for="prepares the same data"):
             reused = (folder / METADATA).is_file()
             if not reused:
                 _remove_leftovers(folder)

@@ -1,6 +1,7 @@
 """The adaptive soft edge map, Eq. (1): how close each pixel is to an edge of the picture."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -35,6 +36,17 @@ class EdgeOptions:
                 f"edge options: found canny_low={self.canny_low}, canny_high={self.canny_high}; "
                 "expected 0 <= canny_low <= canny_high"
             )
+
+    @classmethod
+    def from_config(cls, image: Any) -> "EdgeOptions":
+        """The options in the part `image` of a training configuration."""
+        return cls(
+            kappa=image.edge_kappa,
+            alpha_min=image.edge_alpha_min,
+            alpha_max=image.edge_alpha_max,
+            canny_low=image.canny_low,
+            canny_high=image.canny_high,
+        )
 
 
 DEFAULT_OPTIONS = EdgeOptions()

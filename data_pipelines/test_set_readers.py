@@ -200,9 +200,7 @@ def _pictures_below(root: Path) -> list[Path]:
     )
 
 
-def _pictures_in(
-    folder: Path, listing: Listing, passing_over: tuple[str, ...] = ()
-) -> list[Path]:
+def _pictures_in(folder: Path, listing: Listing, passing_over: tuple[str, ...] = ()) -> list[Path]:
     pictures, others = list_pictures(folder)
     listing.skipped += [
         (path, reason) for path, reason in others if path.name.lower() not in passing_over

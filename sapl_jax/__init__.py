@@ -1,15 +1,16 @@
 """SAPL in JAX: weakly supervised image manipulation localization with CLIP prompts.
 
-    from sapl_jax import Localizer
+from sapl_jax import Localizer
 
-    result = Localizer.load("runs/sapl")(image)  # uint8 RGB [H, W, 3]
-    result.score, result.heat_map, result.mask
+result = Localizer.load("runs/sapl")(image)  # uint8 RGB [H, W, 3]
+result.score, result.heat_map, result.mask
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sapl_jax.localizer import Localizer, Result
+    from sapl_jax.inference.detector import Result
+    from sapl_jax.inference.localizer import Localizer
 
 __all__ = ["Localizer", "Result"]
 
@@ -17,7 +18,7 @@ __all__ = ["Localizer", "Result"]
 def __getattr__(name: str) -> Any:
     # Loads JAX only when it is needed: `data_pipelines` imports `sapl_jax.errors` without it.
     if name in __all__:
-        from sapl_jax import localizer
+        from sapl_jax.inference import localizer
 
         return getattr(localizer, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from configs import ablations
-from sapl_jax.errors import UserError, run_main
+from sapl_jax.command_line import INTERRUPTED, parse_with_config_flags
+from sapl_jax.errors import run_main
+from sapl_jax.evaluation.document import Section, Table, to_markdown
 from sapl_jax.evaluation.protocols import DEFAULT, PROTOCOLS
-from sapl_jax.evaluation.rendering import Section, Table, to_markdown
-from sapl_jax.evaluation.results import make_folder, number, write_atomically, write_json
+from sapl_jax.evaluation.results import number
+from sapl_jax.files import make_output_folder, write_atomically, write_json
 
 Launcher = Callable[[list[str]], int]
-_INTERRUPTED = (130, 143, -2, -15)  # Ctrl-C and SIGTERM, as an exit status or as a signal
 
 
 def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -48,12 +49,7 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
     add("--row", nargs="+", choices=sorted(ablations.ROWS), help="single rows, instead of groups")
     add("--protocol", default=DEFAULT, choices=sorted(PROTOCOLS))
     add("--dry_run", action="store_true", help="print the commands and run nothing")
-    known, rest = parser.parse_known_args(arguments)
-    if wrong := [flag for flag in rest if not flag.startswith("--config.")]:
-        raise UserError(f"unknown argument {wrong[0]!r}; training flags look like --config.seed=1")
-    if spaced := [flag for flag in rest if "=" not in flag]:
-        raise UserError(f"{spaced[0]}: write training flags as --config.NAME=VALUE")
-    return known, rest
+    return parse_with_config_flags(parser, arguments)
 
 
 def chosen_rows(groups: Sequence[str], rows: Sequence[str] | None) -> list[str]:
@@ -111,7 +107,7 @@ def run_rows(
         for command in commands(row, folder, datasets, protocol, config_flags, base):
             print(f"  {shlex.join(command)}", flush=True)
             status = launch(command)
-            if status in _INTERRUPTED:
+            if status in INTERRUPTED:
                 raise KeyboardInterrupt
             if status != 0:
                 failed.append(row)
@@ -156,7 +152,7 @@ def write_tables(output: Path, protocol: str) -> None:
     note = Section(
         "How to read this",
         [
-            f"Protocol {protocol}; I-AUC / P-F1. \"Published\" are the paper's means over CASIAv1 "
+            f'Protocol {protocol}; I-AUC / P-F1. "Published" are the paper\'s means over CASIAv1 '
             "and IMD2020: they compare with the mean here only where these are the data sets. A "
             "dash marks a row that is not finished, or a measure that is not defined."
         ],
@@ -212,10 +208,8 @@ def main() -> int:
             ):
                 print(shlex.join(command))
         return 0
-    make_folder(arguments.output)
-    failed = run_rows(
-        rows, arguments.output, arguments.dataset, arguments.protocol, config_flags
-    )
+    make_output_folder(arguments.output)
+    failed = run_rows(rows, arguments.output, arguments.dataset, arguments.protocol, config_flags)
     print((arguments.output / "ablations.md").read_text())
     if failed:
         print(f"failed: {', '.join(failed)}; run the command again to retry", file=sys.stderr)

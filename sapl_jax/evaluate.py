@@ -13,13 +13,14 @@ from typing import Any
 
 from data_pipelines.duplicates import without_training_pictures
 from data_pipelines.readers import READERS, Listing, read_dataset
+from sapl_jax import files
 from sapl_jax.errors import UserError, run_main
 from sapl_jax.evaluation import protocols, results
 from sapl_jax.evaluation.classics import CLASSICS, classic
 from sapl_jax.evaluation.evaluator import DatasetResult
 from sapl_jax.evaluation.perturbations import ALIASES, SWEEPS, get_sweep
 from sapl_jax.evaluation.session import Method, Session, run
-from sapl_jax.evaluation.tiling import TiledDetector
+from sapl_jax.inference.tiling import TiledDetector
 
 _DATASET_HELP = """\
 NAME=PATH, repeatable. NAME is the name in the report; where it is a known layout ({layouts},
@@ -125,8 +126,10 @@ def load_methods(arguments: argparse.Namespace) -> list[Method]:
     """The checkpoint's method first, then the training-free ones."""
     methods = []
     if arguments.checkpoint is not None:
-        from sapl_jax.localizer import Localizer  # loads JAX, which the classics do not need
-        from sapl_jax.training.compilation import use_compilation_cache
+        from sapl_jax.devices import use_compilation_cache
+        from sapl_jax.inference.localizer import (
+            Localizer,  # loads JAX, which the classics do not need
+        )
 
         use_compilation_cache()
         localizer = Localizer.load(arguments.checkpoint)
@@ -135,7 +138,7 @@ def load_methods(arguments: argparse.Namespace) -> list[Method]:
         source = {
             "folder": str(arguments.checkpoint),
             **localizer.source,
-            "sha256": results.tree_sha256(weights),
+            "sha256": files.tree_sha256(weights),
         }
         methods.append(Method("SAPL", localizer, source))
     for name in dict.fromkeys(arguments.method):
@@ -165,7 +168,7 @@ def save(session: Session, result: DatasetResult, output: Path) -> None:
     newest = [name for name, found in session.results.items() if found and found[-1] is result]
     for name in newest:
         results.write_images_csv(output / f"{result.name}.{name}.csv", result)
-    results.write_json(output / "results.json", results.build(session))
+    files.write_json(output / "results.json", results.build(session))
 
 
 def print_files(result: DatasetResult) -> None:
@@ -205,7 +208,7 @@ def main() -> None:
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise UserError(f"--{name} is {value}, it must be at least {least}")
-    results.make_folder(arguments.output)
+    files.make_output_folder(arguments.output)
     listings = read_datasets(arguments.dataset, arguments.exclude)
     plain = load_methods(arguments)
     if arguments.batch_size is None:

@@ -54,15 +54,16 @@ def main() -> int:
     arguments = parse_arguments(sys.argv[1:])
     check(arguments)
     # These load JAX: not for --help, nor before the arguments are known to be good.
-    from sapl_jax.evaluation.evaluator import Detector
-    from sapl_jax.evaluation.results import tree_sha256
-    from sapl_jax.evaluation.tiling import TiledDetector
-    from sapl_jax.localizer import Localizer
-    from sapl_jax.prediction.demo import NOTICE, demo_model
-    from sapl_jax.prediction.inputs import find_pictures
-    from sapl_jax.prediction.output import OutputFolder
-    from sapl_jax.prediction.running import Limits, predict
-    from sapl_jax.training.compilation import use_compilation_cache
+    from sapl_jax.devices import use_compilation_cache
+    from sapl_jax.files import tree_sha256
+    from sapl_jax.inference.detector import Detector
+    from sapl_jax.inference.inputs import find_pictures
+    from sapl_jax.inference.loading import NOTICE
+    from sapl_jax.inference.loading import shipped_model as demo_model
+    from sapl_jax.inference.localizer import Localizer
+    from sapl_jax.inference.output_folder import OutputFolder
+    from sapl_jax.inference.predicting import Limits, predict
+    from sapl_jax.inference.tiling import TiledDetector
 
     found = find_pictures(arguments.paths, leave_out=arguments.output)
     log.info("%d pictures (%d other files left alone)", len(found.pictures), found.others)

@@ -51,11 +51,11 @@ def main() -> None:
         raise UserError(
             "The page needs Gradio, which is not installed: pip install 'sapl-jax[serve]'."
         ) from error
-    from sapl_jax.localizer import Localizer
-    from sapl_jax.prediction.demo import NOTICE, demo_model
-    from sapl_jax.serving.analysis import Downloads
-    from sapl_jax.serving.examples import write_examples
-    from sapl_jax.training.compilation import use_compilation_cache
+    from sapl_jax.devices import use_compilation_cache
+    from sapl_jax.inference.loading import NOTICE
+    from sapl_jax.inference.loading import shipped_model as demo_model
+    from sapl_jax.inference.localizer import Localizer
+    from sapl_jax.serving.analysis import Downloads, write_examples
 
     notice, checkpoint = "", arguments.checkpoint
     if checkpoint is None:

@@ -17,18 +17,18 @@ from absl import app, flags
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
-from data_pipelines import input as records
+from data_pipelines import record_batches as records
 from data_pipelines.prepare import prepare, summary
 from data_pipelines.prepared import Prepared, fingerprint, open_prepared
 from data_pipelines.preprocess import Geometry
 from data_pipelines.readers import read_dataset
+from data_pipelines.soft_edges import EdgeOptions
+from sapl_jax import devices
 from sapl_jax.errors import UserError, run_main
-from sapl_jax.localizer import edge_options
 from sapl_jax.models.sapl import build_sapl
-from sapl_jax.training import devices
 from sapl_jax.training.checks import check_values
 from sapl_jax.training.loop import train
-from sapl_jax.training.workdir import open_workdir, remember_data, trained_on
+from sapl_jax.workdir import open_workdir, remember_data, trained_on
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/sapl", "Folder of the run.")
@@ -85,7 +85,7 @@ def prepare_records(config: ConfigDict, patch: int, workdir: Path) -> Prepared:
     """
     data = config.data
     geometry = Geometry(size=config.image.size, patch=patch)
-    options = edge_options(config)
+    options = EdgeOptions.from_config(config.image)
     before = trained_on(workdir)
     if before and data.root:
         if not Path(data.root).expanduser().exists():
@@ -173,7 +173,13 @@ def parse_flags(argv: list[str]) -> list[str]:
             check_values(_CONFIG.value)  # Also meets a file that could not be loaded.
     # A name or type that the locked configuration does not have comes up as any of these.
     except (
-        flags.Error, AttributeError, KeyError, OSError, SyntaxError, TypeError, ValueError
+        flags.Error,
+        AttributeError,
+        KeyError,
+        OSError,
+        SyntaxError,
+        TypeError,
+        ValueError,
     ) as error:
         raise UserError(f"{_reason(error)}\nconfigs/sapl.py explains every field.") from error
     return rest

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 from data_pipelines.preprocess import Geometry, patch_edge_map, preprocess, resize
 from data_pipelines.soft_edges import soft_edge_map, soft_edges_from
-from sapl_jax.evaluation.metrics import roc_auc
+from sapl_jax.metrics import roc_auc
 from sapl_jax.models.queues import empty_queues, enqueue, filled
 from sapl_jax.models.sapl import build_sapl
 from sapl_jax.training.state import merge_model, split_model

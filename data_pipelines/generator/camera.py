@@ -106,8 +106,11 @@ class Camera:
             level(self.sharpening, (0.05, 0.7), ("plain", "crisp", "harsh")),
             self.demosaicing,
             level(self.quality, (90, 95), ("coarse", "medium", "high")),
-            level(self.white_balance[0] / self.white_balance[1], (0.9, 1.1),
-                   ("cool", "neutral", "warm")),
+            level(
+                self.white_balance[0] / self.white_balance[1],
+                (0.9, 1.1),
+                ("cool", "neutral", "warm"),
+            ),
         ]
 
 

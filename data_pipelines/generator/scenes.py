@@ -165,9 +165,7 @@ def city(rng: np.random.Generator, height: int, width: int) -> Scene:
             for left in np.arange(x + step_x / 3, right - step_x * 0.7, step_x):
                 right_side, bottom = left + step_x * 0.55, row + step_y * 0.6
                 panes.append(
-                    floats(
-                        [[left, row], [right_side, row], [right_side, bottom], [left, bottom]]
-                    )
+                    floats([[left, row], [right_side, row], [right_side, bottom], [left, bottom]])
                 )
         if panes:
             scene.paint(panes, glass * rng.uniform(0.7, 1.3), "windows")

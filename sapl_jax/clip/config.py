@@ -3,11 +3,22 @@
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sapl_jax.clip.layers import ACTIVATIONS
+import jax
+
 from sapl_jax.errors import UserError
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+}
+LORA_TARGETS = ("q", "k", "v", "out", "fc1", "fc2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +64,25 @@ class CLIPConfig:
     text: TextConfig
     projection_dim: int
     logit_scale_init_value: float = 2.6592
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRAConfig:
+    """Which vision projections are adapted, and how: W + A B * alpha / rank."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    targets: tuple[str, ...] = ("q", "v")  # of q, k, v, out, fc1, fc2
+
+    def __post_init__(self) -> None:
+        unknown = [target for target in self.targets if target not in LORA_TARGETS]
+        if unknown or not self.targets or len(set(self.targets)) != len(self.targets):
+            raise UserError(
+                f"LoRA targets are {tuple(self.targets)!r}, expected one or more of "
+                f"{', '.join(LORA_TARGETS)}, each once."
+            )
+        if self.rank < 1:
+            raise UserError(f"LoRA rank is {self.rank}, expected at least 1.")
 
 
 def _openai(vision: tuple[int, int, int, int, int], text: tuple[int, int]) -> CLIPConfig:

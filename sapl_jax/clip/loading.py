@@ -1,9 +1,11 @@
-"""`load_clip`: finds a CLIP in a folder or on the Hugging Face hub and reads it."""
+"""`load_clip`: finds a CLIP in a folder or at a pinned revision of the hub, and reads it."""
 
 import dataclasses
-import hashlib
 import logging
 import re
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,15 +14,102 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from sapl_jax.clip.config import BUILT_IN, CLIPConfig, read_config
-from sapl_jax.clip.hub import download
-from sapl_jax.clip.lora import LoRAConfig, add_lora
+from sapl_jax.clip.config import BUILT_IN, CLIPConfig, LoRAConfig, read_config
+from sapl_jax.clip.lora import add_lora
 from sapl_jax.clip.model import CLIP, CLIPSource
-from sapl_jax.clip.msgpack_file import read_msgpack
-from sapl_jax.clip.safetensors_file import read_safetensors
 from sapl_jax.clip.torch_pickle import read_torch
+from sapl_jax.clip.weight_files import read_msgpack, read_safetensors
 from sapl_jax.clip.weights import Tensor, fill
 from sapl_jax.errors import UserError
+from sapl_jax.files import file_sha256
+
+# Commits of OpenAI's repositories, so that a later change of the hub changes no experiment.
+PINNED = {
+    "openai/clip-vit-base-patch32": "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
+    "openai/clip-vit-base-patch16": "57c216476eefef5ab752ec549e440a49ae4ae5f3",
+    "openai/clip-vit-large-patch14": "32bd64288804d66eefd0ccbe215aa642df71cc41",
+    "openai/clip-vit-large-patch14-336": "ce19dc912ca5cd21c8a653c79e251e808ccabcd1",
+}
+
+
+def download(name: str, revision: str | None, files: list[str]) -> tuple[Path, Path, str]:
+    """Local paths of `config.json` and of the first of `files` that the repository has.
+
+    Files already in the Hugging Face cache are not fetched again, so it works offline after the
+    first time.
+
+    Args:
+        name: hub name. revision: commit or branch, None for the pinned one, else "main".
+        files: weight files in order of preference.
+
+    Returns:
+        (config.json, weights, commit).
+
+    Raises:
+        UserError: no such name or revision, no access, no network, or none of the files.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+
+    revision = revision or PINNED.get(name, "main")
+
+    def fetch(file: str) -> Path:
+        return Path(huggingface_hub.hf_hub_download(name, file, revision=revision))
+
+    try:
+        _check_network(name, revision)
+        config = fetch("config.json")
+    except (OSError, HfHubHTTPError, HFValidationError, ValueError) as error:
+        raise _unavailable(name, revision, error) from error
+    absent: Exception | None = None
+    for file in files:
+        try:
+            weights = fetch(file)
+        except EntryNotFoundError as error:  # also raised offline, where a later file may be cached
+            absent = error
+            continue
+        except (OSError, HfHubHTTPError, ValueError) as error:
+            raise _unavailable(name, revision, error) from error
+        # A cached file lies in .../snapshots/<commit>/<file>.
+        return config, weights, weights.parent.name
+    raise UserError(
+        f"{name} at revision {revision}: found none of {', '.join(files)} on the hub or in its "
+        f"cache. {_how_to_get(name, revision)}"
+    ) from absent
+
+
+def _check_network(name: str, revision: str) -> None:
+    """OSError at once where the hub is needed and its address is unknown to this machine.
+
+    The hub's library would retry for most of a minute. A proxy resolves names itself.
+    """
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    cached = huggingface_hub.try_to_load_from_cache(name, "config.json", revision=revision)
+    if isinstance(cached, str) or urllib.request.getproxies():
+        return
+    host = urllib.parse.urlsplit(constants.ENDPOINT).hostname
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError as error:
+        raise OSError(f"no network: the address of {host} cannot be resolved.") from error
+
+
+def _unavailable(name: str, revision: str, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return UserError(
+        f"{name} at revision {revision} is neither a folder nor available from the Hugging Face "
+        f"hub: {reason} {_how_to_get(name, revision)}"
+    )
+
+
+def _how_to_get(name: str, revision: str) -> str:
+    return (
+        "Check the name and the network, or download it on a machine that has network with "
+        f"`hf download {name} --revision {revision} --local-dir FOLDER` and give FOLDER instead."
+    )
+
 
 _LOG = logging.getLogger(__name__)
 _RANDOM = "random:"
@@ -97,7 +186,7 @@ def _load(name: str, revision: str | None, dtype: jnp.dtype) -> CLIP:
     style, reader = FORMATS[weights_path.name]
     tensors = reader(weights_path)
     with ThreadPoolExecutor(1) as pool:  # The file is hashed while it is read.
-        sha256 = pool.submit(_sha256, weights_path)
+        sha256 = pool.submit(file_sha256, weights_path)
         source = CLIPSource(name, commit, weights_path.name)
         # Abstract: no random weights are made only to be replaced.
         clip = nnx.eval_shape(lambda: CLIP(config, source, dtype, nnx.Rngs(0)))
@@ -133,8 +222,3 @@ def _refuse_lfs_pointer(path: Path) -> None:
                 f"{path}: this is a Git LFS pointer, not the weights. Run `git lfs pull` in that "
                 "folder, or download the model with `hf download`."
             )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

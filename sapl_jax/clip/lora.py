@@ -1,41 +1,16 @@
 """Low-rank adaptation (LoRA) of the vision tower's linear layers: attach, and merge."""
 
-import dataclasses
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sapl_jax.clip.variables import LoRAParam
+from sapl_jax.clip.blocks import LoRAParam
+from sapl_jax.clip.config import LORA_TARGETS, LoRAConfig
+from sapl_jax.clip.model import CLIP
 from sapl_jax.errors import UserError
 
-if TYPE_CHECKING:
-    from sapl_jax.clip.model import CLIP
 
-TARGETS = ("q", "k", "v", "out", "fc1", "fc2")
-
-
-@dataclasses.dataclass(frozen=True)
-class LoRAConfig:
-    """Which vision projections are adapted, and how: W + A B * alpha / rank."""
-
-    rank: int = 8
-    alpha: float = 16.0
-    targets: tuple[str, ...] = ("q", "v")  # of q, k, v, out, fc1, fc2
-
-    def __post_init__(self) -> None:
-        unknown = [target for target in self.targets if target not in TARGETS]
-        if unknown or not self.targets or len(set(self.targets)) != len(self.targets):
-            raise UserError(
-                f"LoRA targets are {tuple(self.targets)!r}, expected one or more of "
-                f"{', '.join(TARGETS)}, each once."
-            )
-        if self.rank < 1:
-            raise UserError(f"LoRA rank is {self.rank}, expected at least 1.")
-
-
-def add_lora(clip: "CLIP", config: LoRAConfig, seed: int) -> None:
+def add_lora(clip: CLIP, config: LoRAConfig, seed: int) -> None:
     """Attaches LoRA to the vision tower's blocks, in place. It adds exactly nothing at first.
 
     A [depth, in, rank] is drawn as PEFT does (kaiming_uniform with a = sqrt 5), B is zero; both
@@ -52,14 +27,14 @@ def add_lora(clip: "CLIP", config: LoRAConfig, seed: int) -> None:
     for target in config.targets:
         linear = getattr(clip.vision.blocks, target)
         depth, n_in, n_out = linear.kernel.shape
-        key = jax.random.fold_in(jax.random.key(seed), TARGETS.index(target))
+        key = jax.random.fold_in(jax.random.key(seed), LORA_TARGETS.index(target))
         linear.lora_a = LoRAParam(init(key, (depth, n_in, config.rank), jnp.float32))
         linear.lora_b = LoRAParam(jnp.zeros((depth, config.rank, n_out), jnp.float32))
         linear.lora_scale = config.alpha / config.rank
     clip.lora_config = config
 
 
-def merge_lora(clip: "CLIP") -> "CLIP":
+def merge_lora(clip: CLIP) -> CLIP:
     """A CLIP without LoRA and with the same outputs: each W becomes W + A B * alpha / rank.
 
     `clip` is unchanged; weights that had no LoRA are shared with it. With bfloat16 weights the sum

@@ -7,11 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sapl_jax.clip.config import CLIPConfig
-from sapl_jax.clip.layers import Linear
-from sapl_jax.clip.lora import LoRAConfig
-from sapl_jax.clip.text import TextTower
-from sapl_jax.clip.vision import VisionTower
+from sapl_jax.clip.blocks import Linear
+from sapl_jax.clip.config import CLIPConfig, LoRAConfig
+from sapl_jax.clip.towers import TextTower, VisionTower
 
 
 @dataclasses.dataclass(frozen=True)

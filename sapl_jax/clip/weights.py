@@ -1,14 +1,20 @@
-"""Which Hugging Face tensor goes where: one table of names, and the check of a whole file."""
+"""Which Hugging Face tensor goes where: one table of names, read from files and written to them."""
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from safetensors.numpy import save_file
 from tqdm import tqdm
 
+from sapl_jax.clip.config import to_hugging_face
+from sapl_jax.clip.lora import merge_lora
 from sapl_jax.clip.model import CLIP
 from sapl_jax.errors import UserError
 
@@ -207,3 +213,32 @@ def _expected_shapes(clip: CLIP, style: str) -> Iterator[tuple[str, tuple[int, .
             shape = tuple(shape[axes.index(axis)] for axis in range(len(shape)))
         for name in names_in_file(clip, entry, style):
             yield name, shape
+
+
+def save_clip(clip: CLIP, folder: str | Path) -> Path:
+    """Writes `config.json` and `model.safetensors` (PyTorch names and layout) into `folder`.
+
+    LoRA, if attached, is merged. Weights keep the dtype of `clip`. The folder is made if absent;
+    other files in it stay, except that an existing `config.json` and `model.safetensors` are
+    replaced.
+
+    Returns:
+        The path of `model.safetensors`.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    merged = merge_lora(clip)
+    tensors: dict[str, np.ndarray] = {}
+    for entry in TABLE:
+        value = np.asarray(jax.device_get(variable(merged, entry.path)[...]))
+        names = names_in_file(merged, entry, "torch")
+        layers = value if entry.is_stacked else [value]
+        for name, layer in zip(names, layers, strict=True):
+            if entry.axes is not None:
+                layer = layer.transpose(np.argsort(entry.axes))
+            tensors[name] = np.asarray(layer, order="C")
+    config = to_hugging_face(merged.config) | {"torch_dtype": str(merged.dtype)}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    file = folder / "model.safetensors"
+    save_file(tensors, file, metadata={"format": "pt"})
+    return file

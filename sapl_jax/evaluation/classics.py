@@ -5,10 +5,11 @@ the evaluator like a trained model, so that every user has a floor on their own 
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import cv2
 import numpy as np
+
+from sapl_jax.inference.detector import Result, result_of
 
 # Daubechies' orthonormal low-pass filter with 8 taps ("db4" of most libraries).
 _DB8_LOW = np.array(
@@ -32,20 +33,13 @@ _HALO = 32  # rows around a strip that its filters may look at
 _TOP = 0.01  # share of blocks whose mean is the image score
 
 
-class ClassicAnalysis(NamedTuple):
-    """score in [0, 1]; heat_map: float32 [H, W] in [0, 1] at the picture's own size."""
-
-    score: float
-    heat_map: np.ndarray
-
-
 class ClassicDetector:
     """A block method as a detector: `block_map` gives a heat map per block of `side` pixels."""
 
     def __init__(self, block_map: Callable[[np.ndarray], np.ndarray], side: int) -> None:
         self._block_map, self._side = block_map, side
 
-    def analyse(self, images: Sequence[np.ndarray]) -> list[ClassicAnalysis]:
+    def analyse(self, images: Sequence[np.ndarray]) -> list[Result]:
         """Analyses uint8 RGB pictures [H, W, 3] of any sizes."""
         found = []
         for image in images:
@@ -55,7 +49,7 @@ class ClassicDetector:
             heat_map = cv2.resize(blocks, covered, interpolation=cv2.INTER_LINEAR)
             heat_map = heat_map[: image.shape[0], : image.shape[1]]
             np.clip(heat_map, 0, 1, out=heat_map)
-            found.append(ClassicAnalysis(float(largest.mean()), heat_map))
+            found.append(result_of(float(largest.mean()), heat_map))
         return found
 
 

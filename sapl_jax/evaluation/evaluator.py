@@ -1,8 +1,6 @@
 """Runs a detector over a data set and gathers what the protocol measures, in bounded memory.
 
-The detector is anything with `analyse(images) -> list of results` that have `score` (in [0, 1]) and
-`heat_map` (float32 [H, W] in [0, 1] at the picture's own size): a `Localizer`, or one of the
-training-free methods. Pictures are decoded in background threads, so that the detector waits for
+Pictures are decoded in background threads, so that the detector waits for
 no file, and scored in others while it works on the next batch; a batch, and what is read ahead or
 not yet scored, stays under 128 megapixels each (or is one picture, if that is larger).
 
@@ -17,41 +15,23 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from data_pipelines.images import decode_image, read_bytes, sha256_of
+from data_pipelines.images import decode_image, oddities, read_bytes
+from data_pipelines.listing import TAMPERED, Listing, Sample
 from data_pipelines.masks import load_mask
-from data_pipelines.oddities import oddities
-from data_pipelines.readers import Listing, Sample
 from sapl_jax.errors import UserError
 from sapl_jax.evaluation import protocols
+from sapl_jax.files import sha256_of
+from sapl_jax.inference.detector import Detector, Result
 
 MAX_PIXELS = 128_000_000  # decoded pixels waiting for or inside one call of the detector
 _NO_MASK = "has no mask: not in the pixel measures"
 _READERS = 4
 _SCORERS = 4
-
-
-class Analysis(Protocol):
-    """What a detector says about one picture."""
-
-    @property
-    def score(self) -> float:
-        """Probability-like, in [0, 1]."""
-
-    @property
-    def heat_map(self) -> np.ndarray:
-        """float32 [H, W] in [0, 1], at the picture's own size."""
-
-
-class Detector(Protocol):
-    """A method under evaluation."""
-
-    def analyse(self, images: Sequence[np.ndarray]) -> Sequence[Analysis]:
-        """Analyses uint8 RGB pictures [H, W, 3] of any sizes."""
 
 
 Perturbation = Callable[[np.ndarray, str], np.ndarray]
@@ -119,7 +99,7 @@ def load_sample(sample: Sample, perturbation: Perturbation | None = None) -> Loa
         problems += oddities(data)
     except UserError as error:
         problems.append(str(error).removeprefix(f"{sample.image}: "))
-    if image is not None and sample.label == 1 and sample.mask is not None:
+    if image is not None and sample.label == TAMPERED and sample.mask is not None:
         try:
             hashes.append(sha256_of(read_bytes(sample.mask)))
             fitted = load_mask(sample.mask, image, sample.mask_style)
@@ -197,7 +177,7 @@ def evaluate_dataset(
     skipped = list(listing.skipped)
     notes: list[tuple[Path, str]] = [(listing.root, note) for note in listing.notes]
     digest = hashlib.sha256()
-    pending: list[tuple[Loaded, Analysis, concurrent.futures.Future[protocols.ImageScores]]] = []
+    pending: list[tuple[Loaded, Result, concurrent.futures.Future[protocols.ImageScores]]] = []
 
     def collect() -> None:
         for item, analysis, future in pending:
@@ -258,7 +238,7 @@ def evaluate_dataset(
 
 def _without_masks(listing: Listing) -> list[Sample]:
     """Tampered pictures without a mask, where others have one; a set may also have none at all."""
-    tampered = [sample for sample in listing.samples if sample.label == 1]
+    tampered = [sample for sample in listing.samples if sample.label == TAMPERED]
     lacking = [sample for sample in tampered if sample.mask is None]
     return lacking if len(lacking) < len(tampered) else []
 
@@ -267,6 +247,6 @@ def _pixels(items: Iterable[Loaded]) -> int:
     return sum(item.image[..., 0].size for item in items if item.image is not None)
 
 
-def _finite(analysis: Analysis) -> bool:
+def _finite(analysis: Result) -> bool:
     # A sum is NaN or infinite if any term is, and needs no mask of the map's size.
     return math.isfinite(analysis.score) and math.isfinite(float(analysis.heat_map.sum()))

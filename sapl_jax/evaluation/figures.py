@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions, canny_edges, soft_edge_map
 from sapl_jax.evaluation.features import Embedding
 from sapl_jax.evaluation.gallery import Exhibit
-from sapl_jax.evaluation.metrics import roc_curve
 from sapl_jax.evaluation.perturbations import Sweep
 from sapl_jax.evaluation.results import TITLES, number
 from sapl_jax.evaluation.session import SweepPoint
+from sapl_jax.metrics import roc_curve
 
 # Okabe and Ito's colours, told apart with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -128,9 +128,7 @@ def gallery(exhibits: Sequence[Exhibit], methods: Sequence[str]) -> bytes | None
     cell = 1.75
     shapes = [exhibit.image.shape for exhibit in exhibits]
     heights = [min(2.2, shape[0] / shape[1]) for shape in shapes]
-    figure = Figure(
-        figsize=(cell * len(columns), cell * sum(heights) + 0.5), layout="constrained"
-    )
+    figure = Figure(figsize=(cell * len(columns), cell * sum(heights) + 0.5), layout="constrained")
     grid = figure.subplots(
         len(exhibits), len(columns), squeeze=False, gridspec_kw={"height_ratios": heights}
     )
@@ -168,9 +166,7 @@ def embedding(found: Embedding, title: str) -> bytes:
     return png(figure)
 
 
-def soft_edges(
-    exhibits: Sequence[Exhibit], options: EdgeOptions = DEFAULT_OPTIONS
-) -> bytes | None:
+def soft_edges(exhibits: Sequence[Exhibit], options: EdgeOptions = DEFAULT_OPTIONS) -> bytes | None:
     """Pictures with their Canny edges and soft edge maps, one column per picture (Figure 4)."""
     if not exhibits:
         return None

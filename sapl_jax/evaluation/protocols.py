@@ -31,7 +31,7 @@ import cv2
 import numpy as np
 
 from sapl_jax.errors import UserError
-from sapl_jax.evaluation.metrics import Confusion, ScoreHistogram, roc_auc
+from sapl_jax.metrics import Confusion, ScoreHistogram, roc_auc
 
 DEFAULT = "sapl"
 THRESHOLD = 0.5  # of pixels and of image scores, in every protocol

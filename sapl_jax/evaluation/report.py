@@ -12,20 +12,14 @@ import numpy as np
 from data_pipelines.diagnosis import EXPECTED
 from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions
 from sapl_jax.evaluation import figures
+from sapl_jax.evaluation.document import Picture, Section, Table, to_html, to_markdown
 from sapl_jax.evaluation.evaluator import DatasetResult
 from sapl_jax.evaluation.features import Embedding
 from sapl_jax.evaluation.perturbations import SWEEPS
 from sapl_jax.evaluation.published import COLUMNS, TABLE_1, WITHOUT_I_AUC
-from sapl_jax.evaluation.rendering import Picture, Section, Table, to_html, to_markdown
-from sapl_jax.evaluation.results import (
-    MEASURES,
-    TITLES,
-    mean_entry,
-    number,
-    versions,
-    write_atomically,
-)
+from sapl_jax.evaluation.results import MEASURES, TITLES, mean_entry, number
 from sapl_jax.evaluation.session import Session
+from sapl_jax.files import versions, write_atomically
 
 _LISTED = 20  # skipped files and notes listed per data set; results.json has them all
 _SWEPT = ("i_auc", "p_f1", "p_auc")

@@ -2,22 +2,15 @@
 
 import csv
 import datetime
-import hashlib
-import importlib.metadata
 import io
-import json
-import os
-import platform
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.duplicates import file_sha256
-from sapl_jax.errors import UserError
 from sapl_jax.evaluation.evaluator import DatasetResult
 from sapl_jax.evaluation.protocols import PIXEL_MEASURES
 from sapl_jax.evaluation.session import Session
+from sapl_jax.files import versions, write_atomically
 
 FORMAT = 1  # of results.json; raised when a key changes its meaning
 MEASURES = ("i_auc", "i_f1", "balanced_accuracy", *PIXEL_MEASURES)
@@ -30,18 +23,6 @@ TITLES = {
     "p_auc": "P-AUC",
     "p_iou": "P-IoU",
 }
-_PACKAGES = ("sapl-jax", "jax", "jaxlib", "flax", "numpy", "opencv-python-headless")
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that can move a number."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def dataset_entry(result: DatasetResult) -> dict[str, Any]:
@@ -95,37 +76,6 @@ def build(session: Session) -> dict[str, Any]:
     return content
 
 
-def make_folder(path: Path) -> None:
-    """Creates the output folder; UserError, before any work is done, where it cannot be written."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"the output folder {path} cannot be written ({error.strerror}); choose another"
-        ) from error
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON atomically. NaN is an error: an absent measure is null."""
-    write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
 def write_images_csv(path: Path, result: DatasetResult) -> None:
     """Writes one row per picture: name, label, score, size, and its pixel measures."""
     text = io.StringIO()
@@ -176,13 +126,3 @@ def table(session: Session) -> str:
         lines.append("  ".join(cells).rstrip())
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
-
-
-def tree_sha256(path: Path) -> str:
-    """SHA-256 of a file, or of all files below a folder with their names."""
-    if path.is_file():
-        return file_sha256(path)
-    digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        digest.update(f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n".encode())
-    return digest.hexdigest()

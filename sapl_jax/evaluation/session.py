@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from data_pipelines.readers import Listing
-from sapl_jax.evaluation.evaluator import DatasetResult, Detector, evaluate_dataset
+from sapl_jax.evaluation.evaluator import DatasetResult, evaluate_dataset
 from sapl_jax.evaluation.gallery import Gallery
 from sapl_jax.evaluation.perturbations import Sweep, perturbation
 from sapl_jax.evaluation.protocols import Protocol
+from sapl_jax.inference.detector import Detector
 
 
 @dataclasses.dataclass(frozen=True)

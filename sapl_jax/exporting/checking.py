@@ -1,7 +1,7 @@
 """Holds an export against the checkpoint it was made from, on pictures."""
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
@@ -10,15 +10,13 @@ import numpy as np
 
 from data_pipelines.images import read_image
 from sapl_jax.errors import UserError
-from sapl_jax.exporting.huggingface_folder import with_tower_of
-from sapl_jax.localizer import Localizer
-from sapl_jax.training.trained import TrainedModel
+from sapl_jax.exporting.formats import with_tower_of
+from sapl_jax.inference.detector import Detector
+from sapl_jax.inference.localizer import Localizer
+from sapl_jax.inference.trained import TrainedModel
 
 TOLERANCE = 1e-3  # largest difference of heat maps and scores, all in float32
 STANDALONE = "run.py"  # the file of that name in StableHLO and ONNX exports
-
-Analysed = list[tuple[float, np.ndarray]]
-Analyser = Callable[[Sequence[np.ndarray]], Analysed]
 
 
 class Comparison(NamedTuple):
@@ -36,19 +34,8 @@ def photographs() -> list[Path]:
     return [folder / "china.jpg", folder / "flower.jpg"]
 
 
-def analyser_of(trained: TrainedModel) -> Analyser:
-    """Scores and heat maps of a model in this process."""
-    localizer = Localizer(*trained)
-
-    def analyse(pictures: Sequence[np.ndarray]) -> Analysed:
-        # One at a time: a padded batch would cost several times the arithmetic.
-        return [(r.score, r.heat_map) for r in (localizer(picture) for picture in pictures)]
-
-    return analyse
-
-
-def analyser_of_export(folder: Path, kind: str, trained: TrainedModel) -> Analyser:
-    """Scores and heat maps by way of an export, as its user gets them.
+def detector_of_export(folder: Path, kind: str, trained: TrainedModel) -> Detector:
+    """An export as its user gets it.
 
     Args:
       folder: the export.
@@ -56,24 +43,24 @@ def analyser_of_export(folder: Path, kind: str, trained: TrainedModel) -> Analys
       trained: lends its prompts where the export has none (huggingface).
     """
     if kind == "orbax":
-        localizer = Localizer.load(folder, dtype="float32")
-        return lambda pictures: [(r.score, r.heat_map) for r in map(localizer, pictures)]
+        return Localizer.load(folder, dtype="float32")
     if kind == "huggingface":
-        return analyser_of(with_tower_of(trained, folder))
+        return Localizer(*with_tower_of(trained, folder))
     spec = importlib.util.spec_from_file_location("sapl_export_run", folder / STANDALONE)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.Model(folder).analyse
+    return module.Model(folder)
 
 
-def compare(expected: Analyser, exported: Analyser, pictures: Sequence[Path]) -> list[Comparison]:
+def compare(expected: Detector, exported: Detector, pictures: Sequence[Path]) -> list[Comparison]:
     """Both on every picture; UserError for a picture that cannot be read."""
-    images = [read_image(path) for path in pictures]
     comparisons = []
-    for path, image, one, other in zip(
-        pictures, images, expected(images), exported(images), strict=True
-    ):
+    for path in pictures:
+        image = read_image(path)
+        # One at a time: a padded batch would cost several times the arithmetic. By position,
+        # since what run.py gives has no names.
+        one, other = expected.analyse([image])[0], exported.analyse([image])[0]
         difference = float(np.max(np.abs(one[1] - other[1])))
         comparisons.append(
             Comparison(path.name, image.shape[:2], difference, abs(one[0] - other[0]))

@@ -1,25 +1,16 @@
-"""`export.json`: what an export folder says about itself, the same in every format."""
+"""What an export says about itself, in every format: `export.json` and README.md."""
 
 import dataclasses
 import datetime
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from data_pipelines.preprocess import PADDING, Geometry
-from sapl_jax.clip.config import CLIPConfig, TextConfig, VisionConfig
-from sapl_jax.errors import UserError
-from sapl_jax.evaluation.results import versions
+from sapl_jax.files import versions, write_json
+from sapl_jax.inference.exports import FILE, NAME, VERSION
+from sapl_jax.inference.trained import TrainedModel
 from sapl_jax.models.sapl import SAPL
-from sapl_jax.training.trained import TrainedModel
-from sapl_jax.training.workdir import write_json
-
-FILE = "export.json"
-NAME = "sapl_jax export"
-VERSION = 1  # Raised when a reader of the version before could not read the new folder.
 
 
 def describe(trained: TrainedModel, kind: str) -> dict[str, Any]:
@@ -61,48 +52,9 @@ def describe(trained: TrainedModel, kind: str) -> dict[str, Any]:
     }
 
 
-def is_export(folder: Path) -> bool:
-    """Whether a folder says that it is an export of this project."""
-    try:
-        content = json.loads((folder / FILE).read_text())
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and content.get("format") == NAME
-
-
-def read_description(folder: Path) -> dict[str, Any]:
-    """The checked content of export.json; UserError where it is of another version."""
-    path = folder / FILE
-    try:
-        content = json.loads(path.read_text())
-        name, version = content["format"], content["format_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a readable description of an export: {error}") from error
-    if name != NAME or version != VERSION:
-        writer = content.get("versions", {}).get("sapl-jax", "an unknown version")
-        raise UserError(
-            f"{folder} is an export of format {version!r}, written by sapl_jax {writer}; this "
-            f"version reads format {VERSION}. Export the checkpoint again with this version, or "
-            "open the folder with the version that wrote it."
-        )
-    return content
-
-
 def write_description(folder: Path, content: dict[str, Any]) -> None:
     """Writes export.json; UserError where the folder cannot be written."""
     write_json(folder / FILE, content)
-
-
-def clip_config(content: dict[str, Any]) -> CLIPConfig:
-    """CLIP's configuration in a description."""
-    fields = dict(content["clip"])
-    vision, text = VisionConfig(**fields.pop("vision")), TextConfig(**fields.pop("text"))
-    return CLIPConfig(vision=vision, text=text, **fields)
-
-
-def training_config(content: dict[str, Any]) -> ConfigDict:
-    """The locked configuration of the run in a description."""
-    return ConfigDict(_as_tuples(content["config"])).lock()
 
 
 def _without_folders(name: str) -> str:
@@ -118,8 +70,68 @@ def _class_ids(model: SAPL) -> list[list[int]]:
     return [list(itertools.takewhile(lambda i: i != eot, ids)) for ids in model.prompts.class_ids]
 
 
-def _as_tuples(value: Any) -> Any:
-    """JSON has no tuples; configurations have no lists."""
-    if isinstance(value, dict):
-        return {key: _as_tuples(item) for key, item in value.items()}
-    return tuple(value) if isinstance(value, list) else value
+_HEAD = """# SAPL, {kind} export
+
+Weakly supervised image manipulation localization: a picture gets a score (the probability that it
+was tampered with) and a heat map (where). Checkpoint {checkpoint}; CLIP {clip}. `export.json` has
+the configuration, the preprocessing and the versions that wrote this folder.
+"""
+
+_OPEN = {
+    "orbax": """
+Open it with the package that wrote it, on any number of devices; CLIP's own files are not needed:
+
+```python
+from sapl_jax import Localizer
+
+result = Localizer.load("{folder}")(image)  # uint8 RGB [H, W, 3]
+result.score, result.heat_map, result.mask
+```
+""",
+    "stablehlo": """
+`model.stablehlo` is a serialized `jax.export` program for CPU, CUDA and TPU. It takes the weights
+(a dict of arrays, `weights.npz`), pictures uint8 [B, {canvas}, {canvas}, 3], soft edge maps float32
+[B, {grid}, {grid}] and valid patches bool [B, {grid}, {grid}], for any B, and returns scores [B]
+and patch heat maps [B, {grid}, {grid}]. `run.py` has the preprocessing and needs no more than:
+
+    pip install "jax>={jax}" numpy opencv-python-headless
+    python run.py PICTURE...
+
+JAX keeps such a program readable for six months of its releases at least.
+""",
+    "onnx": """
+`model.onnx` takes `in_0`: pictures uint8 [B, {canvas}, {canvas}, 3], `in_1`: soft edge maps float32
+[B, {grid}, {grid}] and `in_2`: valid patches bool [B, {grid}, {grid}], for any B, and returns
+scores [B] and patch heat maps [B, {grid}, {grid}]. `run.py` has the preprocessing and needs no
+more than:
+
+    pip install onnxruntime numpy opencv-python-headless
+    python run.py PICTURE...
+""",
+    "huggingface": """
+CLIP with the trained LoRA merged into its vision tower, float32; the text tower is the original's.
+SAPL's prompts and heads are not here, so this folder gives image features, not heat maps:
+
+```python
+from transformers import CLIPVisionModelWithProjection
+
+tower = CLIPVisionModelWithProjection.from_pretrained("{folder}")
+```
+
+The tokenizer is the one of the CLIP named above.
+""",
+}
+
+
+def readme(description: dict[str, Any], folder_name: str) -> str:
+    """Markdown for an export folder, from its description and its name."""
+    options, kind = description["preprocessing"], description["kind"]
+    return (_HEAD + _OPEN[kind]).format(
+        kind=kind,
+        checkpoint=description["source"]["checkpoint"],
+        clip=description["source"]["clip"]["name"],
+        folder=folder_name,
+        canvas=options["canvas"],
+        grid=options["canvas"] // options["patch"],
+        jax=description["versions"]["jax"],
+    )

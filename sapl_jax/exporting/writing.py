@@ -9,13 +9,17 @@ from pathlib import Path
 
 from sapl_jax.errors import UserError
 from sapl_jax.exporting import checking
-from sapl_jax.exporting.description import is_export, read_description
-from sapl_jax.exporting.huggingface_folder import write_huggingface
-from sapl_jax.exporting.onnx_folder import write_onnx
-from sapl_jax.exporting.orbax_folder import merged, write_orbax
-from sapl_jax.exporting.readme import readme
-from sapl_jax.exporting.stablehlo_folder import write_stablehlo
-from sapl_jax.training.trained import TrainedModel
+from sapl_jax.exporting.description import readme
+from sapl_jax.exporting.formats import (
+    merged,
+    write_huggingface,
+    write_onnx,
+    write_orbax,
+    write_stablehlo,
+)
+from sapl_jax.inference.exports import is_export, read_description
+from sapl_jax.inference.localizer import Localizer
+from sapl_jax.inference.trained import TrainedModel
 
 WRITERS: dict[str, Callable[[TrainedModel, Path], None]] = {
     "orbax": write_orbax,
@@ -52,8 +56,8 @@ def export(
             (folder / checking.STANDALONE).write_text(script)
         (folder / "README.md").write_text(readme(read_description(folder), output.name))
         found = checking.compare(
-            checking.analyser_of(trained),
-            checking.analyser_of_export(folder, kind, plain),
+            Localizer(*trained),
+            checking.detector_of_export(folder, kind, plain),
             pictures,
         )
         checking.require_equal(found)

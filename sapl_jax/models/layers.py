@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sapl_jax.clip.variables import Trainable
+from sapl_jax.clip.blocks import Trainable
 
 
 class HeadParam(Trainable):

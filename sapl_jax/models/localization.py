@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-TAMPERED = 1  # Index of the "fake" prompt among the classes; also the label of a tampered image.
+from data_pipelines.listing import TAMPERED  # Also the index of the "fake" prompt.
 
 
 def tampered_margin(similarity: jax.Array, scale: jax.Array) -> jax.Array:
@@ -62,24 +62,6 @@ def pooled_logits(
     total = jnp.sum(jnp.where(usable, top, 0.0), axis=1)
     half = 0.5 * total / jnp.maximum(jnp.sum(usable, axis=1), 1)
     return jnp.stack([-half, half], axis=-1)
-
-
-def background_loss(
-    similarity: jax.Array, scale: jax.Array, valid: jax.Array, share: float
-) -> jax.Array:
-    """Mean over the images [B] of the cross entropy of their background being authentic, scalar.
-
-    The background of an image, of either class, is the `share` of its valid patches that look
-    least tampered. Without this term the surroundings of a forgery, which look different from it
-    as well, may light up in its place. Ours: it states that forgeries cover less than 1 - share.
-
-    Args: as in `pooled_logits`; `share` in (0,1].
-    """
-    margin = tampered_margin(similarity, scale)
-    rank = jnp.argsort(jnp.argsort(jnp.where(valid, margin, jnp.inf), axis=1), axis=1)
-    chosen = valid & (rank < share * jnp.sum(valid, axis=1, keepdims=True))
-    losses = jnp.where(chosen, jax.nn.softplus(margin), 0.0)
-    return jnp.mean(jnp.sum(losses, axis=1) / jnp.maximum(jnp.sum(chosen, axis=1), 1))
 
 
 def heat_map_of_picture(

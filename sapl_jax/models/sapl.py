@@ -1,22 +1,23 @@
 """SAPL assembled: CLIP with LoRA, the prompts (ECPL) and the contrast heads (HECL)."""
 
+import copy
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
+from sapl_jax.clip.blocks import KEEP, Recompute
+from sapl_jax.clip.config import LoRAConfig
 from sapl_jax.clip.loading import load_clip
-from sapl_jax.clip.lora import LoRAConfig
 from sapl_jax.clip.model import CLIP
-from sapl_jax.clip.stack import KEEP, Recompute
 from sapl_jax.clip.tokens import class_token_ids
 from sapl_jax.errors import UserError
 from sapl_jax.models.hecl import ProjectionHeads
 from sapl_jax.models.layers import l2_normalize
-from sapl_jax.models.localization import pooled_logits
+from sapl_jax.models.localization import TAMPERED, pooled_logits, tampered_heat
 from sapl_jax.models.prompts import Prompts
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -31,11 +32,13 @@ class Outputs(NamedTuple):
         (`pooled_logits`); authentic first.
       similarity: [L,B,T,2] float32, cosine of patch and prompt.
       embeddings: [L,B,T,P] patch features in the joint space, compute dtype, not normalised.
+      edge_map: [B,T] the soft edges that were used.
     """
 
     image_logits: jax.Array
     similarity: jax.Array
     embeddings: jax.Array
+    edge_map: jax.Array
 
 
 class SAPL(nnx.Module):
@@ -49,18 +52,27 @@ class SAPL(nnx.Module):
         taps: tuple,
         pooled_patches: int = 0,
         miss_cost: float = 1.0,
+        edges: str = "own",
     ):
-        """`heads` is None where HECL is off; `taps` are vision blocks counted from 1.
+        """`taps` are vision blocks counted from 1; `heads`: HECL's own, where it has them.
 
         `pooled_patches`: patches that give the image logits; 0: the CLS feature gives them.
         `miss_cost`: see `tampered_heat`; training does not depend on it.
+        `edges`: "own", or "another": each picture gets the edge map of its neighbour in the batch
+        (of this device). A control: what edges are worth must be lost with another's.
         """
+        self.edges = edges
         self.miss_cost = miss_cost
         self.pooled_patches = pooled_patches
         self.clip = clip
         self.prompts = prompts
         self.heads = heads
         self.taps = tuple(taps)
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of what HECL contrasts."""
+        return self.heads.dim if self.heads else self.clip.config.projection_dim
 
     @property
     def scale(self) -> jax.Array:
@@ -85,6 +97,8 @@ class SAPL(nnx.Module):
         """
         batch = image.shape[0]
         edge_map, valid = edge_map.reshape(batch, -1), valid.reshape(batch, -1)
+        if self.edges == "another":
+            edge_map = jnp.roll(edge_map, 1, axis=0) * valid
         features = self.clip.vision(normalize_pixels(image), self.taps, recompute)
         # The frozen final layer norm puts all depths on one scale before they are compared.
         normed = self.clip.vision.post_norm(features.taps[:, :, 1:])
@@ -111,7 +125,7 @@ class SAPL(nnx.Module):
         else:
             image_embedding = l2_normalize(self.clip.visual_projection(features.pooled))
             image_logits = self.scale * jnp.einsum("bp,bcp->bc", image_embedding, text)
-        return Outputs(image_logits, similarity, embeddings)
+        return Outputs(image_logits, similarity, embeddings, edge_map)
 
 
 def normalize_pixels(image: jax.Array) -> jax.Array:
@@ -167,12 +181,12 @@ def assemble_sapl(clip: CLIP, class_ids: Sequence[Sequence[int]], config: Config
         num_heads=config.model.attention_heads,
         rngs=rngs,
     )
-    heads = None
-    if config.model.hecl.enabled:
+    heads, model = None, config.model
+    if model.hecl.enabled and model.hecl.space == "own":
         width = clip.config.projection_dim
-        heads = ProjectionHeads(len(taps), width, config.model.hecl.feature_dim, rngs)
+        heads = ProjectionHeads(len(taps), width, model.hecl.feature_dim, rngs)
     return SAPL(
-        clip, prompts, heads, taps, config.model.pooled_patches, config.model.heat_map.miss_cost
+        clip, prompts, heads, taps, model.pooled_patches, model.heat_map.miss_cost, model.edges
     )
 
 
@@ -187,3 +201,24 @@ def check_taps(taps: tuple[int, ...], depth: int) -> tuple[int, ...]:
             f"{','.join(str(max(1, depth * k // 4)) for k in range(1, 5))})."
         )
     return taps
+
+
+def score_and_patch_map(
+    model: SAPL, image: jax.Array, edge_map: jax.Array, valid: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """What inference takes from the model: scores [B] and patch heat maps [B,g,g], float32.
+
+    Args: as `SAPL.__call__`: image [B,C,C,3] uint8, edge_map [B,g,g] float, valid [B,g,g] bool.
+    """
+    outputs = model(image, edge_map, valid)
+    scores = jax.nn.softmax(outputs.image_logits, axis=-1)[:, TAMPERED]
+    heat = tampered_heat(outputs.similarity, model.scale, model.miss_cost)
+    return scores, heat.reshape(edge_map.shape)
+
+
+def with_parts(model: SAPL, **parts: Any) -> SAPL:
+    """A model that shares all with another but the parts that are named (clip, heads)."""
+    other = copy.copy(model)
+    for name, part in parts.items():
+        setattr(other, name, part)
+    return other

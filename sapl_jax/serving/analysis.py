@@ -1,38 +1,30 @@
-"""What the page computes: an uploaded file to a result that can be drawn again and again."""
+"""What the page computes: an uploaded file to a result that can be drawn again and again.
+
+A few generated pictures for the page to offer."""
 
 import shutil
 import tempfile
 import threading
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
 
-from data_pipelines.preprocess import Geometry, resize
-from data_pipelines.soft_edges import EdgeOptions, soft_edge_map
+from data_pipelines.generator.benchmark import make_example
+from data_pipelines.preprocess import resize
+from data_pipelines.soft_edges import soft_edge_map
 from sapl_jax.errors import UserError
-from sapl_jax.localizer import Result
-from sapl_jax.prediction import reading, rendering
-from sapl_jax.prediction.output import safe_stem
-from sapl_jax.prediction.running import verdict
+from sapl_jax.inference import drawing as rendering
+from sapl_jax.inference import reading
+from sapl_jax.inference.localizer import Localizer
+from sapl_jax.inference.output_folder import safe_stem
+from sapl_jax.inference.predicting import verdict
 
 MAX_PIXELS = 50_000_000
 _ESCAPED = {ord(c): f"&#{ord(c)};" for c in "\\`*_{}[]()#+!|<>&~:/"}
 SHOWN_SIDE = 1024  # longer side of what the browser shows, in pixels
-
-
-class Analyser(Protocol):
-    """A `Localizer`, as far as the page needs it."""
-
-    geometry: Geometry
-    edge_options: EdgeOptions
-
-    def analyse(self, images: Sequence[np.ndarray]) -> list[Result]:
-        """One result for each uint8 RGB [H,W,3]."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +53,12 @@ class Analysed:
 
 
 def analyse_upload(
-    analyser: Analyser, path: Path, name: str, max_bytes: int, max_pixels: int
+    localizer: Localizer, path: Path, name: str, max_bytes: int, max_pixels: int
 ) -> Analysed:
     """Reads and analyses an uploaded file.
 
     Args:
-      analyser: the model.
+      localizer: the model.
       path: where the file lies.
       name: what its owner calls it; may be anything.
       max_bytes, max_pixels: limits of the file, checked before it is decoded.
@@ -76,11 +68,11 @@ def analyse_upload(
     """
     data = reading.read_limited(path, max_bytes)
     picture = reading.decode(data, name, max_pixels)
-    result = analyser.analyse([picture.rgb])[0]
+    result = localizer.analyse([picture.rgb])[0]
     height, width = picture.rgb.shape[:2]
     shrink = min(1.0, SHOWN_SIDE / max(height, width))
     size = max(1, round(width * shrink)), max(1, round(height * shrink))
-    edges = soft_edge_map(resize(picture.rgb, analyser.geometry), analyser.edge_options)
+    edges = soft_edge_map(resize(picture.rgb, localizer.geometry), localizer.edge_options)
     return Analysed(
         name=safe_stem(Path(name)),
         score=result.score,
@@ -129,9 +121,7 @@ class Downloads:
         own = self.folder / uuid.uuid4().hex
         own.mkdir(parents=True)
         path = own / f"{analysed.name}_mask.png"
-        path.write_bytes(
-            rendering.encode_png(rendering.mask_to_grey(mask_of(analysed, threshold)))
-        )
+        path.write_bytes(rendering.encode_png(rendering.mask_to_grey(mask_of(analysed, threshold))))
         with self._lock:
             self._made.append(own)
             old, self._made = self._made[:-200], self._made[-200:]
@@ -148,3 +138,19 @@ def message(error: UserError) -> str:
     """A refusal in words, with nothing a browser could take for markup."""
     text = "".join(c if c.isprintable() else "?" for c in str(error))
     return f"### This file cannot be analysed\n\n{text.translate(_ESCAPED)}"
+
+
+_SEED = 20_240  # No generated training set uses this seed.
+_NUMBERS = (0, 1, 3, 5)
+
+
+def write_examples(folder: Path, size: int = 384) -> list[Path]:
+    """Writes pictures into a folder; their names say whether and how they were tampered with."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for number in _NUMBERS:
+        example = make_example(_SEED, number, size)
+        path = folder / f"{number}_{example.kind}.jpg"
+        path.write_bytes(example.jpeg)
+        paths.append(path)
+    return paths

@@ -13,10 +13,10 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sapl_jax.errors import UserError
+from sapl_jax.inference.localizer import Localizer
 from sapl_jax.serving.analysis import (
     MAX_PIXELS,
     Analysed,
-    Analyser,
     Downloads,
     analyse_upload,
     draw,
@@ -69,7 +69,7 @@ class _Headers:
 
 
 def build_page(
-    analyser: Analyser,
+    localizer: Localizer,
     *,
     threshold: float,
     downloads: Downloads,
@@ -82,7 +82,7 @@ def build_page(
     """The page, ready for `launch`.
 
     Args:
-      analyser: a `Localizer`.
+      localizer: the model.
       threshold: where the threshold slider starts.
       downloads: where masks for download are kept.
       notice: a line under the title.
@@ -96,7 +96,7 @@ def build_page(
             return None, None, None, "", gr.DownloadButton(interactive=False)
         path, name = upload
         try:
-            found = analyse_upload(analyser, Path(path), name, max_megabytes << 20, max_pixels)
+            found = analyse_upload(localizer, Path(path), name, max_megabytes << 20, max_pixels)
         except UserError as error:
             return None, None, None, message(error), gr.DownloadButton(interactive=False)
         mask = downloads.mask(found, threshold)

@@ -1,10 +1,20 @@
 """What a configuration may hold, beyond the types of its fields."""
 
+from collections.abc import Collection
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from sapl_jax.errors import UserError
+from sapl_jax.models.hecl import GIVERS
 
 _MEMBERS = {"model.taps": int, "model.class_words": str, "clip.lora_targets": str}
+_CHOICES: dict[str, Collection[str]] = {
+    "model.edges": ("own", "another"),
+    "model.hecl.givers": GIVERS,
+    "model.hecl.space": ("shared", "own"),
+    "model.hecl.keys": ("all", "prototypes"),
+}
 _ABOVE_ZERO = (
     "train.epochs",
     "train.log_every",
@@ -29,8 +39,15 @@ _AT_LEAST_ZERO = (
     "model.prompt_length",
     "model.pooled_patches",
     "model.hecl.weight",
+    "model.hecl.top_share",
     "model.heat_map.sigma",
 )
+
+
+def _value(config: ConfigDict, field: str) -> Any:
+    for name in field.split("."):
+        config = config[name]
+    return config
 
 
 def check_values(config: ConfigDict) -> None:
@@ -52,13 +69,17 @@ def check_values(config: ConfigDict) -> None:
             )
         config[section][name] = members
     for field in (*_ABOVE_ZERO, *_AT_LEAST_ZERO):
-        value = config
-        for name in field.split("."):
-            value = value[name]
+        value = _value(config, field)
         # Written so that NaN is refused.
         if not (value > 0 or (value == 0 and field in _AT_LEAST_ZERO)):
             least = "at least 0" if field in _AT_LEAST_ZERO else "more than 0"
             raise UserError(f"--config.{field} is {value}; expected {least}.")
+    for field, choices in _CHOICES.items():
+        if _value(config, field) not in choices:
+            raise UserError(
+                f"--config.{field} is {_value(config, field)!r}; expected one of "
+                f"{', '.join(choices)}."
+            )
     if config.train.background_share > 1:
         raise UserError(
             f"--config.train.background_share is {config.train.background_share}; expected a share "

@@ -1,5 +1,6 @@
 """The training loop: build, continue or start, then step, log, validate, save."""
 
+import dataclasses
 import logging
 import math
 import signal
@@ -12,10 +13,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from sapl_jax import devices as dev
 from sapl_jax.errors import UserError
-from sapl_jax.evaluation.metrics import roc_auc
+from sapl_jax.metrics import roc_auc
 from sapl_jax.models.sapl import SAPL
-from sapl_jax.training import devices as dev
 from sapl_jax.training import schedules
 from sapl_jax.training.progress import Progress
 from sapl_jax.training.run_checkpoints import RunCheckpoints
@@ -74,8 +75,9 @@ def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) ->
     num_steps = total_steps(hyper, data.num_train)
     tx = make_optimizer(hyper)
     params, frozen = split_model(model)
-    checkpoints = RunCheckpoints(workdir, vars_of(model))
-    state, start, validation_due, best_auc = checkpoints.restore(init_state(params, tx, config))
+    checkpoints = RunCheckpoints(workdir, dataclasses.asdict(model.clip.source))
+    fresh = init_state(params, tx, config, model.feature_dim)
+    state, start, validation_due, best_auc = checkpoints.restore(fresh)
     if start:
         log.info("continuing from step %d of %d", start, num_steps)
     state = dev.replicate(state, local)
@@ -170,17 +172,6 @@ def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) ->
         progress.close()
         checkpoints.close()
         writer.close()
-
-
-def vars_of(model: SAPL) -> dict[str, str | None]:
-    """Where the frozen weights came from, for checkpoint records."""
-    source = model.clip.source
-    return {
-        "name": source.name,
-        "revision": source.revision,
-        "file": source.file,
-        "sha256": source.sha256,
-    }
 
 
 def _check_finite(

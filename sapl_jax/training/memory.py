@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from sapl_jax.clip.blocks import LEVELS, Recompute
 from sapl_jax.clip.config import VisionConfig
-from sapl_jax.clip.stack import LEVELS, Recompute
 from sapl_jax.errors import UserError
 
 # Arrays of [B, T, D] that each level keeps of a block: its input, q, k, v, the attention's output

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from sapl_jax.checkpoints import CheckpointFolder, DamagedCheckpoint, Restored
 from sapl_jax.errors import UserError
-from sapl_jax.training.checkpoints import CheckpointFolder, DamagedCheckpoint, Restored
 from sapl_jax.training.state import TrainState
 
 log = logging.getLogger(__name__)

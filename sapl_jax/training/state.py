@@ -8,7 +8,7 @@ import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sapl_jax.clip.variables import Trainable
+from sapl_jax.clip.blocks import Trainable
 from sapl_jax.models.queues import Queues, empty_queues
 from sapl_jax.models.sapl import SAPL
 
@@ -61,13 +61,14 @@ def make_optimizer(train: ConfigDict) -> optax.GradientTransformation:
     return optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(train.weight_decay))
 
 
-def init_state(params: PyTree, tx: optax.GradientTransformation, config: ConfigDict) -> TrainState:
-    """The state before the first step: fresh optimizer, empty queues."""
-    hecl = config.model.hecl
+def init_state(
+    params: PyTree, tx: optax.GradientTransformation, config: ConfigDict, feature_dim: int
+) -> TrainState:
+    """The state before the first step: fresh optimizer, empty queues of `feature_dim` wide keys."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=tx.init(params),
-        queues=empty_queues(len(config.model.taps), hecl.queue_length, hecl.feature_dim),
+        queues=empty_queues(len(config.model.taps), config.model.hecl.queue_length, feature_dim),
         bad_steps=jnp.zeros((), jnp.int32),
     )

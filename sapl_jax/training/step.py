@@ -14,49 +14,15 @@ import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sapl_jax.models.hecl import ProjectionHeads, contrast, make_anchors, select_patches
-from sapl_jax.models.localization import TAMPERED, background_loss
-from sapl_jax.models.queues import Queues, enqueue
-from sapl_jax.models.sapl import Outputs
+from sapl_jax.devices import AXIS
+from sapl_jax.models.localization import TAMPERED
+from sapl_jax.models.losses import sapl_loss
 from sapl_jax.training.memory import choose_recompute
 from sapl_jax.training.schedules import Schedule
 from sapl_jax.training.state import FrozenModel, PyTree, TrainState, merge_model
 
-AXIS = "data"
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-
-
-def hecl_loss(
-    heads: ProjectionHeads, outputs: Outputs, batch: Batch, queues: Queues, hecl: ConfigDict
-) -> tuple[jax.Array, Queues]:
-    """This replica's share of L_HECL, Eq. (6), and the queues with the global batch enqueued.
-
-    L_HECL is the mean over taps of L+ + L-, each a mean over the anchors of all replicas. The
-    share is scaled so that the mean of the shares over the replicas is L_HECL.
-    """
-    label = batch["label"]
-    edge_map = batch["edge_map"].reshape(label.shape[0], -1)
-    valid = batch["valid"].reshape(label.shape[0], -1)
-    indices, usable = select_patches(
-        jax.lax.stop_gradient(outputs.similarity),
-        edge_map,
-        valid,
-        label,
-        top_k=hecl.top_k,
-        use_edges=hecl.use_edges,
-    )
-    anchors = make_anchors(heads, outputs.embeddings, indices, usable, label)
-    sums, counts = contrast(anchors, queues, hecl.temperature)
-    counts = jnp.maximum(jax.lax.psum(counts, AXIS), 1.0)
-    loss = jnp.mean(jnp.sum(sums / counts, axis=-1)) * jax.lax.axis_size(AXIS)
-
-    features = jax.lax.stop_gradient(anchors.features)
-    keys = jax.lax.all_gather(features, AXIS, axis=1, tiled=True)
-    key_valid = jax.lax.all_gather(anchors.valid, AXIS, axis=0, tiled=True)
-    key_label = jax.lax.all_gather(anchors.label, AXIS, axis=0, tiled=True)
-    keys = keys.reshape(keys.shape[0], -1, keys.shape[-1])
-    return loss, enqueue(queues, keys, key_valid.reshape(-1), key_label.reshape(-1))
 
 
 def make_train_step(
@@ -78,7 +44,6 @@ def make_train_step(
 
     A step whose gradients are not finite changes nothing but the counters.
     """
-    hecl = config.model.hecl
 
     def train_step(state: TrainState, frozen: PyTree, batch: Batch) -> tuple[TrainState, Metrics]:
         weight = hecl_weight(state.step)
@@ -90,31 +55,7 @@ def make_train_step(
                 config.train.remat, vision, batch["image"].shape, dtype, devices[0]
             )
             outputs = model(batch["image"], batch["edge_map"], batch["valid"], recompute=recompute)
-            entropy = optax.softmax_cross_entropy_with_integer_labels(
-                outputs.image_logits, batch["label"]
-            )
-            tampered = batch["label"] == TAMPERED
-            loss_cls = jnp.mean(jnp.where(tampered, config.train.tampered_weight, 1.0) * entropy)
-            loss_background = jnp.zeros(())
-            if config.train.background_share:
-                loss_background = background_loss(
-                    outputs.similarity,
-                    model.scale,
-                    batch["valid"].reshape(batch["label"].shape[0], -1),
-                    config.train.background_share,
-                )
-            loss_hecl, queues = jnp.zeros(()), state.queues
-            if model.heads is not None:
-                loss_hecl, queues = hecl_loss(model.heads, outputs, batch, state.queues, hecl)
-            correct = jnp.argmax(outputs.image_logits, axis=-1) == batch["label"]
-            parts = {
-                "loss_cls": loss_cls,
-                "loss_background": loss_background,
-                "loss_hecl": loss_hecl,
-                "accuracy": jnp.mean(correct, dtype=jnp.float32),
-            }
-            loss = loss_cls + config.train.background_weight * loss_background
-            return loss + weight * loss_hecl, (parts, queues)
+            return sapl_loss(model, outputs, batch, state.queues, config, weight, AXIS)
 
         (loss, (parts, queues)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         grads = jax.lax.pmean(grads, AXIS)
@@ -134,7 +75,7 @@ def make_train_step(
             "hecl_weight": weight,
             "learning_rate": rate,
             "grad_norm": grad_norm,
-            "queue_fill": jnp.mean(queues.fill / hecl.queue_length),
+            "queue_fill": jnp.mean(queues.fill / config.model.hecl.queue_length),
             "bad_steps": bad_steps,
         }
         if "stop" in batch:

@@ -13,6 +13,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from sapl_jax.errors import UserError
+from sapl_jax.files import write_atomically
 
 
 class MetricWriter:
@@ -99,6 +100,4 @@ def _keep_until(path: Path, start_step: int, validation_due: bool) -> None:
         again = validation_due and step == start_step and "val_i_auc" in row
         if step <= start_step and not again:
             kept.append(line + "\n")
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(kept))
-    partial.replace(path)
+    write_atomically(path, "".join(kept))

@@ -17,7 +17,7 @@ import pytest
 
 from benchmarks.case import Case
 from benchmarks.train_step import OurStep
-from sapl_jax.training.checkpoints import flatten
+from sapl_jax.checkpoints import flatten
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +40,6 @@ def test_the_peer_gives_our_losses_and_gradients(tiny_clip_folder, tmp_path):
         prompt_length=3,
         attention_heads=4,
         top_k=3,
-        feature_dim=8,
         queue_length=8,
         learning_rate=1e-4,
     )

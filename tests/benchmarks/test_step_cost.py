@@ -72,6 +72,7 @@ def test_collectives_move_gradients_and_keys_only(compiled):
     assert len(found) <= 5
     # Gradients, two anchor counts and a few metrics.
     assert 0 <= reduced - trainable_bytes(program) <= 64
-    anchors = config.train.batch_size * hecl.top_k
-    keys = len(config.model.taps) * anchors * hecl.feature_dim * 4
+    anchors = config.train.batch_size * 2 * hecl.top_k
+    width = 64  # Of the joint space.
+    keys = len(config.model.taps) * anchors * width * 4
     assert 0 <= gathered - keys <= anchors * 8

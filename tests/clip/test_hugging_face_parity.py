@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sapl_jax.clip import load_clip
-from sapl_jax.clip.interpolation import bicubic_matrix
+from sapl_jax.clip.towers import bicubic_matrix
 
 FORMATS = ["flax_model.msgpack", "model.safetensors", "pytorch_model.bin"]
 

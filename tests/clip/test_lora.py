@@ -10,7 +10,7 @@ import safetensors.numpy
 from flax import nnx
 
 from sapl_jax.clip import LoRAConfig, Trainable, load_clip, merge_lora, save_clip
-from sapl_jax.clip.stack import Recompute
+from sapl_jax.clip.blocks import Recompute
 from sapl_jax.errors import UserError
 
 ALL = ("q", "k", "v", "out", "fc1", "fc2")

@@ -21,9 +21,9 @@ from sapl_jax.clip import (
 )
 from sapl_jax.clip import attention as attention_module
 from sapl_jax.clip.attention import attention
+from sapl_jax.clip.blocks import LEVELS, Recompute
 from sapl_jax.clip.config import BUILT_IN, CLIPConfig, TextConfig, VisionConfig
 from sapl_jax.clip.lora import add_lora
-from sapl_jax.clip.stack import LEVELS, Recompute
 from sapl_jax.errors import UserError
 
 

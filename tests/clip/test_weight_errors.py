@@ -10,7 +10,7 @@ from flax import serialization
 from huggingface_hub import constants
 
 from sapl_jax.clip import CLIPSource, load_clip
-from sapl_jax.clip.hub import PINNED
+from sapl_jax.clip.loading import PINNED
 from sapl_jax.errors import UserError
 
 FORMATS = ["flax_model.msgpack", "model.safetensors", "pytorch_model.bin"]

@@ -16,8 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_pipelines.images import UnreadableImage, decode_image, read_mask
-from data_pipelines.oddities import oddities
+from data_pipelines.images import UnreadableImage, decode_image, oddities, read_mask
 from tests.data_pipelines.picture_trees import noise
 
 MAX_PIXELS = 1_000_000

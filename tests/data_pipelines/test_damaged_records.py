@@ -5,9 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
-from data_pipelines.input import eval_batches, train_batches
 from data_pipelines.prepare import prepare
 from data_pipelines.prepared import open_prepared
+from data_pipelines.record_batches import eval_batches, train_batches
 from sapl_jax.errors import UserError
 from tests.data_pipelines.picture_trees import SMALL, make_casia
 

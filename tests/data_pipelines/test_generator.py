@@ -15,8 +15,8 @@ from data_pipelines.generator.forgeries import KINDS, Limits, Source, copy_move,
 from data_pipelines.generator.scenes import KINDS as SCENES
 from data_pipelines.generator.scenes import render_scene
 from data_pipelines.readers import read_dataset
-from data_pipelines.turns import only_one
 from sapl_jax.errors import UserError
+from sapl_jax.files import PARTIAL, hold_lock
 
 
 def decode(jpeg: bytes) -> np.ndarray:
@@ -96,8 +96,15 @@ def test_every_bayer_pattern_reproduces_a_flat_colour() -> None:
 
     flat = np.broadcast_to(np.float32([0.5, 0.3, 0.1]), (64, 64, 3))
     plain = replace(
-        sample_camera(np.random.default_rng(0)), vignetting=0.0, read_noise=0.0, shot_noise=0.0,
-        white_balance=(1.0, 1.0), saturation=1.0, gamma=1.0, contrast=0.0, denoising=0.0,
+        sample_camera(np.random.default_rng(0)),
+        vignetting=0.0,
+        read_noise=0.0,
+        shot_noise=0.0,
+        white_balance=(1.0, 1.0),
+        saturation=1.0,
+        gamma=1.0,
+        contrast=0.0,
+        denoising=0.0,
     )
     for bayer in ("RG", "GR", "BG", "GB"):
         for demosaicing in ("bilinear", "adaptive"):
@@ -156,7 +163,7 @@ def test_processes_write_what_one_process_writes(tmp_path) -> None:
 def test_a_second_process_waits_for_the_first(tmp_path, capsys) -> None:
     folder = generate(tmp_path / "set", 2, seed=5, size=64, workers=1, progress=False)
     with ThreadPoolExecutor(1) as pool:
-        with only_one(folder / MARK, "tests"):
+        with hold_lock(folder / MARK):
             more = pool.submit(generate, folder, 4, seed=5, size=64, workers=1, progress=False)
             while "waiting for another process" not in capsys.readouterr().err:
                 time.sleep(0.01)
@@ -181,20 +188,19 @@ def test_a_full_disk_is_a_clear_error_and_leaves_no_half_file(tmp_path, monkeypa
     import errno
     from pathlib import Path
 
-    write, written = Path.write_bytes, []
+    replace, written = Path.replace, []
 
-    def limited(self: Path, data: bytes) -> int:
+    def limited(self: Path, target: Path) -> Path:
         written.append(self)
         if len(written) > 3:
-            write(self, data[: len(data) // 2])
             raise OSError(errno.ENOSPC, "No space left on device")
-        return write(self, data)
+        return replace(self, target)
 
-    monkeypatch.setattr(Path, "write_bytes", limited)
+    monkeypatch.setattr(Path, "replace", limited)
     with pytest.raises(UserError, match="disk is full"):
         generate(tmp_path / "set", 6, seed=2, size=64, workers=1, progress=False)
     monkeypatch.undo()
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob(f"*{PARTIAL}"))
     generate(tmp_path / "set", 6, seed=2, size=64, workers=1, progress=False)
     assert len(list(tmp_path.rglob("*.jpg"))) == 6
 

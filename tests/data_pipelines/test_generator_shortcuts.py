@@ -34,7 +34,11 @@ def statistics(jpeg: bytes) -> dict[str, list[float]]:
         "file size": [len(jpeg), len(jpeg) / grey.size],
         "noise level": [np.median(np.abs(diagonal))],
         "JPEG": [
-            sum(tables[0]), layers[0][1], seams, (levels == 0).mean(), (levels == 1).mean(),
+            sum(tables[0]),
+            layers[0][1],
+            seams,
+            (levels == 0).mean(),
+            (levels == 1).mean(),
             *levels.mean(0)[[0, 1, 1, 2, 4, 7], [1, 0, 1, 2, 4, 7]],
         ],
     }

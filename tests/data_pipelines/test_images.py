@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines.headers import read_header
-from data_pipelines.images import UnreadableImage, decode_image, read_image, read_mask
+from data_pipelines.images import UnreadableImage, decode_image, read_header, read_image, read_mask
 from tests.data_pipelines.picture_trees import noise
 
 LOSSLESS = [".png", ".bmp", ".tif"]

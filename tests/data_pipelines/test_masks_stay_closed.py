@@ -6,8 +6,8 @@ import sys
 from itertools import islice
 from pathlib import Path
 
-from data_pipelines.input import eval_batches, train_batches
 from data_pipelines.prepare import prepare
+from data_pipelines.record_batches import eval_batches, train_batches
 from tests.data_pipelines.picture_trees import SMALL, make_casia
 
 OLD, NEW = 1_000_000_000, 1_100_000_000

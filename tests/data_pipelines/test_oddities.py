@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.images import decode_image
-from data_pipelines.oddities import oddities
+from data_pipelines.images import decode_image, oddities
 
 RNG = np.random.default_rng(0)
 GREY16 = RNG.integers(0, 1 << 16, (8, 12), np.uint16)

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data_pipelines.images import read_bytes, read_image, sha256_of
+from data_pipelines.images import read_bytes, read_image
 from data_pipelines.listing import AUTHENTIC, TAMPERED
 from data_pipelines.prepare import prepare
 from data_pipelines.prepared import Prepared, open_prepared
 from data_pipelines.preprocess import Geometry, patch_edge_map, resize
 from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions
 from sapl_jax.errors import UserError
+from sapl_jax.files import sha256_of
 from tests.data_pipelines.picture_trees import SMALL, make_casia
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -54,8 +55,10 @@ def test_corrupt_and_foreign_files_are_skipped_and_listed(small_prepared: Prepar
 
 
 def test_splits_are_disjoint_complete_and_stratified(small_prepared: Prepared) -> None:
-    names = {split: {r["name"] for r in records(small_prepared, split)}
-             for split in ("train", "validation")}
+    names = {
+        split: {r["name"] for r in records(small_prepared, split)}
+        for split in ("train", "validation")
+    }
     assert not names["train"] & names["validation"]
     assert len(names["train"]) == small_prepared.num_train
     assert len(names["validation"]) == small_prepared.num_val
@@ -84,7 +87,9 @@ def test_other_settings_or_files_never_share_a_folder(tmp_path: Path) -> None:
     first = folder()
     assert folder() == first
     others = {
-        folder(Geometry(64, 16)), folder(options=EdgeOptions(kappa=1.0)), folder(seed=1),
+        folder(Geometry(64, 16)),
+        folder(options=EdgeOptions(kappa=1.0)),
+        folder(seed=1),
         folder(val_fraction=0.5),
     }
     (root / "Au" / "Au_ani_00000.bmp").unlink()
@@ -111,8 +116,10 @@ def test_folder_data_set_keeps_states_of_one_scene_together(tmp_path: Path) -> N
     for n, path in enumerate(sorted((root / "Tp").iterdir())):
         path.rename(path.with_name(f"scene.{n}{path.suffix}"))
     prepared = prepare("folder", root, tmp_path / "out", SMALL, val_fraction=0.25, progress=False)
-    stems = {split: {Path(r["name"].decode()).stem for r in records(prepared, split)}
-             for split in ("train", "validation")}
+    stems = {
+        split: {Path(r["name"].decode()).stem for r in records(prepared, split)}
+        for split in ("train", "validation")
+    }
     assert len(stems["validation"]) == 2 and not stems["train"] & stems["validation"]
 
 
@@ -143,7 +150,7 @@ def test_killed_run_leaves_nothing_that_looks_done_and_runs_again(tmp_path: Path
     root = make_casia(tmp_path / "root", 8, 8)
     code = """
 import os, signal, sys
-from data_pipelines import picture_builder
+from data_pipelines import builders as picture_builder
 from data_pipelines.prepare import prepare
 from data_pipelines.preprocess import Geometry
 def die(*_):
@@ -185,8 +192,19 @@ def test_damaged_records_are_refused_with_what_to_do(
 
 def test_command_prepares_once_even_when_started_twice(casia_root: Path, tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "data_pipelines.prepare", "--dataset", "casia_v2", "--root",
-        str(casia_root), "--output", str(tmp_path), "--size", "64", "--val_fraction", "0.25",
+        sys.executable,
+        "-m",
+        "data_pipelines.prepare",
+        "--dataset",
+        "casia_v2",
+        "--root",
+        str(casia_root),
+        "--output",
+        str(tmp_path),
+        "--size",
+        "64",
+        "--val_fraction",
+        "0.25",
     ]
     started = [
         subprocess.Popen(
@@ -206,9 +224,19 @@ def test_command_prepares_once_even_when_started_twice(casia_root: Path, tmp_pat
 
 def test_command_shows_a_mistake_in_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "data_pipelines.prepare", "--dataset", "folder", "--root",
-         str(tmp_path / "nothing")],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=120,
+        [
+            sys.executable,
+            "-m",
+            "data_pipelines.prepare",
+            "--dataset",
+            "folder",
+            "--root",
+            str(tmp_path / "nothing"),
+        ],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error: no data set at")
@@ -221,13 +249,13 @@ def test_a_disk_that_fills_under_the_record_writer_is_a_clear_error(
     def full(builder, **_) -> None:
         raise RuntimeError("Failed to finalize split: write() failed: No space left on device")
 
-    monkeypatch.setattr("data_pipelines.casia_v2.CasiaV2.download_and_prepare", full)
+    monkeypatch.setattr("data_pipelines.builders.CasiaV2.download_and_prepare", full)
     with pytest.raises(UserError, match="disk is full.*same command"):
         prepare("casia_v2", casia_root, tmp_path, SMALL, val_fraction=0.25, progress=False)
 
     def broken(builder, **_) -> None:
         raise RuntimeError("a mistake in the builder")
 
-    monkeypatch.setattr("data_pipelines.casia_v2.CasiaV2.download_and_prepare", broken)
+    monkeypatch.setattr("data_pipelines.builders.CasiaV2.download_and_prepare", broken)
     with pytest.raises(RuntimeError, match="a mistake"):
         prepare("casia_v2", casia_root, tmp_path, SMALL, val_fraction=0.25, progress=False)

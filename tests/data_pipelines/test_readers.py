@@ -23,8 +23,15 @@ def masks(listing: Listing) -> dict[str, str | None]:
 
 def test_masks_pair_by_exact_stem_dots_included(tmp_path: Path) -> None:
     root = tree(
-        tmp_path, "Au/a.jpg", "Tp/a.b.c.JPG", "Tp/a.b.TIFF", "Tp/z.png",
-        "Gt/a.b.c_gt.png", "Gt/a.b_gt.png", "Gt/a_gt.png", "Gt/zz_gt.png",
+        tmp_path,
+        "Au/a.jpg",
+        "Tp/a.b.c.JPG",
+        "Tp/a.b.TIFF",
+        "Tp/z.png",
+        "Gt/a.b.c_gt.png",
+        "Gt/a.b_gt.png",
+        "Gt/a_gt.png",
+        "Gt/zz_gt.png",
     )
     listing = read_dataset("folder", root)
     assert masks(listing) == {
@@ -49,9 +56,12 @@ def test_casia_masks_are_found_in_either_folder(tmp_path: Path, folder: str) -> 
 def test_misnamed_casia_mask_pairs_by_serial_number_when_unambiguous(tmp_path: Path) -> None:
     pair = "ani00001_ani00001"
     root = tree(
-        tmp_path, "Au/Au_ani_00001.jpg",
-        f"Tp/Tp_S_NRN_S_N_{pair}_00007.jpg", f"Gt/Tp_D_NRN_S_N_{pair}_00007_gt.png",
-        f"Tp/Tp_S_NRN_S_N_{pair}_00008.jpg", f"Tp/Tp_S_NRN_S_O_{pair}_00008.jpg",
+        tmp_path,
+        "Au/Au_ani_00001.jpg",
+        f"Tp/Tp_S_NRN_S_N_{pair}_00007.jpg",
+        f"Gt/Tp_D_NRN_S_N_{pair}_00007_gt.png",
+        f"Tp/Tp_S_NRN_S_N_{pair}_00008.jpg",
+        f"Tp/Tp_S_NRN_S_O_{pair}_00008.jpg",
         f"Gt/Tp_D_NRN_S_N_{pair}_00008_gt.png",
     )
     listing = read_dataset("casia_v2", root)
@@ -66,7 +76,8 @@ def test_other_files_are_listed_with_reasons_and_hidden_ones_passed_over(tmp_pat
     root = tree(tmp_path, "Au/a.jpg", "Au/.DS_Store", "Tp/b.jpg", "Tp/Thumbs.db", "Tp/deep/c.jpg")
     listing = read_dataset("folder", root)
     assert [(p.name, reason.split(";")[0]) for p, reason in listing.skipped] == [
-        ("Thumbs.db", "not a picture file (.db)"), ("deep", "a folder"),
+        ("Thumbs.db", "not a picture file (.db)"),
+        ("deep", "a folder"),
     ]
 
 

@@ -6,15 +6,16 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.images import read_image, read_mask
-from data_pipelines.input import eval_batches, train_batches
 from data_pipelines.prepare import prepare
 from data_pipelines.preprocess import PAPER_GEOMETRY
 from data_pipelines.readers import AUTHENTIC, TAMPERED, read_dataset
+from data_pipelines.record_batches import eval_batches, train_batches
 
 
 def test_every_picture_and_mask_reads(real_data: Path) -> None:
     for name, folder, counts in [
-        ("casia_v2", "CASIA2_subset", (160, 159, 17)), ("folder", "comofod_20", (20, 20, 20)),
+        ("casia_v2", "CASIA2_subset", (160, 159, 17)),
+        ("folder", "comofod_20", (20, 20, 20)),
     ]:
         listing = read_dataset(name, real_data / folder)
         masked = [sample for sample in listing.samples if sample.mask]

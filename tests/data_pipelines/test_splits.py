@@ -45,8 +45,12 @@ def test_split_depends_on_seed_and_names_not_on_order() -> None:
 
 def test_sources_link_in_chains() -> None:
     samples = [
-        sample("a", 1, "x", "y"), sample("b", 1, "y", "z"), sample("c", 0, "z"),
-        sample("d", 0, "w"), sample("e", 0), sample("f", 0),
+        sample("a", 1, "x", "y"),
+        sample("b", 1, "y", "z"),
+        sample("c", 0, "z"),
+        sample("d", 0, "w"),
+        sample("e", 0),
+        sample("f", 0),
     ]
     groups = [[s.name for s in group] for group in linked_groups(samples)]
     assert sorted(groups) == [["a", "b", "c"], ["d"], ["e"], ["f"]]

@@ -16,6 +16,7 @@ from sapl_jax.evaluation import evaluator, results
 from sapl_jax.evaluation.evaluator import evaluate_dataset
 from sapl_jax.evaluation.protocols import PROTOCOLS
 from sapl_jax.evaluation.session import Method, Session
+from sapl_jax.files import write_json
 from tests.evaluation.red_pictures import RedAnalysis, RedDetector, picture, write_grey, write_rgb
 
 SAPL = PROTOCOLS["sapl"]
@@ -156,7 +157,7 @@ def test_one_class_writes_null_and_the_table_shows_a_dash(detector, folder, tmp_
     result = _evaluate(detector, folder)
     path = tmp_path / "out" / "results.json"
     session = _session(detector, [result])
-    results.write_json(path, results.build(session))
+    write_json(path, results.build(session))
     written = json.loads(path.read_text())
     entry = written["datasets"]["folder"]
     assert entry["i_auc"] is None and entry["p_f1"] == pytest.approx(5 / 6)

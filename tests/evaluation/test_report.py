@@ -13,10 +13,10 @@ from data_pipelines.readers import read_dataset
 from sapl_jax import evaluate
 from sapl_jax.errors import UserError
 from sapl_jax.evaluation import features, figures, report
+from sapl_jax.evaluation.document import Section, Table, to_html, to_markdown
 from sapl_jax.evaluation.gallery import SIDE, shrink
 from sapl_jax.evaluation.perturbations import Sweep
 from sapl_jax.evaluation.protocols import PROTOCOLS
-from sapl_jax.evaluation.rendering import Section, Table, to_html, to_markdown
 from sapl_jax.evaluation.session import Method, run
 from tests.evaluation.red_pictures import RedDetector, picture, write_grey, write_rgb
 

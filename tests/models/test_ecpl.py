@@ -39,8 +39,11 @@ def softmax(x):
 
 def attention_at_cls(m, patches, cls, edge_map, valid):
     """MHSA over [z_0; Z_l] in full, queries of all positions included, then the CLS row."""
-    p = {name: np.asarray(value[...], np.float64) for name, value in vars(m).items()
-         if isinstance(value, nnx.Variable)}
+    p = {
+        name: np.asarray(value[...], np.float64)
+        for name, value in vars(m).items()
+        if isinstance(value, nnx.Variable)
+    }
     tokens = np.zeros((BATCH, TAPS, TEXT))
     for tap in range(TAPS):
         for b in range(BATCH):

@@ -1,152 +1,111 @@
-"""HECL's selection and contrast against plain NumPy."""
+"""HECL's selection of patches: edges and class probability, whatever the sign of the cosines."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from sapl_jax.models.hecl import Anchors, ProjectionHeads, contrast, make_anchors, select_patches
-from sapl_jax.models.queues import Queues
+from sapl_jax.models.hecl import GIVERS, ProjectionHeads, make_anchors, select_patches
 
-TAU = 0.1
-
-
-def unit(rng, *shape):
-    x = rng.normal(size=shape).astype(np.float32)
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+SCALE = 100.0
 
 
-@pytest.fixture
-def anchors():
-    rng = np.random.default_rng(0)
-    return Anchors(
-        features=jnp.asarray(unit(rng, 2, 3, 4, 5)),
-        valid=jnp.asarray([[True] * 4, [True, True, False, False], [True] * 4]),
-        label=jnp.asarray([[0] * 4, [1] * 4, [1] * 4]),
-        patches=jnp.zeros((2, 3, 4), jnp.int32),
-    )
+def select(similarity, edge_map, valid=None, **options):
+    valid = np.ones(np.shape(edge_map), bool) if valid is None else valid
+    arguments = (jnp.asarray(x) for x in (similarity, SCALE, edge_map, valid))
+    options = {"top_k": 3, "top_share": 0.0, "use_edges": True} | options
+    return [np.asarray(x) for x in select_patches(*arguments, **options)]
 
 
-@pytest.fixture
-def queues():
-    rng = np.random.default_rng(1)
-    keys = unit(rng, 2, 2, 6, 5)
-    return Queues(jnp.asarray(keys), jnp.array([6, 3], jnp.int32), jnp.array([0, 3], jnp.int32))
-
-
-def reference(anchors, queues):
-    """Eq. (5) anchor by anchor."""
-    sums, counts = np.zeros((2, 2)), np.zeros(2)
-    features, label = np.asarray(anchors.features, np.float64), np.asarray(anchors.label)
-    keys, fill = np.asarray(queues.keys, np.float64), np.asarray(queues.fill)
-    for b, k in zip(*np.nonzero(np.asarray(anchors.valid)), strict=True):
-        c = label[b, k]
-        if not fill[c]:
-            continue
-        counts[c] += 1
-        for tap in range(2):
-            own = keys[tap, c, : fill[c]] @ features[tap, b, k] / TAU
-            other = keys[tap, 1 - c, : fill[1 - c]] @ features[tap, b, k] / TAU
-            positive = np.exp(own.max())
-            sums[tap, c] -= np.log(positive / (positive + np.exp(other).sum()))
-    return sums, counts
-
-
-def test_contrast_equals_the_equation_anchor_by_anchor(anchors, queues):
-    sums, counts = contrast(anchors, queues, TAU)
-    expected_sums, expected_counts = reference(anchors, queues)
-    np.testing.assert_allclose(sums, expected_sums, rtol=1e-5)
-    np.testing.assert_array_equal(counts, expected_counts)
-
-
-@pytest.mark.parametrize("fill", [(0, 0), (6, 0), (0, 3)])
-def test_an_empty_queue_gives_exactly_zero_with_finite_gradients(anchors, queues, fill):
-    queues = queues._replace(fill=jnp.array(fill, jnp.int32))
-
-    def loss(features):
-        return jnp.sum(contrast(anchors._replace(features=features), queues, TAU)[0])
-
-    sums, _ = contrast(anchors, queues, TAU)
-    grads = jax.grad(loss)(anchors.features)
-    assert np.isfinite(grads).all()
-    for c in range(2):
-        if not fill[c] or not fill[1 - c]:
-            assert np.asarray(sums)[:, c].tolist() == [0.0, 0.0]
-
-
-def test_anchors_that_are_not_valid_do_not_count(anchors, queues):
-    other = anchors._replace(features=anchors.features.at[:, 1, 2:].set(0.5))
-    np.testing.assert_array_equal(
-        contrast(anchors, queues, TAU)[0], contrast(other, queues, TAU)[0]
-    )
-
-
-def test_keys_carry_no_gradient(anchors, queues):
-    grads = jax.grad(lambda k: jnp.sum(contrast(anchors, queues._replace(keys=k), TAU)[0]))(
-        queues.keys
-    )
-    assert not np.any(grads)
-
-
-def test_contrast_gradients_agree_with_finite_differences(anchors, queues):
-    loss = lambda f: jnp.sum(contrast(anchors._replace(features=f), queues, TAU)[0])  # noqa: E731
-    direction = jnp.asarray(
-        np.random.default_rng(2).normal(size=anchors.features.shape), jnp.float32
-    )
-    step = 1e-3
-    numeric = (
-        loss(anchors.features + step * direction) - loss(anchors.features - step * direction)
-    ) / (2 * step)
-    analytic = jnp.sum(jax.grad(loss)(anchors.features) * direction)
-    np.testing.assert_allclose(analytic, numeric, rtol=1e-2)
-
-
-def test_selection_ranks_by_similarity_to_the_own_class_times_edges():
+def test_selection_ranks_by_class_probability_times_edges():
     rng = np.random.default_rng(3)
-    similarity = rng.random((2, 2, 6, 2)).astype(np.float32)
+    similarity = rng.normal(0, 0.02, (2, 2, 6, 2)).astype(np.float32)
     edge_map = rng.random((2, 6)).astype(np.float32)
     valid = np.ones((2, 6), bool)
     valid[0, 4:] = False
     edge_map[1, :4] = 0.0  # Two usable patches are left in the second picture.
-    label = np.array([0, 1])
-    indices, usable = select_patches(
-        jnp.asarray(similarity),
-        jnp.asarray(edge_map),
-        jnp.asarray(valid),
-        jnp.asarray(label),
-        top_k=3,
-        use_edges=True,
-    )
+    indices, usable = select(similarity, edge_map, valid)
+    probability = np.exp(SCALE * similarity) / np.exp(SCALE * similarity).sum(-1, keepdims=True)
     for tap in range(2):
-        weight = similarity[tap, 0, :4, 0] * edge_map[0, :4]
-        assert np.asarray(indices)[tap, 0].tolist() == np.argsort(-weight)[:3].tolist()
-        assert set(np.asarray(indices)[tap, 1][:2].tolist()) == {4, 5}
-    assert np.asarray(usable).tolist() == [[True] * 3, [True, True, False]]
+        for c in range(2):
+            weight = probability[tap, 0, :4, c] * edge_map[0, :4]
+            assert indices[tap, 0, c].tolist() == np.argsort(-weight)[:3].tolist()
+            assert set(indices[tap, 1, c][:2].tolist()) == {4, 5}
+    assert usable.tolist() == [[True] * 3, [True, True, False]]
 
 
-def test_without_edges_selection_is_by_similarity_alone():
-    similarity = jnp.asarray([0.1, 0.9, 0.5]).reshape(1, 1, 3, 1) * jnp.ones((1, 1, 3, 2))
-    indices, usable = select_patches(
-        similarity,
-        jnp.zeros((1, 3)),
-        jnp.ones((1, 3), bool),
-        jnp.zeros(1, jnp.int32),
-        top_k=2,
-        use_edges=False,
-    )
-    assert np.asarray(indices)[0, 0].tolist() == [1, 2]
-    assert np.asarray(usable).all()
+def test_the_sign_of_the_cosines_does_not_matter():
+    """What both classes' cosines have in common says nothing of the class, nor of the edges."""
+    rng = np.random.default_rng(4)
+    similarity = rng.normal(0, 0.02, (1, 4, 60, 2))
+    edge_map = rng.random((4, 60))
+    chosen = [select(similarity + shift, edge_map, top_k=8)[0] for shift in (-0.3, 0.0, 0.3)]
+    np.testing.assert_array_equal(chosen[0], chosen[1])
+    np.testing.assert_array_equal(chosen[2], chosen[1])
 
 
-def test_anchors_are_unit_features_of_the_chosen_patches():
-    heads = ProjectionHeads(2, 6, 4, nnx.Rngs(0))
-    embeddings = jnp.asarray(np.random.default_rng(4).normal(size=(2, 3, 7, 6)), jnp.float32)
-    indices = jnp.asarray(np.random.default_rng(5).integers(0, 7, (2, 3, 2)))
-    anchors = make_anchors(
-        heads, embeddings, indices, jnp.ones((3, 2), bool), jnp.array([0, 1, 1])
-    )
+@pytest.mark.parametrize("mean", [-0.3, 0.0, 0.3])
+@pytest.mark.parametrize("spread", [0.0, 0.003, 0.02])
+def test_selected_patches_have_more_edge_than_the_average(mean, spread):
+    rng = np.random.default_rng(5)
+    similarity = mean + rng.normal(0, spread, (2, 50, 144, 2))
+    edge_map = rng.random((50, 144))
+    indices, _ = select(similarity, edge_map, top_k=8)
+    edges = np.take_along_axis(edge_map[None, :, None], indices, axis=-1)
+    assert edges.mean(axis=(1, 3)).min() > edge_map.mean() + 0.05
+
+
+def test_small_probabilities_are_still_ranked():
+    """At a scale of 100 a difference of 1.2 in the cosine is a probability below float32's."""
+    similarity = np.stack([np.full((1, 1, 5), 0.6), np.full((1, 1, 5), -0.6)], axis=-1)
+    edge_map = np.array([[0.1, 0.5, 0.3, 0.9, 0.2]])
+    indices, _ = select(similarity, edge_map)
+    assert indices[0, 0].tolist() == [[3, 1, 2], [3, 1, 2]]
+
+
+def test_without_edges_selection_is_by_probability_alone():
+    similarity = np.zeros((1, 1, 3, 2))
+    similarity[0, 0, :, 1] = [0.1, 0.9, 0.5]
+    indices, usable = select(similarity, np.zeros((1, 3)), top_k=2, use_edges=False)
+    assert indices[0, 0].tolist() == [[0, 2], [1, 2]]
+    assert usable.all()
+
+
+def test_a_share_counts_the_usable_patches():
+    edge_map = np.ones((2, 10))
+    edge_map[1, 4:] = 0.0
+    _, usable = select(np.zeros((1, 2, 10, 2)), edge_map, top_share=0.5)
+    assert usable.sum(axis=1).tolist() == [5, 2]
+
+
+@pytest.mark.parametrize("heads", [None, ProjectionHeads(2, 6, 4, nnx.Rngs(0))])
+def test_anchors_are_unit_features_of_the_chosen_patches(heads):
+    rng = np.random.default_rng(4)
+    embeddings = jnp.asarray(rng.normal(size=(2, 3, 7, 6)), jnp.float32)
+    indices = jnp.asarray(rng.integers(0, 7, (2, 3, 2, 2)))
+    gives = jnp.asarray(GIVERS["label"])[jnp.array([0, 1, 1])]
+    anchors = make_anchors(heads, embeddings, indices, jnp.ones((3, 2), bool), gives)
     np.testing.assert_allclose(jnp.linalg.norm(anchors.features, axis=-1), 1.0, rtol=1e-5)
-    alone = heads(embeddings)[1, 2, indices[1, 2, 0]]
-    np.testing.assert_allclose(anchors.features[1, 2, 0], alone, rtol=1e-5)
-    assert np.asarray(anchors.label).tolist() == [[0, 0], [1, 1], [1, 1]]
+    patch = embeddings[1, 2, indices[1, 2, 1, 0]]
+    alone = (
+        patch / jnp.linalg.norm(patch)
+        if heads is None
+        else heads(embeddings)[1, 2, indices[1, 2, 1, 0]]
+    )
+    np.testing.assert_allclose(anchors.features[1, 2, 1, 0], alone, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("givers", "authentic", "manipulated"),
+    [("label", (True, False), (False, True)), ("tampered_both", (True, True), (False, True)),
+     ("both", (True, True), (True, True))],
+)  # fmt: skip
+def test_who_gives_which_edges(givers, authentic, manipulated):
+    gives = jnp.asarray(GIVERS[givers])[jnp.array([0, 1])]
+    usable = jnp.asarray([[True, True], [True, False]])
+    anchors = make_anchors(
+        None, jnp.ones((1, 2, 3, 4)), jnp.zeros((1, 2, 2, 2), jnp.int32), usable, gives
+    )
+    found = np.asarray(anchors.valid)
+    assert tuple(found[:, 0, 0]) == authentic and tuple(found[:, 1, 0]) == manipulated
+    assert not found[1, :, 1].any()

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from sapl_jax.models.localization import (
-    background_loss,
     heat_map_of_picture,
     pooled_logits,
     tampered_heat,
@@ -71,9 +70,7 @@ def test_smoothing_lowers_a_peak_and_keeps_the_range():
 
 
 def test_a_picture_thinner_than_half_a_patch_still_gets_a_map():
-    result = heat_map(
-        np.full((4, 4), 0.5, np.float32), np.zeros((4, 4), bool), (1, 40), (2, 400)
-    )
+    result = heat_map(np.full((4, 4), 0.5, np.float32), np.zeros((4, 4), bool), (1, 40), (2, 400))
     assert result.shape == (2, 400)
     np.testing.assert_allclose(result, 0.5)
 
@@ -98,24 +95,3 @@ def test_pooled_logits_have_a_finite_gradient_where_no_patch_is_valid() -> None:
         return jnp.sum(pooled_logits(similarity, 10.0, jnp.zeros((1, 4), bool), 2))
 
     assert np.isfinite(jax.grad(loss)(similarity)).all()
-
-
-def test_background_loss_asks_the_least_tampered_patches_to_be_authentic() -> None:
-    rng = np.random.default_rng(3)
-    similarity = rng.uniform(-1, 1, (2, 3, 8, 2)).astype(np.float32)
-    valid = np.ones((3, 8), bool)
-    valid[1, 4:] = False
-    valid[2] = False
-    margin = 10 * (similarity[..., 1] - similarity[..., 0]).mean(0)
-    expected = 0.0
-    for b, count in enumerate((6, 3)):  # Three quarters of 8 and of 4 patches.
-        expected += np.log1p(np.exp(np.sort(margin[b][valid[b]])[:count])).mean() / 3
-
-    def loss(similarity):
-        return background_loss(similarity, 10.0, valid, 0.75)
-
-    np.testing.assert_allclose(loss(similarity), expected, rtol=1e-5)
-    gradient = np.asarray(jax.grad(loss)(similarity))
-    assert np.isfinite(gradient).all() and not gradient[:, 2].any()
-    top = margin[0].argmax()
-    assert not gradient[:, 0, top].any() and gradient[:, 0, np.arange(8) != top].any()

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sapl_jax.checkpoints import flatten
 from sapl_jax.clip.tokens import class_token_ids
 from sapl_jax.errors import UserError
 from sapl_jax.models.sapl import CLIP_MEAN, CLIP_STD, build_sapl, normalize_pixels
-from sapl_jax.training.checkpoints import flatten
 from sapl_jax.training.state import split_model
 
 
@@ -102,9 +102,7 @@ def test_only_lora_prompts_and_heads_train(tiny_config):
     params, frozen = split_model(build_sapl(tiny_config, jnp.float32))
     names = set(flatten(params))
     assert names
-    assert all(
-        name.startswith(("prompts/", "heads/")) or "/lora_" in name for name in names
-    ), names
+    assert all(name.startswith(("prompts/", "heads/")) or "/lora_" in name for name in names), names
     assert not any("lora" in name for name in flatten(frozen.params))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
 

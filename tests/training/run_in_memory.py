@@ -21,23 +21,27 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from sapl_jax import devices
 from sapl_jax.clip.config import read_config as read_clip_config
 from sapl_jax.errors import run_main
 from sapl_jax.models.sapl import build_sapl
-from sapl_jax.training import devices
 from sapl_jax.training.loop import train
-from sapl_jax.training.workdir import open_workdir, read_config
+from sapl_jax.workdir import open_workdir, read_config
 from tests.training.memory_data import MemoryData
 
 
 def environment(devices: int = 1, **more: str) -> dict[str, str]:
     """For a process that runs this file: CPU devices, and the suite's compilation cache."""
-    return os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": str(devices),
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    } | more
+    return (
+        os.environ
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_NUM_CPU_DEVICES": str(devices),
+            "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        | more
+    )
 
 
 def command(*arguments: object) -> list[str]:

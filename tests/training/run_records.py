@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sapl_jax.training.checkpoints import CheckpointFolder
+from sapl_jax.checkpoints import CheckpointFolder
 
 
 def metric_lines(workdir: Path) -> list[dict[str, Any]]:

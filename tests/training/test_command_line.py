@@ -42,7 +42,7 @@ def test_overrides_reach_the_configuration(parse):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((PAPER, "--config.train.num_stepz=3"), 'no field \'num_stepz\'\nDid you mean "num_steps"'),
+        ((PAPER, "--config.train.num_stepz=3"), "no field 'num_stepz'\nDid you mean \"num_steps\""),
         ((PAPER, "--config.trian.num_steps=3"), "no field 'trian'"),
         ((PAPER, "--config.train.num_steps=many"), "--config.train.num_steps=many"),
         ((PAPER, "--config.train.batch_size=2.5"), "--config.train.batch_size=2.5"),

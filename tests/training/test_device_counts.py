@@ -11,7 +11,7 @@ import pytest
 
 from sapl_jax.models.sapl import build_sapl
 from sapl_jax.training.loop import train
-from sapl_jax.training.workdir import open_workdir
+from sapl_jax.workdir import open_workdir
 from tests.training.run_in_memory import Share, command, environment
 from tests.training.run_records import losses, metric_lines
 

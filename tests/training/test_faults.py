@@ -14,8 +14,8 @@ from sapl_jax.errors import UserError
 from sapl_jax.models.sapl import build_sapl
 from sapl_jax.training import step as step_module
 from sapl_jax.training.loop import train
-from sapl_jax.training.workdir import open_workdir
 from sapl_jax.training.writers import MetricWriter
+from sapl_jax.workdir import open_workdir
 from tests.training.memory_data import MemoryData
 from tests.training.run_records import checkpoint_digests, metric_lines
 
@@ -138,8 +138,10 @@ def test_a_log_that_cannot_be_written_is_a_clear_error_and_not_a_hang(tmp_path):
 
 
 def test_a_configuration_that_cannot_be_written_is_a_clear_error(tiny_config, tmp_path):
-    with largest_file(10), pytest.raises(UserError, match="File too large"), open_workdir(
-        tmp_path, tiny_config
+    with (
+        largest_file(10),
+        pytest.raises(UserError, match="File too large"),
+        open_workdir(tmp_path, tiny_config),
     ):
         pass
 
@@ -156,15 +158,15 @@ class Poisoned(MemoryData):
 @pytest.fixture
 def bad_gradients(monkeypatch):
     """Marked batches get a finite loss whose gradients are not: the slope of sqrt at zero."""
-    real = step_module.hecl_loss
+    real = step_module.sapl_loss
 
-    def hecl_loss(model, outputs, batch, queues, hecl):
-        loss, queues = real(model, outputs, batch, queues, hecl)
+    def sapl_loss(model, outputs, batch, *rest):
+        loss, aux = real(model, outputs, batch, *rest)
         marked = batch["image"][0, 0, 0, 0] == 255
         zero = jnp.sum(outputs.image_logits) * 0.0
-        return loss + jnp.sqrt(jnp.where(marked, zero, 1.0)) - jnp.where(marked, 0, 1), queues
+        return loss + jnp.sqrt(jnp.where(marked, zero, 1.0)) - jnp.where(marked, 0, 1), aux
 
-    monkeypatch.setattr(step_module, "hecl_loss", hecl_loss)
+    monkeypatch.setattr(step_module, "sapl_loss", sapl_loss)
 
 
 def test_bad_gradients_are_skipped_counted_and_stop_the_run_when_too_many(

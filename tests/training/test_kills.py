@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from sapl_jax.training.workdir import write_json
+from sapl_jax.files import write_json
 from tests.training.run_in_memory import command, environment
 from tests.training.run_records import checkpoint_digests, metric_lines
 

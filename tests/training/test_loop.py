@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sapl_jax.checkpoints import CheckpointFolder
 from sapl_jax.errors import UserError
 from sapl_jax.models.sapl import build_sapl
-from sapl_jax.training.checkpoints import CheckpointFolder
 from sapl_jax.training.loop import total_steps, train
-from sapl_jax.training.workdir import open_workdir, read_config, remember_data, trained_on
+from sapl_jax.workdir import open_workdir, read_config, remember_data, trained_on
 from tests.training.memory_data import MemoryData
 
 
@@ -43,6 +43,7 @@ def test_a_run_leaves_metrics_and_best_and_last_checkpoints(tiny_config, tmp_pat
 
 def test_an_interrupted_run_continues_with_the_same_losses(tiny_config, tmp_path):
     run(tiny_config, tmp_path / "whole")
+
     # Stops like a preempted run: SIGTERM while the fifth batch is read.
     class Interrupted(MemoryData):
         def train_batches(self, start_step):

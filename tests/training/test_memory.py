@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from sapl_jax.clip.blocks import LEVELS, Recompute
 from sapl_jax.clip.config import BUILT_IN
-from sapl_jax.clip.stack import LEVELS, Recompute
 from sapl_jax.errors import UserError
 from sapl_jax.training.memory import choose_recompute, fitting_level
 

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from sapl_jax.training.workdir import write_json
+from sapl_jax.files import write_json
 from tests.training.run_in_memory import command, environment, last_logged_step
 from tests.training.run_records import checkpoint_digests, losses, metric_lines
 

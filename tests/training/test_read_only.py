@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sapl_jax.checkpoints import CheckpointFolder
 from sapl_jax.errors import UserError
-from sapl_jax.training.checkpoints import CheckpointFolder
-from sapl_jax.training.workdir import open_workdir
+from sapl_jax.workdir import open_workdir
 
 NOBODY = 65534
 

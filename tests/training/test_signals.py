@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from sapl_jax.models.sapl import build_sapl
 from sapl_jax.training.loop import train
 from sapl_jax.training.signals import GRACE_S
-from sapl_jax.training.workdir import open_workdir
+from sapl_jax.workdir import open_workdir
 from tests.training.memory_data import MemoryData
 from tests.training.run_records import checkpoint_digests, metric_lines
 

@@ -1,0 +1,232 @@
+"""The blocks of a CLIP transformer: layers, variable types that say what trains, and the stack.
+
+`nnx.split(model, Trainable, nnx.Param)` gives the trainable and the frozen tree. A stack has its
+parameters on a leading depth axis and runs by `jax.lax.scan`: one traced block serves every depth,
+so compiles stay short and the parameter tree has few leaves.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from sapl_jax.clip.attention import LOGSUMEXP, attention
+from sapl_jax.clip.config import ACTIVATIONS, TowerConfig
+from sapl_jax.errors import UserError
+
+
+class Trainable(nnx.Variable):
+    """A parameter that training changes. Kept in float32 whatever the compute dtype."""
+
+
+class LoRAParam(Trainable):
+    """One factor of a low-rank update: A [..., in, rank] or B [..., rank, out]."""
+
+
+# Names for checkpoint policies: of what every `Linear` gives out, which is costly to compute again,
+# and of what the wide first layer of an MLP gives out, which takes as much memory as the others.
+LINEAR = "linear"
+MLP = "mlp"
+
+
+def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float, dtype: jnp.dtype) -> nnx.Param:
+    """A frozen parameter drawn from N(0, std^2)."""
+    return nnx.Param((jax.random.normal(rngs.params(), shape) * std).astype(dtype))
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last axis, computed in float32, in the input's dtype."""
+
+    def __init__(self, features: int, eps: float, dtype: jnp.dtype):
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones((features,), dtype))
+        self.bias = nnx.Param(jnp.zeros((features,), dtype))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = x.astype(jnp.float32)
+        h = h - jnp.mean(h, axis=-1, keepdims=True)
+        h = h * jax.lax.rsqrt(jnp.mean(h * h, axis=-1, keepdims=True) + self.eps)
+        h = h * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)
+        return h.astype(x.dtype)
+
+
+class Linear(nnx.Module):
+    """y = x W + b, plus (x A) B * scale once LoRA is attached. W: [in, out], in the input's dtype.
+
+    A and B are float32 masters and are cast to the input's dtype for the product.
+    """
+
+    def __init__(
+        self, n_in: int, n_out: int, std: float, dtype: jnp.dtype, rngs: nnx.Rngs, bias: bool = True
+    ):
+        self.kernel = normal(rngs, (n_in, n_out), std, dtype)
+        self.bias = nnx.data(nnx.Param(jnp.zeros((n_out,), dtype)) if bias else None)
+        self.lora_a: LoRAParam | None = nnx.data(None)
+        self.lora_b: LoRAParam | None = nnx.data(None)
+        self.lora_scale = 0.0
+
+    def __call__(self, x: jax.Array, name: str = LINEAR) -> jax.Array:
+        """x: [..., in] -> [..., out], called `name` for checkpoint policies."""
+        y = x @ self.kernel[...].astype(x.dtype)
+        if self.bias is not None:
+            y = y + self.bias[...].astype(x.dtype)
+        if self.lora_a is not None and self.lora_b is not None:
+            low = x @ self.lora_a[...].astype(x.dtype)
+            y = y + (low @ self.lora_b[...].astype(x.dtype)) * self.lora_scale
+        return checkpoint_name(y, name)
+
+
+class Block(nnx.Module):
+    """One pre-norm transformer block: x + attention(norm1(x)), then x + mlp(norm2(x))."""
+
+    def __init__(
+        self,
+        features: int,
+        hidden: int,
+        heads: int,
+        depth: int,
+        activation: str,
+        eps: float,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        # The standard deviations of the Hugging Face library's CLIP initialisation.
+        std_in = features**-0.5 * (2 * depth) ** -0.5
+        std_out = features**-0.5
+        self.heads = heads
+        self.activation = activation
+        self.norm1 = LayerNorm(features, eps, dtype)
+        self.q = Linear(features, features, std_in, dtype, rngs)
+        self.k = Linear(features, features, std_in, dtype, rngs)
+        self.v = Linear(features, features, std_in, dtype, rngs)
+        self.out = Linear(features, features, std_out, dtype, rngs)
+        self.norm2 = LayerNorm(features, eps, dtype)
+        self.fc1 = Linear(features, hidden, (2 * features) ** -0.5, dtype, rngs)
+        self.fc2 = Linear(hidden, features, std_in, dtype, rngs)
+
+    def __call__(self, x: jax.Array, *, causal: bool) -> jax.Array:
+        """x: [B, T, D] -> [B, T, D]."""
+        h = self.norm1(x)
+        q, k, v = (self._split_heads(project(h)) for project in (self.q, self.k, self.v))
+        x = x + self.out(attention(q, k, v, causal=causal).reshape(x.shape))
+        h = self.norm2(x)
+        return x + self.fc2(ACTIVATIONS[self.activation](self.fc1(h, MLP)))
+
+    def _split_heads(self, x: jax.Array) -> jax.Array:
+        return x.reshape(*x.shape[:-1], self.heads, -1)
+
+
+# What the backward pass computes again, from nothing to all; norms, activations and attention
+# weights are computed again at every level. By name rather than "all products": LoRA's two would
+# each be kept beside their sum.
+_POLICIES = {
+    "none": jax.checkpoint_policies.save_only_these_names(LINEAR, MLP, LOGSUMEXP),
+    "mlp": jax.checkpoint_policies.save_only_these_names(LINEAR, LOGSUMEXP),
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+}
+LEVELS = tuple(_POLICIES)
+
+
+class Recompute(NamedTuple):
+    """How the backward pass gets what it needs of the blocks.
+
+    Attributes:
+        level: which of the linear layers' results are computed again rather than kept: "none",
+            "mlp" (the wide first one of each MLP), "blocks" (all: only each block's input is kept).
+        unroll: one block after the other instead of a scan: kept results stay where they were
+            written; a scan copies them into a stack and out of it. Compiles longer.
+    """
+
+    level: str = "none"
+    unroll: bool = False
+
+
+KEEP = Recompute()
+
+
+def make_blocks(config: TowerConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Block:
+    """All randomly initialised blocks of a tower as one `Block` of stacked parameters."""
+
+    @nnx.split_rngs(splits=config.num_hidden_layers)
+    @nnx.vmap
+    def create(rngs: nnx.Rngs) -> Block:
+        return Block(
+            features=config.hidden_size,
+            hidden=config.intermediate_size,
+            heads=config.num_attention_heads,
+            depth=config.num_hidden_layers,
+            activation=config.hidden_act,
+            eps=config.layer_norm_eps,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    return create(rngs)
+
+
+def run_blocks(
+    blocks: Block, x: jax.Array, taps: Sequence[int], *, causal: bool, recompute: Recompute
+) -> tuple[list[jax.Array], jax.Array]:
+    """Runs all blocks and keeps the hidden states that `taps` names.
+
+    Args:
+        blocks: stacked blocks (see `make_blocks`).
+        x: [B, T, D], the input of the first block.
+        taps: which hidden states to keep: k is the output of block k, 0 is `x` itself.
+        causal: whether the attention is causal.
+        recompute: what of each block is computed again in the backward pass.
+
+    Returns:
+        The tapped states in the order of `taps`, and the last hidden state. Each [B, T, D].
+
+    Raises:
+        UserError: a tap is negative or beyond the depth.
+    """
+    depth = blocks.norm1.scale.shape[0]
+    wrong = [tap for tap in taps if not 0 <= tap <= depth]
+    if wrong:
+        raise UserError(
+            f"taps {wrong} do not exist: this tower has {depth} blocks, so taps lie in 0..{depth}. "
+            "Choose taps within the depth of the CLIP model, or a deeper model."
+        )
+    kept = {0: x}
+    stops = sorted({tap for tap in taps if tap > 0} | {depth})
+    start = 0
+    for stop in stops:
+        x = _run_segment(blocks, x, start, stop, causal, recompute)
+        kept[stop] = x
+        start = stop
+    return [kept[tap] for tap in taps], x
+
+
+def _run_segment(
+    blocks: Block, x: jax.Array, start: int, stop: int, causal: bool, recompute: Recompute
+) -> jax.Array:
+    graphdef, state = nnx.split(blocks)
+    lora, frozen = nnx.split_state(state, LoRAParam, nnx.Param)
+
+    # The frozen weights are closed over and indexed inside the step: as scanned inputs, each
+    # segment's slice of them would be a copy. The checkpoint policy keeps what indexing gives out
+    # of the residuals, where it would be a second copy of all weights.
+    def step(h: jax.Array, scanned: tuple[jax.Array, nnx.State]) -> tuple[jax.Array, None]:
+        index, lora_of_block = scanned
+        frozen_of_block = jax.tree.map(
+            lambda w: jax.lax.dynamic_index_in_dim(w, index, keepdims=False), frozen
+        )
+        block = nnx.merge(graphdef, lora_of_block, frozen_of_block)
+        return block(h, causal=causal), None
+
+    policy = _POLICIES[recompute.level]
+    lora_of_segment = jax.tree.map(lambda w: w[start:stop], lora)
+    scanned = (jnp.arange(start, stop), lora_of_segment)
+    if recompute.unroll:
+        checkpointed = jax.checkpoint(step, policy=policy)
+        for index in range(stop - start):
+            x = checkpointed(x, jax.tree.map(lambda w, i=index: w[i], scanned))[0]
+        return x
+    # A scan keeps forward and backward apart, so the costly barrier against CSE is not needed.
+    checkpointed = jax.checkpoint(step, policy=policy, prevent_cse=False)
+    return jax.lax.scan(checkpointed, x, scanned)[0]

@@ -1,0 +1,183 @@
+"""CLIP's vision and text towers, and position embeddings for any grid of patches."""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from sapl_jax.clip.blocks import (
+    KEEP,
+    LayerNorm,
+    Linear,
+    Recompute,
+    make_blocks,
+    normal,
+    run_blocks,
+)
+from sapl_jax.clip.config import TextConfig, VisionConfig
+from sapl_jax.errors import UserError
+
+# PyTorch's cubic convolution coefficient. jax.image uses -0.5, which gives other values.
+_CUBIC_A = -0.75
+
+
+@functools.cache
+def bicubic_matrix(n_in: int, n_out: int) -> np.ndarray:
+    """The matrix [n_out, n_in] float32 that resamples a line of `n_in` values to `n_out`.
+
+    Same as `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)` along one axis:
+    no anti-aliasing, borders repeated.
+    """
+    centre = (np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5
+    first = np.floor(centre).astype(int)
+    matrix = np.zeros((n_out, n_in))
+    for offset in (-1, 0, 1, 2):
+        source = np.clip(first + offset, 0, n_in - 1)
+        weight = _cubic(np.abs(centre - (first + offset)))
+        np.add.at(matrix, (np.arange(n_out), source), weight)
+    return matrix.astype(np.float32)
+
+
+def _cubic(distance: np.ndarray) -> np.ndarray:
+    a, x = _CUBIC_A, distance
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
+def interpolate_positions(positions: jax.Array, grid: tuple[int, int]) -> jax.Array:
+    """Position embeddings for a grid of patches of any size.
+
+    Args:
+        positions: [1 + n * n, D], the class position first, then an n x n grid row by row.
+        grid: (rows, columns) wanted.
+
+    Returns:
+        [1 + rows * columns, D] float32.
+    """
+    positions = positions.astype(jnp.float32)
+    side = round((positions.shape[0] - 1) ** 0.5)
+    if grid == (side, side):
+        return positions
+    square = positions[1:].reshape(side, side, -1)
+    rows, columns = bicubic_matrix(side, grid[0]), bicubic_matrix(side, grid[1])
+    resized = jnp.einsum("ri,cj,ijd->rcd", rows, columns, square, precision="highest")
+    return jnp.concatenate([positions[:1], resized.reshape(grid[0] * grid[1], -1)])
+
+
+class VisionFeatures(NamedTuple):
+    """What the vision tower returns, in the tower's compute dtype.
+
+    taps: [L, B, 1 + T, D], the tapped hidden states; position 0 is CLS, then patches row by row.
+    pooled: [B, D], post-layernorm of the last block's CLS.
+    """
+
+    taps: jax.Array
+    pooled: jax.Array
+
+
+class VisionTower(nnx.Module):
+    """The vision transformer of CLIP."""
+
+    def __init__(self, config: VisionConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+        width, patch = config.hidden_size, config.patch_size
+        self.config = config
+        self.dtype = jnp.dtype(dtype)
+        self.class_embedding = normal(rngs, (width,), width**-0.5, dtype)
+        self.patch_kernel = normal(rngs, (patch, patch, 3, width), 0.02, dtype)
+        self.positions = normal(rngs, (1 + config.grid**2, width), 0.02, dtype)
+        self.pre_norm = LayerNorm(width, config.layer_norm_eps, dtype)
+        self.blocks = make_blocks(config, dtype, rngs)
+        self.post_norm = LayerNorm(width, config.layer_norm_eps, dtype)
+
+    def __call__(
+        self, pixels: jax.Array, taps: tuple[int, ...] = (), recompute: Recompute = KEEP
+    ) -> VisionFeatures:
+        """Features of normalised pictures.
+
+        Args:
+            pixels: [B, H, W, 3] float, CLIP's mean and std applied. Any H, W of at least one
+                patch; pixels beyond the last whole patch are not used (as in the original).
+            taps: hidden states wanted: k is the output of block k, 0 the input of the first.
+            recompute: what of each block is computed again in the backward pass.
+
+        Raises:
+            UserError: a tap is beyond the depth, or the picture is smaller than a patch.
+        """
+        x = self.embed(pixels)
+        tapped, last = run_blocks(self.blocks, x, taps, causal=False, recompute=recompute)
+        stacked = jnp.stack(tapped) if tapped else jnp.zeros((0, *x.shape), x.dtype)
+        return VisionFeatures(taps=stacked, pooled=self.post_norm(last[:, 0]))
+
+    def embed(self, pixels: jax.Array) -> jax.Array:
+        """[B, H, W, 3] -> [B, 1 + T, D]: the input of the first block (hidden state 0)."""
+        patch = self.config.patch_size
+        if pixels.ndim != 4 or pixels.shape[3] != 3 or min(pixels.shape[1:3]) < patch:
+            raise UserError(
+                f"found pixels of shape {tuple(pixels.shape)}, expected [B, H, W, 3] with H and W "
+                f"at least one patch ({patch})"
+            )
+        batch, rows, columns = pixels.shape[0], pixels.shape[1] // patch, pixels.shape[2] // patch
+        # A convolution whose stride is its kernel is one matrix product over the patches.
+        x = pixels[:, : rows * patch, : columns * patch].astype(self.dtype)
+        x = x.reshape(batch, rows, patch, columns, patch, 3).swapaxes(2, 3)
+        x = x.reshape(batch, rows * columns, patch * patch * 3)
+        x = x @ self.patch_kernel[...].reshape(patch * patch * 3, -1)
+        cls = jnp.broadcast_to(self.class_embedding[...], (batch, 1, x.shape[-1]))
+        positions = interpolate_positions(self.positions[...], (rows, columns))
+        return self.pre_norm(jnp.concatenate([cls, x], axis=1) + positions.astype(self.dtype))
+
+
+class TextTower(nnx.Module):
+    """The causal text transformer of CLIP with its projection into the joint space."""
+
+    def __init__(self, config: TextConfig, projection_dim: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+        width = config.hidden_size
+        self.config = config
+        self.dtype = jnp.dtype(dtype)
+        self.token_embedding = normal(rngs, (config.vocab_size, width), 0.02, dtype)
+        self.positions = normal(rngs, (config.max_position_embeddings, width), 0.02, dtype)
+        self.blocks = make_blocks(config, dtype, rngs)
+        self.final_norm = LayerNorm(width, config.layer_norm_eps, dtype)
+        self.projection = Linear(width, projection_dim, width**-0.5, dtype, rngs, bias=False)
+
+    def embed(self, ids: jax.Array) -> jax.Array:
+        """Token embeddings without positions: int [..., N] -> [..., N, d_t]."""
+        return self.token_embedding[...][ids]
+
+    def encode(self, embeddings: jax.Array, eot: jax.Array | int) -> jax.Array:
+        """Text features of a sequence of token embeddings.
+
+        Args:
+            embeddings: [B, N, d_t] without positions; N at most `max_position_embeddings`.
+                Encode only the tokens that exist: the tower is causal, so padding changes nothing.
+            eot: position of the end-of-text token, an int or int [B].
+
+        Returns:
+            [B, projection_dim] in the tower's dtype, not normalised.
+        """
+        _, last = self.hidden_states(embeddings, ())
+        eot = jnp.broadcast_to(jnp.asarray(eot), last.shape[:1])
+        pooled = jnp.take_along_axis(last, eot[:, None, None], axis=1)[:, 0]
+        return self.projection(self.final_norm(pooled))
+
+    def hidden_states(
+        self, embeddings: jax.Array, taps: Sequence[int]
+    ) -> tuple[list[jax.Array], jax.Array]:
+        """The tapped hidden states (0 is the input of block 1) and the last, each [B, N, d_t].
+
+        Raises:
+            UserError: more tokens than position embeddings.
+        """
+        length, limit = embeddings.shape[1], self.config.max_position_embeddings
+        if length > limit:
+            raise UserError(
+                f"found a text of {length} tokens; this CLIP takes at most {limit}. "
+                "Use fewer context or edge tokens."
+            )
+        x = embeddings.astype(self.dtype) + self.positions[...][:length]
+        return run_blocks(self.blocks, x, taps, causal=True, recompute=KEEP)

@@ -1,0 +1,85 @@
+"""SAPL from nothing to a report: generated data, training, evaluation, in minutes on a CPU.
+
+python -m sapl_jax.demo --output demo
+
+Run it again to continue what was interrupted; what is finished is not done again.
+"""
+
+import argparse
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+from data_pipelines.generator.folder import generate
+from sapl_jax.command_line import INTERRUPTED, parse_with_config_flags
+from sapl_jax.errors import UserError, run_main
+
+TRAIN_SEED, TEST_SEED = 1, 2
+
+
+def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Reads the command line; the second part holds the --config.* flags for training."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sapl_jax.demo",
+        description=(__doc__ or "").splitlines()[0],
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--output", type=Path, default=Path("demo"), help="folder for everything (default: demo)")
+    add("--train_images", type=int, default=6000, help="training pictures (default: 6000)")
+    add("--test_images", type=int, default=300, help="held-out pictures (default: 300)")
+    return parse_with_config_flags(parser, arguments)
+
+
+def make_data(output: Path, train_images: int, test_images: int) -> tuple[Path, Path]:
+    """The training and the test folder, generated now unless they are there."""
+    from configs import demo
+
+    size = demo.get_config().image.size
+    train = generate(output / "data" / "train", train_images, TRAIN_SEED, size)
+    test = generate(output / "data" / "test", test_images, TEST_SEED, size)
+    return train, test
+
+
+def train_command(output: Path, data: Path, config_flags: list[str]) -> list[str]:
+    """The command that trains the demo's model: the one a user would type."""
+    from configs import demo
+
+    return [
+        sys.executable, "-m", "sapl_jax.train",
+        "--config", str(Path(demo.__file__)),
+        "--workdir", str(output / "run"),
+        f"--config.data.root={data}",
+        f"--config.data.prepared={output / 'prepared'}",
+        *config_flags,
+    ]  # fmt: skip
+
+
+def main() -> int:
+    """The command; the exit status of the training where that stopped early."""
+    arguments, config_flags = parse_arguments(sys.argv[1:])
+    output = arguments.output.expanduser()
+    try:
+        train, test = make_data(output, arguments.train_images, arguments.test_images)
+        status = subprocess.call(train_command(output, train, config_flags))
+        if status in INTERRUPTED:
+            print("stopped; run the same command to continue", file=sys.stderr)
+        if status:
+            return status if status > 0 else 128 - status
+        from sapl_jax.demo.report import evaluate_and_report
+
+        print(evaluate_and_report(output / "run", test, output))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"{output}: the disk is full. Free some space and run the same command again; "
+            "what is finished is kept."
+        ) from error
+    print(f"report: {output / 'report.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,148 @@
+"""Renders a report's sections as Markdown with picture files or as one self-contained page."""
+
+import base64
+import dataclasses
+import html
+from collections.abc import Sequence
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """header: column titles. rows: cells as text.
+
+    emphasised: indices of rows to stress (ours, among published ones). names: how many columns
+    from the left hold names, not numbers.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    emphasised: frozenset[int] = frozenset()
+    names: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """png: bytes of the file `name`.png. caption: what it shows, also the alternative text."""
+
+    name: str
+    png: bytes
+    caption: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A heading and what stands under it, in order: paragraphs, tables, pictures, lists."""
+
+    heading: str
+    parts: Sequence["str | Table | Picture | list[str]"]
+
+
+def to_markdown(title: str, sections: Sequence[Section], figures: str = "figures") -> str:
+    """The report as Markdown; pictures are referred to as `<figures>/<name>.png`."""
+    lines = [f"# {title}", ""]
+    for section in sections:
+        lines += [f"## {section.heading}", ""]
+        for part in section.parts:
+            if isinstance(part, str):
+                lines.append(_plain(part))
+            elif isinstance(part, list):
+                lines += [f"- {_plain(item)}" for item in part]
+            elif isinstance(part, Table):
+                lines += _markdown_table(part)
+            else:
+                lines += [f"![{_plain(part.caption)}]({figures}/{part.name}.png)", ""]
+                lines.append(f"*{_plain(part.caption)}*")
+            lines.append("")
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    # Underscores and stars in file names must not turn into emphasis.
+    for character in "\\*_<>|[]":
+        text = text.replace(character, "\\" + character)
+    return text
+
+
+def _markdown_table(table: Table) -> list[str]:
+    lines = ["| " + " | ".join(map(_plain, table.header)) + " |"]
+    numbers = len(table.header) - table.names
+    lines.append("|" + "|".join([" --- "] * table.names + [" ---: "] * numbers) + "|")
+    for index, row in enumerate(table.rows):
+        cells = [_plain(cell) for cell in row]
+        if index in table.emphasised:
+            cells = [f"**{cell}**" for cell in cells]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c2024; --soft: #60646c; --line: #d9dce1;
+  --paper: #ffffff; --tint: #f1f5fb; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --soft: #a0a6af; --line: #3a3f46;
+  --paper: #16181b; --tint: #1f2731; } }
+body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  max-width: 68rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 1.5rem; }
+h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem; padding-top: 1rem;
+  border-top: 1px solid var(--line); }
+p, li { max-width: 48rem; overflow-wrap: anywhere; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
+th, td { padding: .35rem .8rem; text-align: right; border-bottom: 1px solid var(--line);
+  white-space: nowrap; }
+th { font-weight: 600; color: var(--soft); }
+th.name, td.name { text-align: left; }
+tr.ours td { background: var(--tint); font-weight: 600; }
+figure { margin: 1.25rem 0 2rem; }
+figure img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
+figcaption { color: var(--soft); font-size: .9rem; margin-top: .4rem; max-width: 48rem; }
+"""
+
+
+def to_html(title: str, sections: Sequence[Section]) -> str:
+    """The report as one HTML page with its pictures inside; it loads nothing from anywhere."""
+    body = [f"<h1>{html.escape(title)}</h1>"]
+    for section in sections:
+        body.append(f"<section><h2>{html.escape(section.heading)}</h2>")
+        for part in section.parts:
+            if isinstance(part, str):
+                body.append(f"<p>{html.escape(part)}</p>")
+            elif isinstance(part, list):
+                items = "".join(f"<li>{html.escape(item)}</li>" for item in part)
+                body.append(f"<ul>{items}</ul>")
+            elif isinstance(part, Table):
+                body.append(_html_table(part))
+            else:
+                caption = html.escape(part.caption)
+                data = base64.b64encode(part.png).decode("ascii")
+                body.append(
+                    f'<figure><img alt="{caption}" src="data:image/png;base64,{data}">'
+                    f"<figcaption>{caption}</figcaption></figure>"
+                )
+        body.append("</section>")
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _html_table(table: Table) -> str:
+    head = _html_cells("th", table.header, table.names)
+    rows = []
+    for index, row in enumerate(table.rows):
+        kind = ' class="ours"' if index in table.emphasised else ""
+        rows.append(f"<tr{kind}>{_html_cells('td', row, table.names)}</tr>")
+    return (
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _html_cells(tag: str, cells: Sequence[str], names: int) -> str:
+    kinds = [' class="name"' if i < names else "" for i in range(len(cells))]
+    return "".join(
+        f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)
+    )

@@ -1,0 +1,1 @@
+"""A trained model and pictures in, scores and maps out."""

@@ -1,0 +1,32 @@
+"""What analyses pictures, and what it says of one: models, classics, floors and tiles alike."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+
+class Result(NamedTuple):
+    """What a method says of one picture.
+
+    Attributes:
+        score: probability-like: whether the picture is tampered, in [0, 1].
+        heat_map: [H, W] float32 in [0, 1], at the picture's own size.
+        mask: [H, W] bool, heat map > the method's threshold.
+    """
+
+    score: float
+    heat_map: np.ndarray
+    mask: np.ndarray
+
+
+class Detector(Protocol):
+    """A method: a `Localizer`, one behind tiles, or a training-free one."""
+
+    def analyse(self, images: Sequence[np.ndarray]) -> Sequence[Result]:
+        """One result for each uint8 RGB picture [H, W, 3] of any size, in order."""
+
+
+def result_of(score: float, heat_map: np.ndarray, threshold: float = 0.5) -> Result:
+    """The result of a score and a heat map, as in `Result`."""
+    return Result(float(score), heat_map, heat_map > threshold)

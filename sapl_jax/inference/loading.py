@@ -1,0 +1,33 @@
+"""Opens a trained model: a training run, an export, or the one that comes with the package."""
+
+from pathlib import Path
+
+from sapl_jax.errors import UserError
+from sapl_jax.inference.exports import is_export, load_orbax
+from sapl_jax.inference.trained import TrainedModel, load_trained
+
+SHIPPED = Path(__file__).parent.parent / "assets" / "demo_model"
+NOTICE = (
+    "No --checkpoint was given: using the demo's model. It was trained on small generated pictures "
+    "only, so its answers on photographs mean nothing. Train your own: docs/training.md."
+)
+
+
+def load_model(checkpoint: str | Path, dtype: str | None = None) -> TrainedModel:
+    """The model that `Localizer.load` opens, with its LoRA if it has one; same arguments."""
+    folder = Path(checkpoint)
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}: give a training run's folder or an export.")
+    read = load_orbax if is_export(folder) else load_trained
+    return read(folder, dtype)
+
+
+def shipped_model() -> Path:
+    """The folder of the demo's model, an orbax export; UserError where it did not come along."""
+    if not is_export(SHIPPED):
+        raise UserError(
+            "No --checkpoint was given, and the demo's model is not in this installation "
+            f"({SHIPPED}). Give a training run's folder or an export with --checkpoint DIR; "
+            "`python -m sapl_jax.demo` makes a run in demo/run."
+        )
+    return SHIPPED

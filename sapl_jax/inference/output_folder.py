@@ -1,0 +1,203 @@
+"""The folder that predictions go to: its lock, what it holds already, names, and writing.
+
+Nothing in it is ever overwritten: a name that something else has taken is passed over for another.
+`predictions.jsonl` gets a line only after the pictures of that line are written, so whatever kills
+a run, the next one continues behind the last whole line.
+"""
+
+import hashlib
+import json
+import os
+import unicodedata
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sapl_jax.errors import UserError
+from sapl_jax.files import hold_lock, write_atomically
+
+RECORDS = "predictions.jsonl"
+SKIPPED = "skipped.jsonl"
+LOCK = ".lock"
+ENDINGS = ("heatmap", "mask", "overlay")
+_MAX_STEM_BYTES = 180  # File systems allow 255 for a name; ending, hash and suffix come behind.
+
+
+class OutputFolder:
+    """An output folder held for one run; use it as a context manager.
+
+    Attributes:
+      settings: what must be equal for all predictions in a folder (model, threshold, tiles).
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]):
+        """Nothing is touched before the folder is entered."""
+        self.folder = folder
+        self.settings = dict(settings)
+        self._done: dict[tuple[str, str], dict[str, Any]] = {}
+        self._taken: set[str] = set()
+
+    def __enter__(self) -> "OutputFolder":
+        """Makes and locks the folder and reads what it holds.
+
+        Raises:
+          UserError: it cannot be written, another run holds it, or its predictions were made with
+            other settings or are damaged.
+        """
+        with _write_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / LOCK).touch()
+        busy = f"Another run is writing to {self.folder}. Wait for it or give another --output."
+        with ExitStack() as held:
+            held.enter_context(hold_lock(self.folder / LOCK, busy=busy))
+            self._read()
+            with _write_errors(self.folder):
+                lines = (self.folder / RECORDS).open("a", encoding="ascii")
+            self._records = held.enter_context(lines)
+            self._held = held.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Lets go of the folder."""
+        self._held.close()
+
+    def find(self, path: Path, sha256: str) -> dict[str, Any] | None:
+        """The record of a file's prediction if it is there with all its pictures, else None."""
+        record = self._done.get((str(path), sha256))
+        if record is None:
+            return None
+        whole = all((self.folder / record["files"][ending]).is_file() for ending in ENDINGS)
+        return record if whole else None
+
+    def add(self, path: Path, pictures: Mapping[str, bytes], record: Mapping[str, Any]) -> None:
+        """Writes one prediction.
+
+        Args:
+          path: of the picture; its stem names the files.
+          pictures: PNG bytes by ending ("heatmap", "mask", "overlay").
+          record: a JSON object with "sha256"; path, settings and file names are added.
+
+        Raises:
+          UserError: the folder cannot be written, or the disk is full.
+        """
+        before = self._done.get((str(path), record["sha256"]))
+        if before is not None:  # Its pictures were removed; the line is still true.
+            with _write_errors(self.folder):
+                for ending, name in before["files"].items():
+                    if not os.path.lexists(self.folder / name):
+                        write_atomically(self.folder / name, pictures[ending])
+            return
+        stem = self._free_stem(path, pictures)
+        files = {ending: f"{stem}_{ending}.png" for ending in ENDINGS}
+        whole = {"path": str(path), **record, **self.settings, "files": files}
+        with _write_errors(self.folder):
+            for ending, name in files.items():
+                write_atomically(self.folder / name, pictures[ending])
+            # Escaped to ASCII: a name may hold anything, also bytes that are no text at all.
+            self._records.write(json.dumps(whole, allow_nan=False) + "\n")
+            self._records.flush()
+        self._done[str(path), whole["sha256"]] = whole
+
+    def write_skipped(self, skipped: list[tuple[Path, str]]) -> None:
+        """Lists what this run could not use in skipped.jsonl; removes the list of a run before."""
+        target = self.folder / SKIPPED
+        lines = [json.dumps({"path": str(path), "reason": reason}) for path, reason in skipped]
+        with _write_errors(self.folder):
+            target.unlink(missing_ok=True)
+            if lines:
+                write_atomically(target, ("\n".join(lines) + "\n").encode("ascii"))
+
+    def _read(self) -> None:
+        path = self.folder / RECORDS
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise UserError(f"{path} is not a plain file; give another --output.")
+        if not path.exists():
+            return
+        data = path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        for number, line in enumerate(data[:whole].splitlines(), start=1):
+            try:
+                record = json.loads(line)
+                key = record["path"], record["sha256"]
+                names = [record["files"][ending] for ending in ENDINGS]
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"{path}, line {number} is not a prediction of this command ({error}). Nothing "
+                    "was changed; give another --output."
+                ) from error
+            self._check_settings(record)
+            self._done[key] = record
+            self._taken.update(name.casefold() for name in names)
+        if whole < len(data):
+            # A run was killed inside this line; its picture is analysed again.
+            with _write_errors(self.folder), path.open("r+b") as file:
+                file.truncate(whole)
+
+    def _check_settings(self, record: dict[str, Any]) -> None:
+        differing = [
+            f"{name}: {record.get(name)!r} there, {value!r} now"
+            for name, value in self.settings.items()
+            if record.get(name) != value
+        ]
+        if differing:
+            raise UserError(
+                f"{self.folder} holds predictions that were made otherwise:\n  "
+                + "\n  ".join(differing)
+                + "\nNothing was changed. Give another --output."
+            )
+
+    def _free_stem(self, path: Path, pictures: Mapping[str, bytes]) -> str:
+        """The first stem whose three names are free, or hold exactly these pictures already."""
+        stem = safe_stem(path)
+        digest = hashlib.sha256(os.fsencode(path)).hexdigest()
+        candidates = [stem, f"{stem}-{digest[:8]}"]
+        candidates += [f"{stem}-{digest[:8]}-{number}" for number in range(2, 10_000)]
+        for candidate in candidates:
+            names = [f"{candidate}_{ending}.png" for ending in ENDINGS]
+            if any(name.casefold() in self._taken for name in names):
+                continue
+            # A killed run may have left these very pictures without a line.
+            if all(
+                _absent_or_equal(self.folder / name, pictures[ending])
+                for name, ending in zip(names, ENDINGS, strict=True)
+            ):
+                self._taken.update(name.casefold() for name in names)
+                return candidate
+        raise UserError(f"{self.folder} has too many files named {stem}; give another --output.")
+
+
+def safe_stem(path: Path) -> str:
+    """A file's stem as a name that is harmless on every system: no separators, controls, dashes."""
+    stem = os.fsencode(path.stem).decode("utf-8", "replace")
+    kept = "".join(
+        "_" if character in '/\\:*?"<>|' or unicodedata.category(character)[0] == "C" else character
+        for character in stem
+    )
+    kept = kept.encode()[:_MAX_STEM_BYTES].decode("utf-8", "ignore").rstrip(". ")
+    return f"_{kept}" if not kept or kept[0] in ".-~ " else kept
+
+
+def _absent_or_equal(path: Path, data: bytes) -> bool:
+    if not os.path.lexists(path):
+        return True
+    if path.is_symlink() or not path.is_file() or path.stat().st_size != len(data):
+        return False
+    return path.read_bytes() == data
+
+
+@contextmanager
+def _write_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written: {error.strerror or error}. What is there is kept: mend "
+            "that and run the same command to continue, or give another --output."
+        ) from error

@@ -1,0 +1,184 @@
+"""The run behind `sapl_jax.predict`: read ahead, analyse in batches, write, go on."""
+
+import collections
+import concurrent.futures
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from data_pipelines.images import UnreadableImage
+from sapl_jax.files import sha256_of
+from sapl_jax.inference import drawing as rendering
+from sapl_jax.inference import reading
+from sapl_jax.inference.detector import Detector
+from sapl_jax.inference.detector import Result as Result
+from sapl_jax.inference.output_folder import OutputFolder
+
+_THREADS = 4
+_BATCH_PIXELS = 32_000_000  # decoded pixels in one batch, and waiting for one; or one picture
+
+
+@dataclass
+class Summary:
+    """What a run did: counts, and (path, reason) of files that could not be used."""
+
+    analysed: int = 0
+    tampered: int = 0
+    already_there: int = 0
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """max_pixels: of one picture. batch_size: pictures analysed at once."""
+
+    max_pixels: int = reading.MAX_PIXELS
+    batch_size: int = 8
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A file that was read: its picture, or why not, or that its prediction is there."""
+
+    path: Path
+    picture: reading.Picture | None = None
+    problem: str = ""
+
+
+def predict(
+    detector: Detector,
+    pictures: Sequence[Path],
+    output: OutputFolder,
+    threshold: float,
+    limits: Limits,
+    progress: bool = True,
+) -> Summary:
+    """Analyses every picture that `output` does not hold yet.
+
+    Args:
+      detector: a `Localizer`, or one behind tiles.
+      pictures: absolute paths.
+      output: an entered output folder.
+      threshold: the mask is heat map > threshold.
+      limits: of memory.
+      progress: whether to show a bar.
+
+    Raises:
+      UserError: the output cannot be written. A file that cannot be used never raises: it is in
+        the summary.
+    """
+    summary = Summary()
+
+    def load(path: Path) -> _Loaded:
+        try:
+            data = reading.read_limited(path)
+            if output.find(path, sha256_of(data)):
+                return _Loaded(path)
+            return _Loaded(path, reading.decode(data, path, limits.max_pixels))
+        except UnreadableImage as error:
+            return _Loaded(path, problem=str(error).removeprefix(f"{path}: "))
+        except MemoryError:
+            return _Loaded(path, problem="not enough memory to decode it")
+
+    with (
+        concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
+        tqdm(total=len(pictures), desc="predict", unit="image", disable=not progress) as bar,
+    ):
+        for batch in _batches(_ahead(pool, load, pictures, limits.batch_size), limits.batch_size):
+            readable = [item for item in batch if item.picture is not None]
+            summary.already_there += sum(not item.problem for item in batch) - len(readable)
+            summary.skipped += [(item.path, item.problem) for item in batch if item.problem]
+            images = [item.picture.rgb for item in readable if item.picture is not None]
+            analyses = detector.analyse(images) if images else []
+            rendered = [
+                pool.submit(_render, item, analysis, threshold)
+                for item, analysis in zip(readable, analyses, strict=True)
+            ]
+            for item, future in zip(readable, rendered, strict=True):
+                try:
+                    files, record = future.result()
+                except UnreadableImage as error:
+                    summary.skipped.append((item.path, str(error)))
+                    continue
+                output.add(item.path, files, record)
+                summary.analysed += 1
+                summary.tampered += record["verdict"] == "tampered"
+            bar.update(len(batch))
+    return summary
+
+
+def _render(
+    item: _Loaded, analysis: Result, threshold: float
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    picture = item.picture
+    assert picture is not None
+    heat_map = analysis.heat_map
+    if not (math.isfinite(analysis.score) and math.isfinite(float(heat_map.sum()))):
+        raise UnreadableImage("the model gave a score or map that is not finite")
+    mask = heat_map > threshold
+    files = {
+        "heatmap": rendering.encode_png(rendering.heat_map_to_grey(heat_map)),
+        "mask": rendering.encode_png(rendering.mask_to_grey(mask)),
+        "overlay": rendering.encode_png(rendering.overlay(picture.rgb, heat_map, mask)),
+    }
+    record = {
+        "sha256": picture.sha256,
+        "height": heat_map.shape[0],
+        "width": heat_map.shape[1],
+        "score": round(float(analysis.score), 6),
+        "verdict": verdict(analysis.score),
+        "tampered_fraction": round(float(np.mean(mask)), 6),
+        "regions": rendering.regions(mask),
+        "notes": list(picture.notes),
+    }
+    return files, record
+
+
+def verdict(score: float) -> str:
+    """ "tampered" where the "fake" prompt is the more similar one, else "authentic"."""
+    return "tampered" if score > 0.5 else "authentic"
+
+
+def _ahead(
+    pool: concurrent.futures.Executor,
+    load: Callable[[Path], _Loaded],
+    paths: Sequence[Path],
+    batch_size: int,
+) -> Iterator[_Loaded]:
+    """Loads in order, in the background; fewer ahead where pictures are large."""
+    remaining = iter(paths)
+    waiting: collections.deque[concurrent.futures.Future[_Loaded]] = collections.deque()
+    depth = 1
+    while True:
+        while len(waiting) < depth and (path := next(remaining, None)) is not None:
+            waiting.append(pool.submit(load, path))
+        if not waiting:
+            return
+        loaded = waiting.popleft().result()
+        depth = max(1, min(2 * batch_size, _BATCH_PIXELS // _pixels(loaded)))
+        yield loaded
+
+
+def _batches(loaded: Iterator[_Loaded], batch_size: int) -> Iterator[list[_Loaded]]:
+    """Lists with at most `batch_size` pictures; files without one travel along."""
+    batch: list[_Loaded] = []
+    pixels = pictures = 0
+    for item in loaded:
+        batch.append(item)
+        if item.picture is not None:
+            pictures += 1
+            pixels += _pixels(item)
+        if pictures == batch_size or pixels >= _BATCH_PIXELS:
+            yield batch
+            batch, pixels, pictures = [], 0, 0
+    if batch:
+        yield batch
+
+
+def _pixels(item: _Loaded) -> int:
+    return 1 if item.picture is None else item.picture.rgb[..., 0].size

@@ -1,0 +1,100 @@
+"""Analyses large pictures in overlapping tiles, so that detail survives and memory stays bounded.
+
+A detector with a fixed canvas shrinks a picture to it. `TiledDetector` hands it tiles of the
+picture instead and blends their heat maps; the image score stays the whole picture's, so that it
+means the same with and without tiles. Besides the picture, its memory is one float32 map of the
+picture's size, its bool mask, and one batch of tiles.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from sapl_jax.errors import UserError
+from sapl_jax.inference.detector import Detector, Result, result_of
+
+
+def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
+    """Where tiles of `tile` pixels start along a side of `length` pixels.
+
+    Neighbours share at least `overlap` (0 to under 1) of a tile; starts are spread evenly and the
+    last tile ends at the side's end. One tile where the side is not longer than the tile.
+    """
+    if length <= tile:
+        return [0]
+    stride = max(1, math.floor(tile * (1 - overlap)))
+    count = math.ceil((length - tile) / stride) + 1
+    return [round(step * (length - tile) / (count - 1)) for step in range(count)]
+
+
+def blend_weights(length: int) -> np.ndarray:
+    """Weights float32 [length] of a tile's pixels along one side: a triangle above zero."""
+    positions = np.arange(length, dtype=np.float32) + 0.5
+    return np.minimum(positions, length - positions)
+
+
+class TiledDetector:
+    """Wraps a detector; pictures whose longer side is over `tile` pixels are analysed in tiles.
+
+    overlap: share of a tile that neighbours have in common, 0 to 0.9. batch: tiles per call of the
+    detector. threshold: of the mask. Raises UserError for values that cannot work.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        tile: int,
+        overlap: float = 0.25,
+        batch: int = 8,
+        threshold: float = 0.5,
+    ) -> None:
+        if tile < 32:
+            raise UserError(f"tiles of {tile} pixels are too small, use at least 32")
+        if not 0 <= overlap <= 0.9:
+            raise UserError(f"a tile overlap of {overlap} is not between 0 and 0.9")
+        self._detector, self._tile, self._overlap, self._batch = detector, tile, overlap, batch
+        self._threshold = threshold
+
+    def analyse(self, images: Sequence[np.ndarray]) -> list[Result]:
+        """Analyses uint8 RGB pictures [H, W, 3] of any sizes."""
+        small = [i for i, image in enumerate(images) if max(image.shape[:2]) <= self._tile]
+        found: dict[int, Result] = {}
+        whole = self._detector.analyse([images[i] for i in small]) if small else []
+        for i, analysis in zip(small, whole, strict=True):
+            found[i] = result_of(analysis.score, analysis.heat_map, self._threshold)
+        for i, image in enumerate(images):
+            if i not in found:
+                found[i] = self._analyse_large(image)
+        return [found[i] for i in range(len(images))]
+
+    def _analyse_large(self, image: np.ndarray) -> Result:
+        score = self._detector.analyse([image])[0].score
+        height, width = image.shape[:2]
+        rows = tile_starts(height, self._tile, self._overlap)
+        columns = tile_starts(width, self._tile, self._overlap)
+        side_y, side_x = min(self._tile, height), min(self._tile, width)
+        weight_y, weight_x = blend_weights(side_y), blend_weights(side_x)
+        weight = weight_y[:, None] * weight_x[None, :]
+        heat_map = np.zeros((height, width), np.float32)
+        corners = [(y, x) for y in rows for x in columns]
+        with tqdm(total=len(corners), desc="tiles", leave=False) as bar:
+            for start in range(0, len(corners), self._batch):
+                batch = corners[start : start + self._batch]
+                tiles = [image[y : y + side_y, x : x + side_x] for y, x in batch]
+                for (y, x), analysis in zip(batch, self._detector.analyse(tiles), strict=True):
+                    heat_map[y : y + side_y, x : x + side_x] += weight * analysis.heat_map
+                bar.update(len(batch))
+        # Tiles form a grid, so the weights add up to an outer product: no map of weights needed.
+        heat_map /= _total(rows, weight_y, height)[:, None]
+        heat_map /= _total(columns, weight_x, width)[None, :]
+        np.clip(heat_map, 0, 1, out=heat_map)
+        return result_of(score, heat_map, self._threshold)
+
+
+def _total(starts: Sequence[int], weights: np.ndarray, length: int) -> np.ndarray:
+    total = np.zeros(length, np.float32)
+    for start in starts:
+        total[start : start + len(weights)] += weights
+    return total

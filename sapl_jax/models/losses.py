@@ -1,0 +1,179 @@
+"""The training objective: classification, HECL's contrast, and the background term.
+
+L = L_cls + w(t) L_HECL, Eq. (7), plus the background term where it is on. All are written for one
+replica of a data-parallel step; means over HECL's anchors are taken over all replicas.
+"""
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from sapl_jax.errors import UserError
+from sapl_jax.models.hecl import GIVERS, Anchors, make_anchors, select_patches
+from sapl_jax.models.layers import l2_normalize
+from sapl_jax.models.localization import TAMPERED, tampered_margin
+from sapl_jax.models.queues import Queues, enqueue, filled
+
+if TYPE_CHECKING:
+    from sapl_jax.models.sapl import SAPL, Outputs
+
+Parts = dict[str, jax.Array]
+
+
+def sapl_loss(
+    model: "SAPL",
+    outputs: "Outputs",
+    batch: dict[str, jax.Array],
+    queues: Queues,
+    config: ConfigDict,
+    hecl_weight: jax.Array,
+    axis: str,
+) -> tuple[jax.Array, tuple[Parts, Queues]]:
+    """This replica's loss, its parts, and the queues with the global batch enqueued.
+
+    Args:
+      model: gave `outputs`.
+      outputs: of the batch.
+      batch: valid [B,g,g], label [B].
+      queues: HECL's keys before this batch.
+      config: see configs/sapl.py.
+      hecl_weight: w(t).
+      axis: name of the axis the replicas are mapped over.
+
+    Returns:
+      loss, and (parts, queues); parts: loss_cls, loss_background, loss_hecl, accuracy, scalars.
+    """
+    train, label = config.train, batch["label"]
+    if config.model.edges == "another" and len(label) < 2:
+        raise UserError(
+            "--config.model.edges is another, and a device's share of the batch is one picture: "
+            "expected at least two. Raise --config.train.batch_size or use fewer devices."
+        )
+    valid = batch["valid"].reshape(label.shape[0], -1)
+    correct = jnp.argmax(outputs.image_logits, axis=-1) == label
+    parts = {
+        "loss_cls": classification_loss(outputs.image_logits, label, train.tampered_weight),
+        "loss_background": jnp.zeros(()),
+        "loss_hecl": jnp.zeros(()),
+        "accuracy": jnp.mean(correct, dtype=jnp.float32),
+    }
+    if train.background_share:
+        parts["loss_background"] = background_loss(
+            outputs.similarity, model.scale, valid, train.background_share
+        )
+    if config.model.hecl.enabled:
+        parts["loss_hecl"], queues = hecl_loss(
+            model, outputs, valid, label, queues, config.model.hecl, axis
+        )
+    loss = parts["loss_cls"] + train.background_weight * parts["loss_background"]
+    return loss + hecl_weight * parts["loss_hecl"], (parts, queues)
+
+
+def classification_loss(
+    image_logits: jax.Array, label: jax.Array, tampered_weight: float
+) -> jax.Array:
+    """Cross entropy of the pictures' logits [B,2], tampered pictures weighted; mean over B."""
+    entropy = optax.softmax_cross_entropy_with_integer_labels(image_logits, label)
+    return jnp.mean(jnp.where(label == TAMPERED, tampered_weight, 1.0) * entropy)
+
+
+def background_loss(
+    similarity: jax.Array, scale: jax.Array, valid: jax.Array, share: float
+) -> jax.Array:
+    """Mean over the images [B] of the cross entropy of their background being authentic, scalar.
+
+    The background of an image, of either class, is the `share` of its valid patches that look
+    least tampered. Without this term the surroundings of a forgery, which look different from it
+    as well, may light up in its place. Ours: it states that forgeries cover less than 1 - share.
+
+    Args: as in `pooled_logits`; `share` in (0,1].
+    """
+    margin = tampered_margin(similarity, scale)
+    rank = jnp.argsort(jnp.argsort(jnp.where(valid, margin, jnp.inf), axis=1), axis=1)
+    chosen = valid & (rank < share * jnp.sum(valid, axis=1, keepdims=True))
+    losses = jnp.where(chosen, jax.nn.softplus(margin), 0.0)
+    return jnp.mean(jnp.sum(losses, axis=1) / jnp.maximum(jnp.sum(chosen, axis=1), 1))
+
+
+def hecl_loss(
+    model: "SAPL",
+    outputs: "Outputs",
+    valid: jax.Array,
+    label: jax.Array,
+    queues: Queues,
+    hecl: ConfigDict,
+    axis: str,
+) -> tuple[jax.Array, Queues]:
+    """This replica's share of L_HECL, Eq. (6), and the queues with the global batch enqueued.
+
+    L_HECL is the mean over taps of L+ + L-, each a mean over the anchors of all replicas. The
+    share is scaled so that the mean of the shares over the replicas is L_HECL.
+
+    Args: valid [B,T], label [B]; hecl: config.model.hecl; the others as `sapl_loss`.
+    """
+    indices, usable = select_patches(
+        jax.lax.stop_gradient(outputs.similarity),
+        model.scale,
+        outputs.edge_map,
+        valid,
+        top_k=hecl.top_k,
+        top_share=hecl.top_share,
+        use_edges=hecl.use_edges,
+    )
+    gives = jnp.asarray(GIVERS[hecl.givers])[label]
+    anchors = make_anchors(model.heads, outputs.embeddings, indices, usable, gives)
+    sums, counts = contrast(anchors, queues, hecl.temperature, hecl.keys)
+    counts = jnp.maximum(jax.lax.psum(counts, axis), 1.0)
+    loss = jnp.mean(jnp.sum(sums / counts, axis=-1)) * jax.lax.axis_size(axis)
+
+    features = jax.lax.stop_gradient(anchors.features)
+    keys = jax.lax.all_gather(features, axis, axis=1, tiled=True)
+    new = jax.lax.all_gather(anchors.valid, axis, axis=0, tiled=True)
+    kind = jnp.broadcast_to(jnp.arange(2)[:, None], new.shape)
+    keys = keys.reshape(keys.shape[0], -1, keys.shape[-1])
+    return loss, enqueue(queues, keys, new.reshape(-1), kind.reshape(-1))
+
+
+def contrast(
+    anchors: Anchors, queues: Queues, temperature: float, against: str
+) -> tuple[jax.Array, jax.Array]:
+    """Summed contrast losses and the number of anchors behind each sum, Eq. (5).
+
+    For an anchor f against the two queues of its tap,
+
+        k+ = argmax over the queue of f's class of cos(f, k)
+        loss = -log( e^{cos(f,k+)/tau}
+                     / (e^{cos(f,k+)/tau} + sum over the other queue e^{cos(f,k-)/tau}) ).
+
+    With `against` "prototypes" each queue is one key, the mean direction of those it holds. The
+    positive key and tau are ours. An anchor whose own queue is empty has no positive key and
+    does not count. Keys carry no gradient. Division by the (global) count is the caller's, so that
+    several devices give the mean over all of them.
+
+    Returns:
+      sums: [L, 2] float32, loss summed over the anchors of each class at each tap.
+      counts: [2] float32, anchors of each class that count.
+    """
+    keys = jax.lax.stop_gradient(queues.keys)
+    exists = filled(queues)
+    if against == "prototypes":  # Slots not filled yet are zero.
+        keys = l2_normalize(jnp.sum(keys, axis=2, keepdims=True))
+        exists = exists[:, :1]
+    sums, counts = [], []
+    for c in range(2):
+        features = anchors.features[:, :, c].reshape(keys.shape[0], -1, keys.shape[-1])
+        member = anchors.valid[:, c].reshape(-1) & (queues.fill[c] > 0)
+        # Unit vectors: the product is the cosine.
+        logits = jnp.einsum("lnd,lcqd->lncq", features, keys) / temperature
+        logits = jnp.where(exists[None, None], logits, -jnp.inf)
+        positive = jnp.max(logits[:, :, c], axis=-1, keepdims=True)
+        terms = jnp.concatenate([positive, logits[:, :, 1 - c]], axis=-1)
+        # Rows that do not count may hold only -inf, whose logsumexp has a NaN gradient.
+        terms = jnp.where(member[None, :, None], terms, 0.0)
+        loss = jax.nn.logsumexp(terms, axis=-1) - terms[..., 0]
+        sums.append(jnp.sum(jnp.where(member, loss, 0.0), axis=-1))
+        counts.append(jnp.sum(member, dtype=jnp.float32))
+    return jnp.stack(sums, axis=-1), jnp.stack(counts)

@@ -1,1 +1,0 @@
-"""Analysing files for people: finding and reading pictures, rendering, storing results."""

@@ -1,1 +1,0 @@
-"""Pretraining of the demo's small CLIP on generated photographs and captions."""

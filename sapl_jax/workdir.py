@@ -1,0 +1,144 @@
+"""The work directory of a run: its configuration, its lock, its files."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sapl_jax.errors import UserError
+from sapl_jax.files import hold_lock, write_json
+
+CONFIG_FILE = "config.json"
+DATA_FILE = "data.json"
+LOCK_FILE = ".lock"
+# Changing these continues a run; changing anything else would make it another experiment.
+FREE_FIELDS = (
+    "data.root",
+    "data.prepared",
+    "train.num_steps",
+    "train.epochs",
+    "train.log_every",
+    "train.eval_every",
+    "train.checkpoint_every",
+    "train.eval_batch_size",
+    "train.max_bad_steps",
+    "train.remat",
+)
+
+
+@contextmanager
+def open_workdir(workdir: Path, config: ConfigDict, *, write: bool = True) -> Iterator[None]:
+    """Creates or re-enters a work directory and holds its lock while the run lasts.
+
+    Of several processes of one run, only the first is to `write` (lock it and store the
+    configuration); the others pass through.
+
+    Raises:
+      UserError: the directory cannot be written, another run holds it, or it has checkpoints of
+        another configuration (the differences are listed). A run that never came to its first
+        checkpoint leaves nothing to protect, so a mistake in it can be mended in place.
+    """
+    if not write:
+        yield
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / LOCK_FILE).touch()
+    except OSError as error:
+        raise UserError(
+            f"The work directory {workdir} cannot be written: {error.strerror or error}. "
+            "Choose another with --workdir."
+        ) from error
+    busy = f"Another run is using {workdir}. Wait for it, stop it, or use another --workdir."
+    with hold_lock(workdir / LOCK_FILE, busy=busy):
+        _check_config(workdir, config)
+        yield
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """The locked configuration a run was started with; UserError where there is none."""
+    path = workdir / CONFIG_FILE
+    try:
+        stored = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{workdir} holds no {CONFIG_FILE}: it is not the work directory of a training run."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    return config_of(stored)
+
+
+def config_of(stored: dict[str, Any]) -> ConfigDict:
+    """The locked configuration of a JSON object."""
+    return ConfigDict(_as_tuples(stored)).lock()
+
+
+def trained_on(workdir: Path) -> dict[str, str] | None:
+    """The records a run was started on, {"dir": ..., "fingerprint": ...}; None for a new run."""
+    path = workdir / DATA_FILE
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text())
+        return {"dir": str(found["dir"]), "fingerprint": str(found["fingerprint"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error!r}). Delete it to continue on the data given now."
+        ) from error
+
+
+def remember_data(workdir: Path, folder: Path, fingerprint: str) -> None:
+    """Notes which prepared records a run is trained on."""
+    _write(workdir / DATA_FILE, {"dir": str(folder.absolute()), "fingerprint": fingerprint})
+
+
+def _check_config(workdir: Path, config: ConfigDict) -> None:
+    path = workdir / CONFIG_FILE
+    if not any((workdir / "checkpoints").glob("*/[0-9]*")):
+        (workdir / DATA_FILE).unlink(missing_ok=True)
+    elif path.exists():
+        before = _flat(read_config(workdir).to_dict())
+        now = _flat(config.to_dict())
+        changed = [
+            f"config.{name}: {before.get(name)!r} there, {now.get(name)!r} now"
+            for name in sorted(before.keys() | now.keys())
+            if name not in FREE_FIELDS and before.get(name) != now.get(name)
+        ]
+        if changed:
+            raise UserError(
+                f"{workdir} holds a run of another configuration:\n  "
+                + "\n  ".join(changed)
+                + "\nUse another --workdir, or the configuration of that run to continue it."
+            )
+    _write(path, config.to_dict())
+
+
+def _write(path: Path, content: Any) -> None:
+    try:
+        write_json(path, content)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.strerror or error}. Free space or choose another "
+            "folder."
+        ) from error
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = tuple(value) if isinstance(value, list) else value
+    return flat
+
+
+def _as_tuples(value: Any) -> Any:
+    """JSON has no tuples; configurations have no lists."""
+    if isinstance(value, dict):
+        return {key: _as_tuples(item) for key, item in value.items()}
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,185 @@
+"""The input pipeline: fixed by seed and step, sharded by process, flips that fit together."""
+
+import itertools
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from data_pipelines.images import read_image
+from data_pipelines.prepared import Prepared
+from data_pipelines.preprocess import preprocess
+from data_pipelines.record_batches import Batch, epoch_plan, eval_batches, train_batches
+from sapl_jax.errors import UserError
+from tests.data_pipelines.picture_trees import SMALL
+
+
+def take(batches, count: int) -> list[Batch]:
+    return list(itertools.islice(batches, count))
+
+
+def assert_same(first: list[Batch], second: list[Batch]) -> None:
+    assert len(first) == len(second)
+    for one, two in zip(first, second, strict=True):
+        assert one.keys() == two.keys()
+        for key in one:
+            np.testing.assert_array_equal(one[key], two[key])
+
+
+def join(batches: tuple[Batch, ...]) -> Batch:
+    return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+
+
+def test_batch_has_the_shapes_and_types_of_the_interface(small_prepared: Prepared) -> None:
+    (batch,) = take(train_batches(small_prepared, batch_size=3, seed=0), 1)
+    found = {key: (value.shape, value.dtype.name) for key, value in batch.items()}
+    assert found == {
+        "image": ((3, 70, 70, 3), "uint8"),
+        "edge_map": ((3, 5, 5), "float32"),
+        "valid": ((3, 5, 5), "bool"),
+        "label": ((3,), "int32"),
+    }
+
+
+def test_examples_are_what_preprocessing_makes_of_the_pictures(
+    small_prepared: Prepared, casia_root: Path
+) -> None:
+    source = tfds.builder_from_directory(str(small_prepared.dir)).as_data_source("train")
+    batches = train_batches(
+        small_prepared,
+        batch_size=small_prepared.num_train,
+        seed=0,
+        shuffle=False,
+        horizontal_flip=False,
+    )
+    (batch,) = take(batches, 1)
+    for n in range(len(source)):
+        expected = preprocess(read_image(casia_root / source[n]["name"].decode()), SMALL)
+        np.testing.assert_array_equal(batch["image"][n], expected.image)
+        np.testing.assert_array_equal(batch["edge_map"][n], expected.edge_map)
+        np.testing.assert_array_equal(batch["valid"][n], expected.valid)
+        assert batch["label"][n] == source[n]["label"]
+
+
+@pytest.mark.parametrize("threads", [None, 1])
+def test_same_seed_gives_the_same_batches_and_another_seed_others(
+    small_prepared: Prepared, threads: int | None
+) -> None:
+    first = take(train_batches(small_prepared, batch_size=4, seed=7), 12)
+    again = train_batches(small_prepared, batch_size=4, seed=7, threads=threads)
+    assert_same(first, take(again, 12))
+    other = take(train_batches(small_prepared, batch_size=4, seed=8), 12)
+    assert any((a["image"] != b["image"]).any() for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("step", [1, 7, 8, 25])
+def test_starting_at_a_step_equals_continuing(small_prepared: Prepared, step: int) -> None:
+    whole = take(train_batches(small_prepared, batch_size=4, seed=7), step + 3)
+    assert_same(
+        whole[step:], take(train_batches(small_prepared, batch_size=4, seed=7, start_step=step), 3)
+    )
+
+
+def test_processes_share_the_batches_of_one_process(small_prepared: Prepared) -> None:
+    single = take(train_batches(small_prepared, batch_size=6, seed=1), 10)
+    for count in (2, 3):
+        parts = [
+            take(
+                train_batches(
+                    small_prepared,
+                    batch_size=6 // count,
+                    seed=1,
+                    process_index=index,
+                    process_count=count,
+                ),
+                10,
+            )
+            for index in range(count)
+        ]
+        assert_same(single, [join(batches) for batches in zip(*parts, strict=True)])
+
+
+def test_each_epoch_holds_every_example_once_in_another_order(small_prepared: Prepared) -> None:
+    total = small_prepared.num_train
+    batches = train_batches(small_prepared, batch_size=total, seed=0, horizontal_flip=False)
+    first, second = take(batches, 2)
+
+    def pictures(batch: Batch) -> list[bytes]:
+        return [image.tobytes() for image in batch["image"]]
+
+    assert len(set(pictures(first))) == total
+    assert set(pictures(first)) == set(pictures(second))
+    assert pictures(first) != pictures(second)
+
+
+def test_flips_turn_picture_edges_and_valid_patches_together(small_prepared: Prepared) -> None:
+    plain_of = {"horizontal_flip": False, "vertical_flip": False}
+    both_of = {"horizontal_flip": True, "vertical_flip": True}
+    total, seed = small_prepared.num_train, 4
+    (plain,) = take(train_batches(small_prepared, batch_size=total, seed=seed, **plain_of), 1)
+    (both,) = take(train_batches(small_prepared, batch_size=total, seed=seed, **both_of), 1)
+    order, coins = epoch_plan(total, seed, 0, True)
+    kinds = set()
+    for n, index in enumerate(order):
+        kinds.add(tuple(coins[n]))
+        axes = [axis for axis in (0, 1) if coins[n][axis]]
+        for key in ("image", "edge_map", "valid"):
+            np.testing.assert_array_equal(both[key][n], np.flip(plain[key][n], axes), str(index))
+    assert len(kinds) == 4
+    assert not plain["valid"].all()
+
+
+def test_flips_are_fair_and_differ_between_epochs() -> None:
+    plans = [epoch_plan(1000, 0, epoch, True) for epoch in range(5)]
+    share = np.mean([coins for _, coins in plans], axis=(0, 1))
+    assert (np.abs(share - 0.5) < 0.03).all()
+    assert not np.array_equal(plans[0][1], plans[1][1])
+    assert not np.array_equal(plans[0][0], plans[1][0])
+
+
+def test_order_is_fixed_for_good() -> None:
+    order, coins = epoch_plan(8, 0, 1, True)
+    assert order.tolist() == [5, 3, 7, 2, 4, 1, 0, 6]
+    assert coins[:, 1].tolist() == [0, 1, 1, 0, 1, 0, 0, 1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_evaluation_shows_every_example_once_across_processes(
+    small_prepared: Prepared, count: int
+) -> None:
+    parts = [
+        list(eval_batches(small_prepared, batch_size=2, process_index=index, process_count=count))
+        for index in range(count)
+    ]
+    assert len({len(part) for part in parts}) == 1
+    kept = [
+        batch["image"][n].tobytes()
+        for part in parts
+        for batch in part
+        for n in range(2)
+        if batch["weight"][n] == 1
+    ]
+    assert len(kept) == small_prepared.num_val == len(set(kept))
+    padding = [batch for part in parts for batch in part if (batch["weight"] == 0).any()]
+    assert all(batch["valid"].any(axis=(1, 2)).all() for batch in padding)
+
+
+def test_records_damaged_inside_are_a_user_error(small_prepared: Prepared, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(small_prepared.dir, copy)
+    shard = next(copy.glob("*train.array_record*"))
+    data = bytearray(shard.read_bytes())
+    for at in range(len(data) // 10, len(data) * 9 // 10, 97):
+        data[at] ^= 0x55
+    shard.write_bytes(data)
+    with pytest.raises(UserError, match="prepare the data again"):
+        take(train_batches(copy, batch_size=4, seed=0), 10)
+
+
+def test_empty_split_and_batch_size_are_user_errors(small_prepared: Prepared) -> None:
+    with pytest.raises(UserError, match="no pictures in its 'test' split"):
+        eval_batches(small_prepared, batch_size=2, split="test")
+    with pytest.raises(UserError, match="expected at least 1"):
+        train_batches(small_prepared, batch_size=0, seed=0)

@@ -1,0 +1,49 @@
+"""The demo's ablation: rows on the demo's configuration, mean and spread over seeds."""
+
+import json
+
+import pytest
+
+from configs import ablations, demo
+from sapl_jax.ablate import commands
+from sapl_jax.demo.ablation import build_tables, collect, parse_arguments, spread
+from sapl_jax.errors import UserError
+
+
+def test_demo_rows_change_the_demo_s_configuration_and_nothing_else() -> None:
+    base = demo.get_config()
+    row = ablations.get_config("demo/clip_lora")
+    assert row.model.prompts == "fixed" and not row.model.hecl.enabled
+    with row.unlocked():
+        row.model.prompts, row.model.hecl.enabled = base.model.prompts, base.model.hecl.enabled
+    assert row.to_dict() == base.to_dict()
+    for wrong in ("demo/none", "paper/sapl", "/sapl"):
+        with pytest.raises(ValueError, match="no ablation"):
+            ablations.get_config(wrong)
+
+
+def test_the_training_command_names_the_demo_row(tmp_path) -> None:
+    train, _ = commands("ecpl", tmp_path, ["x:folder=y"], "sapl", [], base="demo/")
+    assert train[train.index("--config") + 1].endswith("ablations.py:demo/ecpl")
+
+
+def test_mean_and_spread_come_from_the_finished_seeds_only(tmp_path) -> None:
+    for seed, value in ((0, 0.5), (1, 0.7), (2, 0.9)):
+        folder = tmp_path / f"seed{seed}" / "sapl"
+        (folder / "evaluation").mkdir(parents=True)
+        results = {"datasets": {"held-out": {"i_auc": value, "p_f1": value / 2}}}
+        (folder / "evaluation" / "results.json").write_text(json.dumps(results))
+        if seed < 2:
+            (folder / "done.json").write_text("{}")
+    found = collect(tmp_path, ["sapl", "ecpl"], 3)
+    assert found["sapl"]["i_auc"] == [0.5, 0.7] and found["ecpl"]["i_auc"] == []
+    assert spread([0.5, 0.7]) == ".600 ± .141" and spread([]) == "-"
+    (table,) = (s.parts[0] for s in build_tables(found) if s.heading == "Modules")
+    assert table.rows[-1] == ["ECPL and HECL (SAPL)", "2", ".600 ± .141", ".300 ± .071", ".919",
+                              ".360"]  # fmt: skip
+
+
+def test_mistyped_flags_are_refused() -> None:
+    for wrong in (["--sed", "3"], ["--config.seed", "1"], ["--seeds", "0"]):
+        with pytest.raises(UserError):
+            parse_arguments(wrong)

@@ -1,0 +1,78 @@
+"""Trivial predictors, training curves, best and worst pictures: the parts of the demo's report."""
+
+import json
+
+import numpy as np
+import pytest
+
+from data_pipelines.generator.folder import generate
+from data_pipelines.readers import read_dataset
+from data_pipelines.soft_edges import DEFAULT_OPTIONS, soft_edge_map
+from sapl_jax.demo.figures import best_and_worst, case_figure, read_metrics, training_curves
+from sapl_jax.evaluation import protocols
+from sapl_jax.evaluation.evaluator import evaluate_dataset
+from sapl_jax.evaluation.floors import TRIVIAL
+
+PNG = b"\x89PNG"
+
+
+@pytest.fixture(scope="module")
+def listing(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures") / "set"
+    return read_dataset("folder", generate(folder, 12, seed=4, size=64, workers=1, progress=False))
+
+
+def evaluate(name, listing):
+    return evaluate_dataset(
+        TRIVIAL[name], listing, protocols.get_protocol("sapl"), batch_size=4, progress=False
+    )
+
+
+def test_everything_tampered_scores_the_masks_share(listing) -> None:
+    result = evaluate("everything tampered", listing)
+    shares = []
+    for sample in listing.samples:
+        if sample.mask is not None:
+            from data_pipelines.images import read_mask
+
+            shares.append(float((read_mask(sample.mask) > 127).mean()))
+    expected = np.mean([2 * share / (1 + share) for share in shares])
+    assert result.summary["p_f1"] == pytest.approx(expected, abs=1e-6)
+    assert result.summary["i_auc"] == 0.5
+
+
+def test_random_guesses_repeat_and_differ_between_pictures() -> None:
+    rng = np.random.default_rng(0)
+    first, second = (rng.integers(0, 256, (40, 50, 3), dtype=np.uint8) for _ in range(2))
+    a, b, again = TRIVIAL["random"].analyse([first, second, first])
+    assert a.heat_map.shape == (40, 50) and np.array_equal(a.heat_map, again.heat_map)
+    assert a.score == again.score != b.score
+
+
+def test_the_edge_map_is_that_of_the_method(listing) -> None:
+    from data_pipelines.images import read_image
+
+    image = read_image(listing.samples[0].image)
+    (found,) = TRIVIAL["edge map alone"].analyse([image])
+    np.testing.assert_array_equal(found.heat_map, soft_edge_map(image, DEFAULT_OPTIONS))
+
+
+def test_best_pictures_have_the_highest_f1_and_worst_the_lowest(listing) -> None:
+    result = evaluate("edge map alone", listing)
+    best, worst = best_and_worst(TRIVIAL["edge map alone"], listing, result, 2)
+    f1 = sorted(r.scores.p_f1 for r in result.records if r.scores.p_f1 is not None)
+    assert [case.p_f1 for case in best] == f1[::-1][:2]
+    assert [case.p_f1 for case in worst] == f1[:2]
+    assert case_figure(best, DEFAULT_OPTIONS, 0.5).startswith(PNG)
+    assert case_figure([], DEFAULT_OPTIONS, 0.5) is None
+
+
+def test_curves_are_read_past_a_broken_line(tmp_path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": n, "loss": 1 / n, "loss_cls": 1 / n}) for n in range(1, 40)]
+    lines += [json.dumps({"step": 39, "val_i_auc": 0.7}), '{"step": 40, "lo']
+    path.write_text("\n".join(lines))
+    metrics = read_metrics(path)
+    assert len(metrics["loss"][0]) == 39 and metrics["val_i_auc"][1].tolist() == [0.7]
+    assert training_curves(metrics).startswith(PNG)
+    assert training_curves({}) is None

@@ -1,0 +1,80 @@
+"""Tiles cover every pixel, blend without seams, and leave small pictures alone."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from sapl_jax.errors import UserError
+from sapl_jax.inference.tiling import TiledDetector, blend_weights, tile_starts
+from tests.evaluation.red_pictures import RedAnalysis, RedDetector
+
+
+@pytest.mark.parametrize("length", [1, 99, 100, 101, 163, 1000])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.9])
+def test_tiles_cover_a_side_with_at_least_the_overlap(length: int, overlap: float) -> None:
+    starts = tile_starts(length, 100, overlap)
+    assert starts[0] == 0
+    if length <= 100:
+        assert starts == [0]
+        return
+    assert starts[-1] == length - 100
+    gaps = np.diff(starts)
+    assert (gaps > 0).all() and gaps.max() <= 100 * (1 - overlap) + 1
+
+
+def test_weights_are_positive_and_symmetric() -> None:
+    weights = blend_weights(7)
+    assert (weights > 0).all()
+    np.testing.assert_array_equal(weights, weights[::-1])
+
+
+def test_a_detector_that_works_pixel_by_pixel_gives_the_same_map_in_tiles() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (130, 170, 3), np.uint8)
+    plain = RedDetector().analyse([image])[0]
+    tiled = TiledDetector(RedDetector(), tile=64, overlap=0.3).analyse([image])[0]
+    np.testing.assert_allclose(tiled.heat_map, plain.heat_map, atol=1e-6)
+    assert tiled.score == plain.score
+    np.testing.assert_array_equal(tiled.mask, tiled.heat_map > 0.5)
+
+
+def test_small_pictures_go_to_the_detector_whole_and_together() -> None:
+    detector = RedDetector()
+    images = [np.zeros((*size, 3), np.uint8) for size in ((20, 64), (20, 65), (30, 30))]
+    found = TiledDetector(detector, tile=64, batch=8).analyse(images)
+    assert [analysis.heat_map.shape for analysis in found] == [(20, 64), (20, 65), (30, 30)]
+    assert detector.batches == [2, 1, 2]  # both small ones, the large one whole, its two tiles
+
+
+def test_no_more_tiles_than_the_batch_are_analysed_at_once() -> None:
+    detector = RedDetector()
+    TiledDetector(detector, tile=32, overlap=0, batch=3).analyse([np.zeros((64, 96, 3), np.uint8)])
+    assert detector.batches == [1, 3, 3]
+
+
+class _ThumbnailDetector(RedDetector):
+    """Works on a small copy and returns small maps for tiles, as a model with a canvas does."""
+
+    def analyse(self, images):
+        whole = [image for image in images if max(image.shape[:2]) > 256]
+        if whole:
+            nothing = np.broadcast_to(np.float32(0), whole[0].shape[:2])
+            return [RedAnalysis(0.5, nothing)]
+        return super().analyse(images)
+
+
+def test_memory_is_one_map_one_mask_and_a_batch_of_tiles() -> None:
+    image = np.zeros((1500, 2000, 3), np.uint8)
+    detector = TiledDetector(_ThumbnailDetector(), tile=256, batch=4)
+    tracemalloc.start()
+    detector.analyse([image])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    pixels = 1500 * 2000
+    assert peak < (4 + 1) * pixels + 12 * 4 * 256 * 256 + 2_000_000
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(8, 0.25), (64, 0.95), (64, -0.1)])
+def test_impossible_tiles_are_refused(tile: int, overlap: float) -> None:
+    with pytest.raises(UserError, match="tile"):
+        TiledDetector(RedDetector(), tile, overlap)

@@ -1,0 +1,64 @@
+"""What the page computes, without a browser or Gradio."""
+
+import numpy as np
+import pytest
+
+from sapl_jax import Localizer
+from sapl_jax.errors import UserError
+from sapl_jax.serving import analysis
+from tests.inference import hostile
+from tests.inference.hostile import picture, write
+
+
+@pytest.fixture(scope="module")
+def localizer(trained_run):
+    return Localizer.load(trained_run)
+
+
+def analyse(localizer, path, name="a.png", max_bytes=1 << 20, max_pixels=1_000_000):
+    return analysis.analyse_upload(localizer, path, name, max_bytes, max_pixels)
+
+
+def test_an_upload_gives_all_that_is_drawn(localizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(analysis, "SHOWN_SIDE", 32)
+    rgb = picture(40, 64)
+    found = analyse(localizer, write(tmp_path / "x.png", rgb), "my <b>name</b>.png")
+    result = localizer(rgb)
+    assert found.score == pytest.approx(result.score, abs=1e-6)
+    assert found.original == (40, 64) and found.shown.shape == (20, 32, 3)
+    assert found.edges.shape == (18, 28) and found.edges.max() == 255
+    assert found.name == "b_" or "<" not in found.name
+    assert analysis.draw(found, 0.5, 0.5).shape == (20, 32, 3)
+    np.testing.assert_allclose(found.heat_map / 255, result.heat_map, atol=1 / 255)
+
+
+def test_the_mask_follows_the_threshold(localizer, tmp_path):
+    found = analyse(localizer, write(tmp_path / "x.png", picture()))
+    shares = [analysis.mask_of(found, threshold).mean() for threshold in (0, 0.5, 1)]
+    assert shares[0] == 1 and shares[2] == 0 and sorted(shares, reverse=True) == shares
+    downloads = analysis.Downloads(tmp_path / "downloads")
+    path = downloads.mask(found, 0.5)
+    assert path.name == "a_mask.png" and path.read_bytes().startswith(b"\x89PNG")
+    downloads.close()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"hello", "not a JPEG"),
+        (hostile.bomb(), "20000 x 10000 pixels"),
+        (hostile.animated_png(), "animation"),
+        (bytes(2 << 20), "too large"),
+    ],
+)
+def test_files_beyond_the_limits_are_refused(localizer, tmp_path, data, reason):
+    path = tmp_path / "x"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=reason):
+        analyse(localizer, path)
+
+
+def test_a_refusal_carries_no_markup():
+    text = analysis.message(UserError("<img src=x>*a*\n.png: [no](http://x)"))
+    assert "<" not in text and "*" not in text and "](" not in text and "http:" not in text

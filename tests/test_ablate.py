@@ -1,0 +1,112 @@
+"""The ablation study runs every row once, continues after a stop, and tabulates what is done."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from configs import ablations
+from configs.sapl import get_config as paper
+from sapl_jax import ablate
+from sapl_jax.errors import UserError
+from sapl_jax.files import write_json
+
+DATASETS = ["casia_v1=/data/c1"]
+FLAGS = ["--config.data.root=/data/c2"]
+
+
+class Launcher:
+    """Stands for the two commands: training always works, evaluation writes a results.json."""
+
+    def __init__(self, statuses: dict[str, int] | None = None) -> None:
+        self.trained: list[str] = []
+        self.statuses = statuses or {}
+
+    def __call__(self, command: list[str]) -> int:
+        if "sapl_jax.train" in command:
+            row = command[command.index("--config") + 1].rpartition(":")[2]
+            self.trained.append(row)
+            return self.statuses.pop(row, 0)
+        measures = {"i_auc": 0.9, "p_f1": 0.3}
+        output = Path(command[command.index("--output") + 1])
+        write_json(output / "results.json", {"mean": measures, "datasets": {"casia_v1": measures}})
+        return 0
+
+
+def _run(output: Path, launcher: Launcher, rows: list[str], flags: list[str] = FLAGS) -> list[str]:
+    return ablate.run_rows(rows, output, DATASETS, "sapl", flags, launcher)
+
+
+@pytest.mark.parametrize("row", ablations.ROWS)
+def test_every_row_is_the_papers_configuration_with_only_its_changes(row: str) -> None:
+    config = ablations.get_config(row).to_dict()
+    expected = paper().to_dict()
+    for field, value in ablations.ROWS[row].changes.items():
+        *parents, name = field.split(".")
+        place = expected["model"]
+        for parent in parents:
+            place = place[parent]
+        place[name] = value
+    assert config == expected
+    assert ablations.get_config(row).is_locked
+
+
+def test_groups_cover_all_rows_and_no_two_rows_are_the_same() -> None:
+    assert {row for rows in ablations.GROUPS.values() for row in rows} == set(ablations.ROWS)
+    assert len(ablations.GROUPS["grid"]) == 20
+    configs = [ablations.get_config(row).to_json() for row in ablations.ROWS]
+    assert len(set(configs)) == len(configs)
+
+
+def test_an_unknown_row_is_refused() -> None:
+    with pytest.raises(ValueError, match="no ablation 'x'"):
+        ablations.get_config("x")
+
+
+def test_rows_shared_by_groups_run_once() -> None:
+    rows = ablate.chosen_rows(["modules", "prompts"], None)
+    assert len(rows) == len(set(rows)) == 8
+    assert ablate.chosen_rows(["grid"], ["coop"]) == ["coop"]
+
+
+def test_a_stopped_study_continues_where_it_was(tmp_path) -> None:
+    rows = ["clip_lora", "coop", "ecpl"]
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path, Launcher({"coop": 130}), rows)
+    again = Launcher()
+    assert _run(tmp_path, again, rows) == []
+    assert again.trained == ["coop", "ecpl"]
+    third = Launcher()
+    _run(tmp_path, third, rows)
+    assert third.trained == []
+
+
+def test_other_training_flags_are_another_study(tmp_path) -> None:
+    _run(tmp_path, Launcher(), ["coop"])
+    again = Launcher()
+    _run(tmp_path, again, ["coop"], [*FLAGS, "--config.train.num_steps=9"])
+    assert again.trained == ["coop"]
+
+
+def test_a_failed_row_does_not_stop_the_others_and_is_tried_again(tmp_path) -> None:
+    rows = ["coop", "ecpl"]
+    assert _run(tmp_path, Launcher({"coop": 2}), rows) == ["coop"]
+    written = json.loads((tmp_path / "ablations.json").read_text())["rows"]
+    assert list(written) == ["ecpl"] and written["ecpl"]["published"]["p_f1"] == 0.305
+    text = (tmp_path / "ablations.md").read_text()
+    assert "| ECPL | .911 / .305 | .900 / .300 | .900 / .300 |" in text
+    assert "| CoOp | .878 / .178 | - | - |" in text
+    again = Launcher()
+    assert _run(tmp_path, again, rows) == [] and again.trained == ["coop"]
+
+
+def test_flags_of_training_pass_through_and_others_are_refused() -> None:
+    flags = ["--output", "o", "--dataset", "a=b", "--config.seed=1"]
+    arguments, rest = ablate.parse_arguments(flags)
+    assert rest == ["--config.seed=1"]
+    train, evaluate = ablate.commands("coop", Path("o/coop"), arguments.dataset, "sapl", rest)
+    assert train[-1] == "--config.seed=1" and train[4].endswith("ablations.py:coop")
+    assert evaluate[evaluate.index("--dataset") + 1] == "a=b"
+    for wrong in ("--confg.seed=1", "--config.seed"):
+        with pytest.raises(UserError, match="--conf"):
+            ablate.parse_arguments([*flags, wrong])

@@ -1,0 +1,119 @@
+"""The measures agree with scikit-learn and with cases counted by hand."""
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from sapl_jax.metrics import Confusion, ScoreHistogram, roc_auc, roc_curve
+
+
+def _noisy(rng: np.random.Generator, count: int, levels: int) -> tuple[np.ndarray, np.ndarray]:
+    labels = rng.integers(0, 2, count)
+    scores = np.clip(0.3 * labels + rng.random(count) * 0.7, 0, 1)
+    return labels, np.round(scores * levels) / levels
+
+
+@pytest.mark.parametrize("levels", [2, 7, 10**6])
+def test_image_auc_is_scikit_learns_also_with_ties(levels: int) -> None:
+    labels, scores = _noisy(np.random.default_rng(levels), 300, levels)
+    assert roc_auc(labels, scores) == pytest.approx(sk.roc_auc_score(labels, scores), abs=1e-12)
+
+
+def test_all_scores_tied_is_chance() -> None:
+    assert roc_auc(np.array([0, 1, 1]), np.array([0.4, 0.4, 0.4])) == 0.5
+
+
+def test_auc_of_one_class_is_absent() -> None:
+    assert roc_auc(np.array([1, 1]), np.array([0.1, 0.9])) is None
+    assert roc_curve(np.array([0, 0]), np.array([0.1, 0.9])) is None
+
+
+def test_roc_curve_has_one_point_per_distinct_score() -> None:
+    curve = roc_curve(np.array([0, 1, 0, 1]), np.array([0.2, 0.8, 0.5, 0.5]))
+    assert curve is not None
+    np.testing.assert_allclose(curve[0], [0, 0, 0.5, 1])
+    np.testing.assert_allclose(curve[1], [0, 0.5, 1, 1])
+
+
+def test_counts_by_hand() -> None:
+    predicted = np.array([[1, 1, 0, 0], [1, 0, 0, 0]], bool)
+    truth = np.array([[1, 0, 1, 0], [1, 0, 0, 1]], bool)
+    counts = Confusion.of(predicted, truth)
+    assert counts == Confusion(tp=2, fp=1, fn=2, tn=3)
+    assert counts.f1() == pytest.approx(4 / 7)
+    assert counts.iou() == pytest.approx(2 / 5)
+    assert counts.inverted() == Confusion.of(~predicted, truth)
+    assert counts.balanced_accuracy() == pytest.approx((2 / 4 + 3 / 4) / 2)
+    assert counts.harmonic_f1() == pytest.approx(2 * 0.5 * 0.75 / 1.25)
+
+
+def test_a_prediction_of_another_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match="shape"):
+        Confusion.of(np.zeros((2, 2), bool), np.zeros((2, 3), bool))
+
+
+def test_nothing_predicted_and_nothing_true_scores_what_the_caller_says() -> None:
+    counts = Confusion(0, 0, 0, 9)
+    assert (counts.f1(), counts.f1(1.0), counts.iou(1.0)) == (0.0, 1.0, 1.0)
+    assert counts.balanced_accuracy() is None
+
+
+def _best_f1(truth: np.ndarray, scores: np.ndarray) -> float:
+    thresholds = [-1.0, *np.unique(scores)]
+    return max(Confusion.of(scores > t, truth).f1() for t in thresholds)
+
+
+@pytest.mark.parametrize("levels", [1, 3, 255])
+def test_histogram_measures_are_exact_for_maps_of_few_levels(levels: int) -> None:
+    labels, scores = _noisy(np.random.default_rng(levels), 600, levels)
+    truth, heat_map = labels.reshape(20, 30) > 0, scores.reshape(20, 30).astype(np.float32)
+    histogram = ScoreHistogram.of(heat_map, truth)
+    expected = sk.roc_auc_score(truth.ravel(), heat_map.ravel())
+    assert histogram.auc() == pytest.approx(expected, abs=1e-9)
+    assert histogram.best_f1() == pytest.approx(_best_f1(truth, heat_map))
+    inverted = max(_best_f1(truth, heat_map), _best_f1(truth, -heat_map))
+    assert histogram.best_f1(invert=True) == pytest.approx(inverted)
+
+
+def test_histogram_measures_of_a_smooth_map_are_within_its_bin_width() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.random((200, 300)) < 0.2
+    heat_map = np.clip(rng.random((200, 300)) * 0.8 + 0.2 * truth, 0, 1).astype(np.float32)
+    histogram = ScoreHistogram.of(heat_map, truth)
+    expected = sk.roc_auc_score(truth.ravel(), heat_map.ravel())
+    assert histogram.auc() == pytest.approx(expected, abs=2e-5)
+    precision, recall, _ = sk.precision_recall_curve(truth.ravel(), heat_map.ravel())
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    assert histogram.best_f1() == pytest.approx(f1.max(), abs=2e-4)
+
+
+def test_histogram_counts_only_the_kept_pixels() -> None:
+    heat_map = np.array([[0.1, 0.9], [0.8, 0.2]], np.float32)
+    truth = np.array([[False, True], [False, True]])
+    kept = np.array([[True, True], [False, False]])
+    assert ScoreHistogram.of(heat_map, truth).auc() == pytest.approx(0.75)
+    assert ScoreHistogram.of(heat_map, truth, kept).auc() == 1.0
+
+
+def test_histogram_is_the_same_when_a_map_is_binned_in_parts(monkeypatch) -> None:
+    rng = np.random.default_rng(1)
+    heat_map, truth = rng.random((50, 40), np.float32), rng.random((50, 40)) < 0.5
+    whole = ScoreHistogram.of(heat_map, truth)
+    monkeypatch.setattr("sapl_jax.metrics._CHUNK", 100)
+    parts = ScoreHistogram.of(heat_map, truth)
+    np.testing.assert_array_equal(whole.tampered, parts.tampered)
+    np.testing.assert_array_equal(whole.authentic, parts.authentic)
+
+
+def test_pooled_score_is_the_mean_above_otsus_threshold() -> None:
+    heat_map = np.full((10, 10), 0.1, np.float32)
+    heat_map[:2] = 0.9
+    nothing = np.zeros((10, 10), bool)
+    assert ScoreHistogram.of(heat_map, nothing).otsu_mean() == pytest.approx(0.9, abs=1e-4)
+    # 80 bright pixels: at most half of the pixels (here 100 - 51) count, all of them bright.
+    assert ScoreHistogram.of(1 - heat_map, nothing).otsu_mean() == pytest.approx(0.9, abs=1e-4)
+
+
+def test_pooled_score_of_a_flat_map_is_its_value() -> None:
+    flat = np.full((4, 4), 0.3, np.float32)
+    assert ScoreHistogram.of(flat, flat > 1).otsu_mean() == pytest.approx(0.3, abs=1e-4)
