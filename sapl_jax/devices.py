@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -161,6 +161,25 @@ def replicate(tree, devices: list[jax.Device]):
     """
     mesh = Mesh(np.asarray(devices), (AXIS,))
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def split_batch(function: Callable, mesh: Mesh) -> jax.stages.Wrapped:
+    """`function`(weights, *arrays) compiled so that each device of a mesh runs it on its part.
+
+    Arrays and results have the batch in front; one that the devices cannot share equally is run
+    whole on each. Left to the compiler, attention by heads would gather the batch on each device.
+    """
+
+    def run(weights, *arrays):
+        shared = PartitionSpec()
+        split = PartitionSpec(AXIS) if len(arrays[0]) % mesh.size == 0 else shared
+        in_specs = (shared, *[split] * len(arrays))
+        mapped = jax.shard_map(
+            function, mesh=mesh, in_specs=in_specs, out_specs=split, check_vma=False
+        )
+        return mapped(weights, *arrays)
+
+    return jax.jit(run)
 
 
 def stop_flags(devices: list[jax.Device]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
