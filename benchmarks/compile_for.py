@@ -44,8 +44,6 @@ def compile_line(program: str, target: Target, case: Case, text: Path | None) ->
         text.write_text(shown)
     memory = compiled.memory_analysis()
     flops = product_flops(made.trace().jaxpr, {"gpu": "cuda"}.get(target.platform, "tpu"))
-    if program == "prediction":
-        flops /= len(devices)  # Its trace is of the whole batch.
     line = {
         "what": f"compiled {program}",
         "target": devices[0].device_kind,

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from sapl_jax.devices import compute_dtype
+from sapl_jax.devices import AXIS, compute_dtype, split_batch
 from sapl_jax.models.sapl import build_sapl, score_and_patch_map, with_parts
 from sapl_jax.training import schedules
 from sapl_jax.training.state import PyTree, init_state, make_optimizer, merge_model, split_model
@@ -79,16 +79,19 @@ def prediction_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Pro
     model = nnx.eval_shape(lambda: build_sapl(config, dtype))
     patch = model.clip.config.vision.patch_size
     params, frozen = split_model(with_parts(model, heads=None))
-    mesh = Mesh(np.asarray(devices), ("data",))
-    shared, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
+    mesh = Mesh(np.asarray(devices), (AXIS,))
+    shared, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (AXIS,)))
 
-    def predict(params: PyTree, frozen_params: PyTree, batch: dict) -> tuple[jax.Array, jax.Array]:
-        sapl = merge_model(params, frozen._replace(params=frozen_params))
-        return score_and_patch_map(sapl, **batch)
+    def predict(weights: PyTree, *batch: jax.Array) -> tuple[jax.Array, jax.Array]:
+        sapl = merge_model(weights[0], frozen._replace(params=weights[1]))
+        return score_and_patch_map(sapl, *batch)
 
-    mapped = jax.jit(predict, in_shardings=(shared, shared, split), out_shardings=split)
-    batch = _batch(config, patch, (config.train.batch_size,))
-    return Program(mapped, (params, frozen.params, batch))
+    def placed(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    weights = jax.tree.map(lambda leaf: placed(leaf, shared), (params, frozen.params))
+    batch = _batch(config, patch, (config.train.batch_size,)).values()
+    return Program(split_batch(predict, mesh), (weights, *(placed(leaf, split) for leaf in batch)))
 
 
 def _batch(

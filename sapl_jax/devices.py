@@ -1,9 +1,10 @@
 """Devices of a run: which ones, compute type, compilation cache, and how arrays get onto them."""
 
+import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sapl_jax.errors import UserError
+from sapl_jax.processes import idle_gpus, local_device_ids
+
+log = logging.getLogger(__name__)
 
 
 def use_compilation_cache() -> None:
@@ -38,7 +42,8 @@ def start_runtime() -> None:
     """Joins the other processes of a multi-host run and turns on the compilation cache.
 
     Several processes: `launch.sh` sets SAPL_COORDINATOR, SAPL_PROCESS_COUNT and SAPL_PROCESS_ID; on
-    TPU slices and under SLURM JAX finds them itself when SAPL_COORDINATOR is "auto".
+    TPU slices and under SLURM, Open MPI and Kubernetes JAX finds them itself when SAPL_COORDINATOR
+    is "auto". In both forms a process drives its host's GPUs or its share (`local_device_ids`).
     A process that is lost is noticed HEARTBEAT_S seconds later at the latest.
     """
     use_compilation_cache()
@@ -47,6 +52,8 @@ def start_runtime() -> None:
         "heartbeat_timeout_seconds": HEARTBEAT_S,
         "shutdown_timeout_seconds": SHUTDOWN_S,
     }
+    if coordinator:
+        waits["local_device_ids"] = local_device_ids()
     if coordinator == "auto":
         jax.distributed.initialize(**waits)
     elif coordinator:
@@ -63,6 +70,21 @@ def _process_numbers() -> tuple[int, int]:
             "number of this one, counted from 0. launch.sh sets them."
         )
     return int(values[0]), int(values[1])
+
+
+def report_devices(dtype: jnp.dtype) -> None:
+    """Says which devices this process drives, and warns of GPUs of its host that stay idle."""
+    local = jax.local_devices()
+    log.info(
+        "process %d of %d drives %d of %d %s device(s), %s", jax.process_index() + 1,
+        jax.process_count(), len(local), jax.device_count(), local[0].device_kind, dtype,
+    )  # fmt: skip
+    idle = idle_gpus(len(local) if local[0].platform == "gpu" else 0)
+    if idle and os.environ.get("JAX_PLATFORMS") != "cpu":
+        log.warning(
+            "%d of the GPUs of this host are idle. Is JAX's CUDA plugin installed (./launch.sh "
+            "setup), and is there one process for each host, or one for each GPU?", idle,
+        )  # fmt: skip
 
 
 @contextmanager
@@ -139,6 +161,25 @@ def replicate(tree, devices: list[jax.Device]):
     """
     mesh = Mesh(np.asarray(devices), (AXIS,))
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def split_batch(function: Callable, mesh: Mesh) -> jax.stages.Wrapped:
+    """`function`(weights, *arrays) compiled so that each device of a mesh runs it on its part.
+
+    Arrays and results have the batch in front; one that the devices cannot share equally is run
+    whole on each. Left to the compiler, attention by heads would gather the batch on each device.
+    """
+
+    def run(weights, *arrays):
+        shared = PartitionSpec()
+        split = PartitionSpec(AXIS) if len(arrays[0]) % mesh.size == 0 else shared
+        in_specs = (shared, *[split] * len(arrays))
+        mapped = jax.shard_map(
+            function, mesh=mesh, in_specs=in_specs, out_specs=split, check_vma=False
+        )
+        return mapped(weights, *arrays)
+
+    return jax.jit(run)
 
 
 def stop_flags(devices: list[jax.Device]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:

@@ -147,13 +147,7 @@ def main(argv: list[str]) -> int | None:
     for name, size in sizes.items():
         if name == "batch_size" or size:
             devices.check_batch_size(f"config.train.{name}", size, jax.device_count())
-    log.info(
-        "%d %s device(s) in %d process(es), %s",
-        jax.device_count(),
-        jax.devices()[0].device_kind,
-        jax.process_count(),
-        dtype,
-    )
+    devices.report_devices(dtype)
     first = jax.process_index() == 0
     with devices.leave_on_error(), open_workdir(workdir, config, write=first):
         model = build_sapl(config, dtype)

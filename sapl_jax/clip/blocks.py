@@ -120,7 +120,8 @@ class Block(nnx.Module):
 
 
 # What the backward pass computes again, from nothing to all; norms, activations and attention
-# weights are computed again at every level.
+# weights are computed again at every level. By name rather than "all products": LoRA's two would
+# each be kept beside their sum.
 _POLICIES = {
     "none": jax.checkpoint_policies.save_only_these_names(LINEAR, MLP, LOGSUMEXP),
     "mlp": jax.checkpoint_policies.save_only_these_names(LINEAR, LOGSUMEXP),
@@ -218,7 +219,6 @@ def _run_segment(
         block = nnx.merge(graphdef, lora_of_block, frozen_of_block)
         return block(h, causal=causal), None
 
-    # By name rather than "all products": LoRA's two would each be kept beside their sum.
     policy = _POLICIES[recompute.level]
     lora_of_segment = jax.tree.map(lambda w: w[start:stop], lora)
     scanned = (jnp.arange(start, stop), lora_of_segment)

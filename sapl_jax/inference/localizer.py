@@ -75,8 +75,8 @@ class Localizer:
             ]
             return jnp.swapaxes(own, 0, 1), usable
 
-        self._analyse = jax.jit(analyse)
-        self._edge_features = jax.jit(edge_features)
+        self._analyse = devices.split_batch(analyse, self._mesh)
+        self._edge_features = devices.split_batch(edge_features, self._mesh)
 
     @classmethod
     def load(cls, checkpoint: str | Path, *, dtype: str | None = None) -> "Localizer":

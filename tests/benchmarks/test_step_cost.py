@@ -6,7 +6,7 @@ import math
 import jax
 import pytest
 
-from benchmarks.lowering import lower_step
+from benchmarks.lowering import lower_step, prediction_program
 from benchmarks.program import collectives, matmul_flops
 from configs import sapl
 
@@ -76,3 +76,10 @@ def test_collectives_move_gradients_and_keys_only(compiled):
     width = 64  # Of the joint space.
     keys = len(config.model.taps) * anchors * width * 4
     assert 0 <= gathered - keys <= anchors * 8
+
+
+def test_prediction_on_two_devices_moves_nothing(tmp_path):
+    config = demo_sized_config(tmp_path)
+    config.image.size = 264  # 1,090 tokens: attention goes by heads.
+    program = prediction_program(config, jax.devices()[:2])
+    assert collectives(program.lower().compile().as_text()) == []
