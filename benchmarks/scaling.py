@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from benchmarks.case import Case, cpu_name
 from benchmarks.lowering import lower_step
-from benchmarks.page import replace_measured
 from benchmarks.program import collectives, matmul_flops
+from benchmarks.tables import replace_measured
 from benchmarks.train_step import OurStep, config_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"

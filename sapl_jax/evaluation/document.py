@@ -37,8 +37,8 @@ class Section:
     parts: Sequence["str | Table | Picture | list[str]"]
 
 
-def to_markdown(title: str, sections: Sequence[Section], figures: str = "figures") -> str:
-    """The report as Markdown; pictures are referred to as `<figures>/<name>.png`."""
+def to_markdown(title: str, sections: Sequence[Section]) -> str:
+    """The report as Markdown; pictures are referred to as `figures/<name>.png`."""
     lines = [f"# {title}", ""]
     for section in sections:
         lines += [f"## {section.heading}", ""]
@@ -50,7 +50,7 @@ def to_markdown(title: str, sections: Sequence[Section], figures: str = "figures
             elif isinstance(part, Table):
                 lines += _markdown_table(part)
             else:
-                lines += [f"![{_plain(part.caption)}]({figures}/{part.name}.png)", ""]
+                lines += [f"![{_plain(part.caption)}](figures/{part.name}.png)", ""]
                 lines.append(f"*{_plain(part.caption)}*")
             lines.append("")
     return "\n".join(lines)

@@ -21,7 +21,7 @@ from data_pipelines.soft_edges import EdgeOptions
 from sapl_jax import devices
 from sapl_jax.errors import UserError
 from sapl_jax.inference.detector import Result, result_of
-from sapl_jax.inference.loading import load_model
+from sapl_jax.inference.opening import load_model
 from sapl_jax.models.hecl import make_anchors, select_patches
 from sapl_jax.models.localization import heat_map_of_picture
 from sapl_jax.models.sapl import SAPL, score_and_patch_map

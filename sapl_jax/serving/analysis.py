@@ -111,8 +111,8 @@ def summary(analysed: Analysed, threshold: float) -> str:
 class Downloads:
     """Mask files for download, in a folder that goes when the page ends."""
 
-    def __init__(self, folder: Path | None = None):
-        self.folder = folder or Path(tempfile.mkdtemp(prefix="sapl-page-"))
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="sapl-page-"))
         self._lock = threading.Lock()
         self._made: list[Path] = []
 
