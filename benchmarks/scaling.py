@@ -10,6 +10,7 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ Line = dict[str, Any]
 _QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0}
 
 
-def variations(base: Case, sizes: tuple[int, ...], tap_sets: tuple[tuple[int, ...], ...]):
+def variations(
+    base: Case, sizes: tuple[int, ...], tap_sets: tuple[tuple[int, ...], ...]
+) -> Iterator[tuple[str, int, Case]]:
     """(what varies, its value, case), one thing at a time around `base`."""
     for batch in (1, 2, 4):
         yield "batch", batch, dataclasses.replace(base, batch=batch)

@@ -104,7 +104,7 @@ class CheckpointFolder:
         `record` must be JSON. A checkpoint of the same step that is there already stays as it is.
 
         Raises:
-          UserError: this or an earlier checkpoint could not be written.
+            UserError: this or an earlier checkpoint could not be written.
         """
         if step in self._manager.all_steps():
             return
@@ -125,8 +125,8 @@ class CheckpointFolder:
         """The JSON record of a checkpoint.
 
         Raises:
-          DamagedCheckpoint: it cannot be read, or is not what was written.
-          UserError: the checkpoint is of a newer format.
+            DamagedCheckpoint: it cannot be read, or is not what was written.
+            UserError: the checkpoint is of a newer format.
         """
         try:
             args = ocp.args.Composite(record=ocp.args.JsonRestore())
@@ -149,13 +149,13 @@ class CheckpointFolder:
         """The state of a checkpoint in the form of `template`, as NumPy arrays on the host.
 
         Args:
-          step: a step that is there.
-          template: pytree of arrays or `jax.ShapeDtypeStruct` with the expected shapes and types.
+            step: a step that is there.
+            template: pytree of arrays or `jax.ShapeDtypeStruct` with the expected shapes and types.
 
         Raises:
-          DamagedCheckpoint: files are missing or hold other bytes than were written.
-          UserError: names, shapes or dtypes differ; all differences are listed. (Orbax itself
-            would cast types silently.)
+            DamagedCheckpoint: files are missing or hold other bytes than were written.
+            UserError: names, shapes or dtypes differ; all differences are listed. (Orbax itself
+                would cast types silently.)
         """
         return self._restore_state(step, template, self.record(step))
 
@@ -165,8 +165,8 @@ class CheckpointFolder:
         A damaged one is moved to the folder `damaged` beside this one, with a warning.
 
         Raises:
-          DamagedCheckpoint: all of them are.
-          UserError: as `restore`.
+            DamagedCheckpoint: all of them are.
+            UserError: as `restore`.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         reasons = []

@@ -93,7 +93,7 @@ _SMOOTHED = 15  # lines of the log that one drawn point averages at most
 
 
 def read_metrics(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """name -> (steps, values) of a `metrics.jsonl`; a line cut off by a crash is left out."""
+    """Name -> (steps, values) of a `metrics.jsonl`; a line cut off by a crash is left out."""
     points: dict[str, list[tuple[float, float]]] = {}
     for line in path.read_text().splitlines():
         try:

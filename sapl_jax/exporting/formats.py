@@ -101,7 +101,7 @@ def write_onnx(trained: TrainedModel, folder: Path) -> None:
     """Writes the export of a float32 model without LoRA into an existing, empty folder.
 
     Raises:
-      UserError: the converter or onnxruntime is not installed.
+        UserError: the converter or onnxruntime is not installed.
     """
     try:
         import onnx

@@ -35,11 +35,11 @@ def find_pictures(specifications: Sequence[str], leave_out: Path | None = None) 
     files and folders are passed over. Links are followed, loops of them end.
 
     Args:
-      specifications: paths; one that does not exist and has *, ? or [ is a pattern.
-      leave_out: a folder whose files are never taken: the output may lie inside the input.
+        specifications: paths; one that does not exist and has *, ? or [ is a pattern.
+        leave_out: a folder whose files are never taken: the output may lie inside the input.
 
     Raises:
-      UserError: no picture at all.
+        UserError: no picture at all.
     """
     found = Found()
     seen: set[tuple[int, int]] = set()
