@@ -63,9 +63,10 @@ PEAK_FLOPS = {
 class Case:
     """One training step. The defaults are configs/sapl.py (a test compares them).
 
-    model: a name in `ARCHITECTURES` with random weights, or a Hugging Face CLIP folder.
-    size: longer side of the pictures in pixels; the canvas is the next multiple of the patch.
-    remat: recompute whole vision blocks in the backward pass (gradient checkpointing).
+    Attributes:
+        model: a name in `ARCHITECTURES` with random weights, or a Hugging Face CLIP folder.
+        size: longer side of the pictures in pixels; the canvas is the next multiple of the patch.
+        remat: recompute whole vision blocks in the backward pass (gradient checkpointing).
     """
 
     model: str = "vit-large-patch14-336"

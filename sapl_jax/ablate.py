@@ -88,8 +88,9 @@ def run_rows(
 ) -> list[str]:
     """Runs the rows that are not finished and writes the tables after each; returns failed rows.
 
-    launch: runs a command and returns its exit status. A command that was interrupted ends the
-    study with KeyboardInterrupt; after one that fails otherwise the other rows still run.
+    Args:
+        launch: runs a command and returns its exit status. A command that was interrupted ends the
+            study with KeyboardInterrupt; after one that fails otherwise the other rows still run.
     """
     failed = []
     request = {

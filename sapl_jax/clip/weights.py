@@ -41,7 +41,8 @@ class Tensor(Protocol):
 class Entry:
     """One parameter of ours and its names in files; `{}` stands for the block's number.
 
-    axes: `torch_array.transpose(axes)` has our layout; None: it has our layout already.
+    Attributes:
+        axes: `torch_array.transpose(axes)` has our layout; None: it has our layout already.
     """
 
     path: str

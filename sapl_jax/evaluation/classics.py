@@ -180,7 +180,8 @@ def _in_strips(
 ) -> np.ndarray:
     """Filters and blocks a channel uint8 [H, W] strip by strip, so only strips are float.
 
-    scale: how much smaller `filtered` makes its input.
+    Args:
+        scale: how much smaller `filtered` makes its input.
     """
     parts = []
     for start in range(0, channel.shape[0], _STRIP):

@@ -8,10 +8,13 @@ from collections.abc import Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """header: column titles. rows: cells as text.
+    """A table of a report.
 
-    emphasised: indices of rows to stress (ours, among published ones). names: how many columns
-    from the left hold names, not numbers.
+    Attributes:
+        header: column titles.
+        rows: cells as text.
+        emphasised: indices of rows to stress (ours, among published ones).
+        names: how many columns from the left hold names, not numbers.
     """
 
     header: Sequence[str]
@@ -22,7 +25,12 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """png: bytes of the file `name`.png. caption: what it shows, also the alternative text."""
+    """A picture of a report.
+
+    Attributes:
+        png: bytes of the file `name`.png.
+        caption: what it shows, also the alternative text.
+    """
 
     name: str
     png: bytes

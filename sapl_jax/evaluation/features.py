@@ -27,7 +27,12 @@ class HasEdgeFeatures(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Embedding:
-    """points: float32 [n, 2]. tampered: bool [n], whether the patch's picture is tampered."""
+    """Edge patches as points in the plane.
+
+    Attributes:
+        points: float32 [n, 2].
+        tampered: bool [n], whether the patch's picture is tampered.
+    """
 
     points: np.ndarray
     tampered: np.ndarray

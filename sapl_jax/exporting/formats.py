@@ -38,7 +38,12 @@ from sapl_jax.training.state import merge_model, split_model
 
 
 class Network(NamedTuple):
-    """weights: arrays by name. apply(weights, image, edge_map, valid): as `score_and_patch_map`."""
+    """A model as a function and the arrays that it needs.
+
+    Attributes:
+        weights: arrays by name.
+        apply: (weights, image, edge_map, valid) -> as `score_and_patch_map`.
+    """
 
     weights: dict[str, jax.Array]
     apply: Callable[..., tuple[jax.Array, jax.Array]]

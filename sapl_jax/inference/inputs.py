@@ -18,9 +18,10 @@ _GLOB = frozenset("*?[")
 class Found:
     """What a command line means.
 
-    pictures: absolute paths, each file once, in the order given and sorted within folders.
-    skipped: (path, reason) of what was named but cannot be used.
-    others: files in folders that are not named like pictures.
+    Attributes:
+        pictures: absolute paths, each file once, in the order given and sorted within folders.
+        skipped: (path, reason) of what was named but cannot be used.
+        others: files in folders that are not named like pictures.
     """
 
     pictures: list[Path] = field(default_factory=list)

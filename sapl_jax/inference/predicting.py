@@ -35,7 +35,12 @@ class Summary:
 
 @dataclass(frozen=True)
 class Limits:
-    """max_pixels: of one picture. batch_size: pictures analysed at once."""
+    """Limits of memory.
+
+    Attributes:
+        max_pixels: of one picture.
+        batch_size: pictures analysed at once.
+    """
 
     max_pixels: int = reading.MAX_PIXELS
     batch_size: int = 8

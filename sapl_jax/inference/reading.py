@@ -15,7 +15,13 @@ MAX_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Picture:
-    """rgb: uint8 [H, W, 3]. sha256: of the file. notes: what reading it left out."""
+    """A picture that was read.
+
+    Attributes:
+        rgb: uint8 [H, W, 3].
+        sha256: of the file.
+        notes: what reading it left out.
+    """
 
     rgb: np.ndarray
     sha256: str
