@@ -41,8 +41,11 @@ Perturbation = Callable[[np.ndarray, str], np.ndarray]
 class Loaded:
     """A sample whose files have been read.
 
-    image: uint8 RGB [H, W, 3] as the detector sees it, None if unreadable. mask: uint8 [H, W],
-    255 = tampered, or None. problems: what was wrong with its files. digest: hash of their bytes.
+    Attributes:
+        image: uint8 RGB [H, W, 3] as the detector sees it, None if unreadable.
+        mask: uint8 [H, W], 255 = tampered, or None.
+        problems: what was wrong with its files.
+        digest: hash of their bytes.
     """
 
     sample: Sample
@@ -66,9 +69,11 @@ class Record:
 class DatasetResult:
     """All that one data set gave.
 
-    summary: measures and counts, see `protocols.summarise`. skipped: pictures that were not
-    evaluated, with the reason. notes: pictures that were, with something to know about them.
-    digest: hash of every file's name and bytes, to tell whether two reports saw the same data.
+    Attributes:
+        summary: measures and counts, see `protocols.summarise`.
+        skipped: pictures that were not evaluated, with the reason.
+        notes: pictures that were, with something to know about them.
+        digest: hash of every file's name and bytes, to tell whether two reports saw the same data.
     """
 
     name: str
@@ -88,7 +93,8 @@ Observer = Callable[[Loaded, Any, protocols.ImageScores], None]
 def load_sample(sample: Sample, perturbation: Perturbation | None = None) -> Loaded:
     """Reads a sample's picture and, for a tampered one, its mask; problems are kept, not raised.
 
-    perturbation: applied to the picture last of all.
+    Args:
+        perturbation: applied to the picture last of all.
     """
     problems: list[str] = []
     image, mask, hashes = None, None, [sample.name]
@@ -165,11 +171,16 @@ def evaluate_dataset(
 ) -> DatasetResult:
     """Evaluates a detector on every picture of a listing.
 
-    batch_size: pictures handed to the detector at once. label: name of the data set in the
-    results (the listing's by default). title: of the progress bar. perturbation: applied to each
-    picture before the detector sees it, called with the picture and the sample's name; it must
-    keep the size. observers: called with each picture's files, analysis and scores. Raises
-    UserError when no picture of the listing can be used.
+    Args:
+        batch_size: pictures handed to the detector at once.
+        label: name of the data set in the results (the listing's by default).
+        title: of the progress bar.
+        perturbation: applied to each picture before the detector sees it, called with the picture
+            and the sample's name; it must keep the size.
+        observers: called with each picture's files, analysis and scores.
+
+    Raises:
+        UserError: no picture of the listing can be used.
     """
     start = time.monotonic()
     label = label or listing.name

@@ -10,7 +10,10 @@ from data_pipelines.listing import AUTHENTIC, TAMPERED, Listing
 from sapl_jax.evaluation.evaluator import load_in_background
 from sapl_jax.evaluation.gallery import evenly_spaced
 
-MIN_POINTS = 20  # below this a map of neighbourhoods shows nothing
+_PER_CLASS = 40  # pictures at most
+_MAX_POINTS = 300  # patches shown per class: t-SNE takes quadratic time
+_MIN_POINTS = 20  # below this a map of neighbourhoods shows nothing
+_BATCH_SIZE = 8
 
 
 class HasEdgeFeatures(Protocol):
@@ -24,30 +27,28 @@ class HasEdgeFeatures(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Embedding:
-    """points: float32 [n, 2]. tampered: bool [n], whether the patch's picture is tampered."""
+    """Edge patches as points in the plane.
+
+    Attributes:
+        points: float32 [n, 2].
+        tampered: bool [n], whether the patch's picture is tampered.
+    """
 
     points: np.ndarray
     tampered: np.ndarray
 
 
 def edge_patch_embedding(
-    detector: HasEdgeFeatures,
-    listing: Listing,
-    *,
-    per_class: int = 40,
-    max_points: int = 300,
-    batch_size: int = 8,
-    seed: int = 0,
+    detector: HasEdgeFeatures, listing: Listing, *, seed: int = 0
 ) -> Embedding | None:
-    """Embeds the deepest tap's edge patches of up to `per_class` pictures of each class.
+    """Embeds the deepest tap's edge patches of some pictures of each class, evenly chosen.
 
-    max_points: patches shown per class, evenly chosen (t-SNE takes quadratic time). None where a
-    class is absent or too few patches are usable.
+    None where a class is absent or too few patches are usable.
     """
     chosen = []
     for label in (AUTHENTIC, TAMPERED):
         samples = [sample for sample in listing.samples if sample.label == label]
-        chosen += evenly_spaced(samples, per_class)
+        chosen += evenly_spaced(samples, _PER_CLASS)
     features, tampered = [], []
     images: list[np.ndarray] = []
     labels: list[int] = []
@@ -61,11 +62,11 @@ def edge_patch_embedding(
             images.clear()
             labels.clear()
 
-    for loaded in load_in_background(chosen, batch_size):
+    for loaded in load_in_background(chosen, _BATCH_SIZE):
         if loaded.image is not None:
             images.append(loaded.image)
             labels.append(loaded.sample.label)
-        if len(images) == batch_size:
+        if len(images) == _BATCH_SIZE:
             flush()
     flush()
     if not features:
@@ -73,12 +74,12 @@ def edge_patch_embedding(
     vectors, of_tampered = np.concatenate(features), np.concatenate(tampered)
     shown = np.concatenate(
         [
-            which[np.linspace(0, len(which) - 1, min(max_points, len(which))).astype(int)]
+            which[np.linspace(0, len(which) - 1, min(_MAX_POINTS, len(which))).astype(int)]
             for which in (np.flatnonzero(~of_tampered), np.flatnonzero(of_tampered))
         ]
     )
     vectors, of_tampered = vectors[shown], of_tampered[shown]
-    if len(vectors) < MIN_POINTS or of_tampered.all() or not of_tampered.any():
+    if len(vectors) < _MIN_POINTS or of_tampered.all() or not of_tampered.any():
         return None
     return Embedding(embed(vectors, seed), of_tampered)
 

@@ -121,9 +121,12 @@ def score_image(
 ) -> ImageScores:
     """Scores one picture.
 
-    label: 0 authentic, 1 tampered. model_score: the model's own, in [0, 1]. heat_map: float32
-    [H, W] in [0, 1] at the picture's own size. mask: uint8 [H, W], white = tampered, or None where
-    there is none; not used for authentic pictures, whose truth is all authentic.
+    Args:
+        label: 0 authentic, 1 tampered.
+        model_score: the model's own, in [0, 1].
+        heat_map: float32 [H, W] in [0, 1] at the picture's own size.
+        mask: uint8 [H, W], white = tampered, or None where there is none; not used for authentic
+            pictures, whose truth is all authentic.
     """
     if protocol.eight_bit_map:
         heat_map = np.floor(heat_map * np.float32(255)) / np.float32(255)

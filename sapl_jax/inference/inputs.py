@@ -18,9 +18,10 @@ _GLOB = frozenset("*?[")
 class Found:
     """What a command line means.
 
-    pictures: absolute paths, each file once, in the order given and sorted within folders.
-    skipped: (path, reason) of what was named but cannot be used.
-    others: files in folders that are not named like pictures.
+    Attributes:
+        pictures: absolute paths, each file once, in the order given and sorted within folders.
+        skipped: (path, reason) of what was named but cannot be used.
+        others: files in folders that are not named like pictures.
     """
 
     pictures: list[Path] = field(default_factory=list)
@@ -35,11 +36,11 @@ def find_pictures(specifications: Sequence[str], leave_out: Path | None = None) 
     files and folders are passed over. Links are followed, loops of them end.
 
     Args:
-      specifications: paths; one that does not exist and has *, ? or [ is a pattern.
-      leave_out: a folder whose files are never taken: the output may lie inside the input.
+        specifications: paths; one that does not exist and has *, ? or [ is a pattern.
+        leave_out: a folder whose files are never taken: the output may lie inside the input.
 
     Raises:
-      UserError: no picture at all.
+        UserError: no picture at all.
     """
     found = Found()
     seen: set[tuple[int, int]] = set()

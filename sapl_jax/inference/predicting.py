@@ -35,7 +35,12 @@ class Summary:
 
 @dataclass(frozen=True)
 class Limits:
-    """max_pixels: of one picture. batch_size: pictures analysed at once."""
+    """Limits of memory.
+
+    Attributes:
+        max_pixels: of one picture.
+        batch_size: pictures analysed at once.
+    """
 
     max_pixels: int = reading.MAX_PIXELS
     batch_size: int = 8
@@ -61,16 +66,16 @@ def predict(
     """Analyses every picture that `output` does not hold yet.
 
     Args:
-      detector: a `Localizer`, or one behind tiles.
-      pictures: absolute paths.
-      output: an entered output folder.
-      threshold: the mask is heat map > threshold.
-      limits: of memory.
-      progress: whether to show a bar.
+        detector: a `Localizer`, or one behind tiles.
+        pictures: absolute paths.
+        output: an entered output folder.
+        threshold: the mask is heat map > threshold.
+        limits: of memory.
+        progress: whether to show a bar.
 
     Raises:
-      UserError: the output cannot be written. A file that cannot be used never raises: it is in
-        the summary.
+        UserError: the output cannot be written. A file that cannot be used never raises: it is in
+            the summary.
     """
     summary = Summary()
 
@@ -140,7 +145,7 @@ def _render(
 
 
 def verdict(score: float) -> str:
-    """ "tampered" where the "fake" prompt is the more similar one, else "authentic"."""
+    """In a word: "tampered" where the "fake" prompt is the more similar one, else "authentic"."""
     return "tampered" if score > 0.5 else "authentic"
 
 

@@ -15,7 +15,13 @@ MAX_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Picture:
-    """rgb: uint8 [H, W, 3]. sha256: of the file. notes: what reading it left out."""
+    """A picture that was read.
+
+    Attributes:
+        rgb: uint8 [H, W, 3].
+        sha256: of the file.
+        notes: what reading it left out.
+    """
 
     rgb: np.ndarray
     sha256: str
@@ -41,12 +47,12 @@ def decode(data: bytes, origin: str | Path, max_pixels: int = MAX_PIXELS) -> Pic
     """The picture in a file's bytes.
 
     Args:
-      data: the file.
-      origin: the name that errors carry.
-      max_pixels: checked before anything is decoded.
+        data: the file.
+        origin: the name that errors carry.
+        max_pixels: checked before anything is decoded.
 
     Raises:
-      UnreadableImage: not a picture, damaged, an animation, or too many pixels.
+        UnreadableImage: not a picture, damaged, an animation, or too many pixels.
     """
     frames = frames_in(data)
     if frames is not None:
