@@ -109,13 +109,14 @@ def _decode(data: bytes, origin: str | Path, mode: int, max_pixels: int) -> np.n
             f"{origin}: {header.width} x {header.height} pixels, more than the limit of "
             f"{max_pixels}; make it smaller or raise the limit"
         )
+    if header.format == "JPEG" and not _is_whole_jpeg(data):
+        raise UnreadableImage(f"{origin}: truncated JPEG, or one with damaged segments")
     pixels = None
-    if header.format != "JPEG" or _is_whole_jpeg(data):
-        with suppress(cv2.error, OSError, SyntaxError, ValueError, IndexError):
-            # For PNG: where the length of a chunk is damaged, OpenCV allocates gigabytes.
-            header.verify()
-            flags = mode | cv2.IMREAD_IGNORE_ORIENTATION
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    with suppress(cv2.error, OSError, SyntaxError, ValueError, IndexError):
+        # For PNG: where the length of a chunk is damaged, OpenCV allocates gigabytes.
+        header.verify()
+        flags = mode | cv2.IMREAD_IGNORE_ORIENTATION
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if pixels is None:
         raise UnreadableImage(f"{origin}: truncated or corrupt {header.format} data")
     if sorted(pixels.shape[:2]) != sorted(header.size):  # Pillow turns the size of a turned TIFF
