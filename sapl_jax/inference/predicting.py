@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_pipelines.images import UnreadableImage
+from data_pipelines.listing import LABEL_NAMES, TAMPERED
 from data_pipelines.read_ahead import batches_ahead
 from sapl_jax.files import sha256_of
 from sapl_jax.inference import drawing as rendering
@@ -107,7 +108,7 @@ def predict(
                     continue
                 output.add(item.path, files, record)
                 summary.analysed += 1
-                summary.tampered += record["verdict"] == "tampered"
+                summary.tampered += record["verdict"] == LABEL_NAMES[TAMPERED]
             bar.update(len(batch))
     return summary
 
@@ -141,7 +142,7 @@ def _render(
 
 def verdict(score: float) -> str:
     """ "tampered" where the "fake" prompt is the more similar one, else "authentic"."""
-    return "tampered" if score > 0.5 else "authentic"
+    return LABEL_NAMES[int(score > 0.5)]
 
 
 def _pixels(item: _Loaded) -> int:
