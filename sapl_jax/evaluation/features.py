@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from data_pipelines.listing import AUTHENTIC, TAMPERED, Listing
-from sapl_jax.evaluation.evaluator import load_in_background
+from sapl_jax.evaluation.evaluator import loaded_batches
 from sapl_jax.evaluation.gallery import evenly_spaced
 
 _PER_CLASS = 40  # pictures at most
@@ -50,25 +50,15 @@ def edge_patch_embedding(
         samples = [sample for sample in listing.samples if sample.label == label]
         chosen += evenly_spaced(samples, _PER_CLASS)
     features, tampered = [], []
-    images: list[np.ndarray] = []
-    labels: list[int] = []
-
-    def flush() -> None:
-        if images:
-            found, usable = detector.edge_features(images, labels)
-            for deepest, good, label in zip(found[:, -1], usable, labels, strict=True):
-                features.append(deepest[good])
-                tampered.append(np.full(int(good.sum()), label == TAMPERED))
-            images.clear()
-            labels.clear()
-
-    for loaded in load_in_background(chosen, _BATCH_SIZE):
-        if loaded.image is not None:
-            images.append(loaded.image)
-            labels.append(loaded.sample.label)
-        if len(images) == _BATCH_SIZE:
-            flush()
-    flush()
+    for batch in loaded_batches(chosen, _BATCH_SIZE):
+        images = [loaded.image for loaded in batch if loaded.image is not None]
+        labels = [loaded.sample.label for loaded in batch if loaded.image is not None]
+        if not images:
+            continue
+        found, usable = detector.edge_features(images, labels)
+        for deepest, good, label in zip(found[:, -1], usable, labels, strict=True):
+            features.append(deepest[good])
+            tampered.append(np.full(int(good.sum()), label == TAMPERED))
     if not features:
         return None
     vectors, of_tampered = np.concatenate(features), np.concatenate(tampered)

@@ -140,8 +140,8 @@ def test_bad_files_never_end_the_run(tmp_path):
         "text.png": b"hello",
         "empty.jpg": b"",
         "bomb.png": hostile.bomb(),
-        "moving.png": hostile.animated_png(),
-        "moving.webp": hostile.animated_webp(),
+        "moving.png": hostile.animated("PNG"),
+        "moving.webp": hostile.animated("WEBP"),
         "half.png": hostile.png(64, 64)[:40],
     }.items():
         (folder / name).write_bytes(data)

@@ -48,7 +48,7 @@ def test_the_mask_follows_the_threshold(localizer, tmp_path):
     [
         (b"hello", "not a JPEG"),
         (hostile.bomb(), "20000 x 10000 pixels"),
-        (hostile.animated_png(), "animation"),
+        (hostile.animated("PNG"), "animation"),
         (bytes(2 << 20), "too large"),
     ],
 )

@@ -178,7 +178,7 @@ def test_an_example_is_analysed(tab):
     [
         (named("text.png", b"hello world"), "not a JPEG, PNG, BMP, TIFF or WebP picture"),
         (named("bomb.png", hostile.bomb()), "20000 x 10000 pixels, more than the limit"),
-        (named("moving.png", hostile.animated_png()), "an animation"),
+        (named("moving.png", hostile.animated("PNG")), "an animation"),
         (named("<img src=x onerror=alert(1)>.png", b"hello"), "<img src=x onerror=alert(1)>"),
     ],
 )
