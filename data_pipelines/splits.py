@@ -10,8 +10,13 @@ from sapl_jax.errors import UserError
 
 
 class Split(NamedTuple):
-    """train and validation: disjoint, each sorted by name; shared: validation pictures of which
-    a source is also in train (0 unless the sources hang together too much to be parted).
+    """Two disjoint parts of a data set, each sorted by name.
+
+    Attributes:
+        train: what is trained on.
+        validation: what is held out.
+        shared: validation pictures of which a source is also in train (0 unless the sources hang
+            together too much to be parted).
     """
 
     train: list[Sample]

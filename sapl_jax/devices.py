@@ -132,7 +132,7 @@ def check_batch_size(name: str, size: int, num_devices: int) -> None:
         )
 
 
-def replicate(tree, devices: list[jax.Device]):
+def replicate(tree: Any, devices: list[jax.Device]) -> Any:
     """The pytree on every device, as the pmapped step wants what it does not split.
 
     Placed once, arrays do not travel again at each step.

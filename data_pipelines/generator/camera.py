@@ -122,6 +122,7 @@ def _demosaicing_code(bayer: str, method: str) -> int:
 
 
 def level(value: float, limits: tuple[float, ...], names: tuple[str, ...]) -> str:
+    """The name of the step between `limits` that a value falls in."""
     return names[int(np.searchsorted(limits, value))]
 
 

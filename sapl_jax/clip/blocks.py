@@ -43,6 +43,7 @@ class LayerNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((features,), dtype))
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """The same shape [..., features]."""
         h = x.astype(jnp.float32)
         h = h - jnp.mean(h, axis=-1, keepdims=True)
         h = h * jax.lax.rsqrt(jnp.mean(h * h, axis=-1, keepdims=True) + self.eps)
@@ -66,6 +67,7 @@ class Linear(nnx.Module):
         self.lora_scale = 0.0
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [..., in] to [..., out]."""
         y = x @ self.kernel[...].astype(x.dtype)
         if self.bias is not None:
             y = y + self.bias[...].astype(x.dtype)

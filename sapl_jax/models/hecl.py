@@ -24,10 +24,10 @@ class Anchors(NamedTuple):
     """Edge-patch features of a batch.
 
     Attributes:
-      features: [L, B, K, D] float32 unit vectors.
-      valid: [B, K] bool; false where a picture has fewer than K usable patches.
-      label: [B, K] int32, 0 authentic, 1 manipulated.
-      patches: [L, B, K] int32, the index of each patch in the grid, row by row.
+        features: [L, B, K, D] float32 unit vectors.
+        valid: [B, K] bool; false where a picture has fewer than K usable patches.
+        label: [B, K] int32, 0 authentic, 1 manipulated.
+        patches: [L, B, K] int32, the index of each patch in the grid, row by row.
     """
 
     features: jax.Array
@@ -71,12 +71,12 @@ def select_patches(
     The number of usable patches does not depend on the tap.
 
     Args:
-      similarity: [L, B, T, 2] cosine of patch and prompt.
-      edge_map: [B, T]; ignored (taken as 1) when not `use_edges`.
-      valid: [B, T] bool.
-      label: [B] int32; an image's patches are ranked by the similarity to its own class.
-      top_k: patches per image, lowered to T where the grid has fewer.
-      use_edges: false for the ablation "HECL without edge".
+        similarity: [L, B, T, 2] cosine of patch and prompt.
+        edge_map: [B, T]; ignored (taken as 1) when not `use_edges`.
+        valid: [B, T] bool.
+        label: [B] int32; an image's patches are ranked by the similarity to its own class.
+        top_k: patches per image, lowered to T where the grid has fewer.
+        use_edges: false for the ablation "HECL without edge".
     """
     top_k = min(top_k, similarity.shape[2])
     usable = valid & (edge_map > 0) if use_edges else valid
@@ -108,8 +108,8 @@ def contrast(anchors: Anchors, queues: Queues, temperature: float) -> tuple[jax.
     mean over all of them.
 
     Returns:
-      sums: [L, 2] float32, loss summed over the anchors of each class at each tap.
-      counts: [2] float32, anchors of each class that count.
+        sums: [L, 2] float32, loss summed over the anchors of each class at each tap.
+        counts: [2] float32, anchors of each class that count.
     """
     keys = jax.lax.stop_gradient(queues.keys)
     num_taps, _, _, dim = keys.shape

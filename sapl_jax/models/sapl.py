@@ -27,10 +27,10 @@ class Outputs(NamedTuple):
     """What one forward pass gives.
 
     Attributes:
-      image_logits: [B,2] float32, logit_scale * cos(image, prompt), or pooled from the patches
-        (`pooled_logits`); authentic first.
-      similarity: [L,B,T,2] float32, cosine of patch and prompt.
-      embeddings: [L,B,T,P] patch features in the joint space, compute dtype, not normalised.
+        image_logits: [B,2] float32, logit_scale * cos(image, prompt), or pooled from the patches
+            (`pooled_logits`); authentic first.
+        similarity: [L,B,T,2] float32, cosine of patch and prompt.
+        embeddings: [L,B,T,P] patch features in the joint space, compute dtype, not normalised.
     """
 
     image_logits: jax.Array
@@ -73,10 +73,10 @@ class SAPL(nnx.Module):
         """One forward pass.
 
         Args:
-          image: [B,C,C,3] uint8, RGB.
-          edge_map: [B,g,g] float, soft edge map per patch.
-          valid: [B,g,g] bool, patches inside the picture.
-          remat: recompute the vision blocks in the backward pass.
+            image: [B,C,C,3] uint8, RGB.
+            edge_map: [B,g,g] float, soft edge map per patch.
+            valid: [B,g,g] bool, patches inside the picture.
+            remat: recompute the vision blocks in the backward pass.
         """
         batch = image.shape[0]
         edge_map, valid = edge_map.reshape(batch, -1), valid.reshape(batch, -1)
@@ -119,11 +119,11 @@ def build_sapl(config: ConfigDict, dtype: jnp.dtype) -> SAPL:
     """The model of a configuration with CLIP's weights loaded and its own parts initialised.
 
     Args:
-      config: see configs/sapl.py.
-      dtype: compute type, and storage type of the frozen weights.
+        config: see configs/sapl.py.
+        dtype: compute type, and storage type of the frozen weights.
 
     Raises:
-      UserError: for weights that cannot be loaded, taps beyond the depth, and unknown options.
+        UserError: for weights that cannot be loaded, taps beyond the depth, and unknown options.
     """
     lora = LoRAConfig(
         rank=config.clip.lora_rank,
@@ -144,12 +144,12 @@ def assemble_sapl(clip: CLIP, class_ids: Sequence[Sequence[int]], config: Config
     """SAPL on a CLIP that is there already; its own parts are initialised from the seed.
 
     Args:
-      clip: with or without LoRA.
-      class_ids: token ids of the class words, authentic first.
-      config: see configs/sapl.py; its `clip` part is not read.
+        clip: with or without LoRA.
+        class_ids: token ids of the class words, authentic first.
+        config: see configs/sapl.py; its `clip` part is not read.
 
     Raises:
-      UserError: taps beyond the depth, unknown options.
+        UserError: taps beyond the depth, unknown options.
     """
     taps = check_taps(config.model.taps, clip.config.vision.num_hidden_layers)
     rngs = nnx.Rngs(params=jax.random.fold_in(jax.random.key(config.seed), 1))
