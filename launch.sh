@@ -17,7 +17,7 @@ usage: ./launch.sh COMMAND [ARGUMENTS]
   hosts "H1 H2" train [FLAGS]
                         start one training process on each host, over ssh; H1 coordinates
   test [PYTEST FLAGS]   run the test suite
-  check                 lint and types
+  check                 lint, format, types, and which room may import which
   lock                  renew requirements.lock from requirements.txt and pyproject.toml
   python [ARGUMENTS]    Python of the environment
 Environment: PYTHON (interpreter to create .venv with), SAPL_VENV (default .venv),
@@ -116,7 +116,9 @@ case $command in
   check)
     setup
     "$venv/bin/ruff" check .
+    "$venv/bin/ruff" format --check .
     "$venv/bin/mypy"
+    "$venv/bin/lint-imports"
     ;;
   lock)
     setup

@@ -65,9 +65,10 @@ PEAK_FLOPS = {
 class Case:
     """One training step. The defaults are configs/sapl.py (a test compares them).
 
-    model: a name in `ARCHITECTURES` with random weights, or a Hugging Face CLIP folder.
-    size: longer side of the pictures in pixels; the canvas is the next multiple of the patch.
-    remat: as `config.train.remat`; "blocks" is the peer's gradient checkpointing.
+    Attributes:
+        model: a name in `ARCHITECTURES` with random weights, or a Hugging Face CLIP folder.
+        size: longer side of the pictures in pixels; the canvas is the next multiple of the patch.
+        remat: as `config.train.remat`; "blocks" is the peer's gradient checkpointing.
     """
 
     model: str = "vit-large-patch14-336"

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
@@ -109,7 +110,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str | None]:
     return computations, entry
 
 
-def _flops(line: str, shapes: dict[str, str], flops_of) -> float:
+def _flops(line: str, shapes: dict[str, str], flops_of: Callable[[str], float]) -> float:
     match = _INSTRUCTION.match(line)
     operation = match and _OPERATION.search(match[2])
     if not match or not operation:

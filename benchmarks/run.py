@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.page import write_page
+from benchmarks.tables import write_page
 
 ROOT = Path(__file__).parents[1]
 Line = dict[str, Any]
@@ -59,7 +59,7 @@ def commands(args: argparse.Namespace) -> list[list[str]]:
     return [
         *steps,
         [*ours, "benchmarks.inference", *model],
-        [*ours, "benchmarks.input", *data],
+        [*ours, "benchmarks.pipeline", *data],
         [*ours, "benchmarks.start", *model],
     ]
 

@@ -10,6 +10,7 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from tqdm import tqdm
 
 from benchmarks.case import Case, cpu_name
 from benchmarks.lowering import lower_step
-from benchmarks.page import replace_measured
 from benchmarks.program import by_kind, collectives, matmul_flops
+from benchmarks.tables import replace_measured
 from benchmarks.train_step import OurStep, config_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
@@ -30,7 +31,9 @@ Line = dict[str, Any]
 _QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0}
 
 
-def variations(base: Case, sizes: tuple[int, ...], tap_sets: tuple[tuple[int, ...], ...]):
+def variations(
+    base: Case, sizes: tuple[int, ...], tap_sets: tuple[tuple[int, ...], ...]
+) -> Iterator[tuple[str, int, Case]]:
     """(what varies, its value, case), one thing at a time around `base`."""
     for batch in (1, 2, 4):
         yield "batch", batch, dataclasses.replace(base, batch=batch)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
 from benchmarks.case import ARCHITECTURES, Case
@@ -20,6 +20,7 @@ from benchmarks.case import ARCHITECTURES, Case
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CLASS_IDS = (1532, 5777)  # "real", "fake"
+Queues = tuple[Tensor, Tensor, Tensor]  # keys [L,2,Q,D], fill [2], head [2]
 
 
 def make_clip(model: str) -> CLIPModel:
@@ -65,7 +66,8 @@ class EdgeTokens(nn.Module):
         self.value_kernel, self.value_bias = lecun(taps, text, text), zeros(taps, text)
         self.out_kernel, self.out_bias = zeros(taps, text, text), zeros(taps, text)
 
-    def forward(self, patches, cls, edge_map, valid):
+    def forward(self, patches: Tensor, cls: Tensor, edge_map: Tensor, valid: Tensor) -> Tensor:
+        """Tokens [B,L,d_t] of patches [L,B,T,d_v], CLS [B,d_v], edge map and validity [B,T]."""
         taps, batch = patches.shape[:2]
         text, heads = self.cls_bias.shape[0], self.heads
         z_cls = cls.float() @ self.cls_kernel + self.cls_bias
@@ -134,7 +136,9 @@ class SAPLPeer(nn.Module):
         """CLIP with its LoRA layers inside."""
         return self.peft.base_model.model
 
-    def forward(self, image, edge_map, valid, label):
+    def forward(
+        self, image: Tensor, edge_map: Tensor, valid: Tensor, label: Tensor
+    ) -> tuple[Tensor, Tensor, Queues]:
         """Losses of a batch, (classification, HECL), and the queues with its keys in."""
         edge_map, valid = edge_map.flatten(1), valid.flatten(1)
         states, pooled = self.vision(image)
@@ -156,7 +160,7 @@ class SAPLPeer(nn.Module):
         loss_hecl, queues = self.contrast(embeddings, scale * similarity, edge_map, valid, label)
         return loss_cls, loss_hecl, queues
 
-    def vision(self, image):
+    def vision(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Tapped states [L,B,1+T,D] and the last block's CLS [B,D]."""
         pixels = ((image.float() / 255.0 - self.mean) / self.std).permute(0, 3, 1, 2)
         tower = self.clip.vision_model
@@ -168,7 +172,7 @@ class SAPLPeer(nn.Module):
                 kept.append(x)
         return torch.stack(kept), x[:, 0]
 
-    def text(self, normed, pooled, edge_map, valid):
+    def text(self, normed: Tensor, pooled: Tensor, edge_map: Tensor, valid: Tensor) -> Tensor:
         """Unit text features [B,2,P] of the prompts."""
         batch = pooled.shape[0]
         tower = self.clip.text_model
@@ -188,7 +192,14 @@ class SAPLPeer(nn.Module):
         features = self.clip.text_projection(tower.final_layer_norm(x[:, -1]))
         return F.normalize(features.float(), dim=-1).reshape(batch, 2, -1)
 
-    def contrast(self, embeddings, logits, edge_map, valid, label):
+    def contrast(
+        self,
+        embeddings: Tensor,
+        logits: Tensor,
+        edge_map: Tensor,
+        valid: Tensor,
+        label: Tensor,
+    ) -> tuple[Tensor, Queues]:
         """L_HECL of the batch against the queues, and the queues after it."""
         case, batch = self.case, label.shape[0]
         usable = valid & (edge_map > 0)
@@ -216,7 +227,7 @@ class SAPLPeer(nn.Module):
         return loss, self.enqueued(features.detach(), valid, kind)
 
     @torch.no_grad()
-    def enqueued(self, features, valid, label):
+    def enqueued(self, features: Tensor, valid: Tensor, label: Tensor) -> Queues:
         """The queues (keys, fill, head) with new keys [L,N,D] in and the oldest out."""
         length = self.case.queue_length
         keys, fill, head = [], [], []
@@ -233,7 +244,7 @@ class SAPLPeer(nn.Module):
         return torch.stack(keys, 1), torch.stack(fill), torch.stack(head)
 
     @torch.no_grad()
-    def set_queues(self, queues):
+    def set_queues(self, queues: Queues) -> None:
         """Takes over the queues that `forward` returned, after the backward pass."""
         for buffer, new in zip((self.keys, self.fill, self.head), queues, strict=True):
             buffer.copy_(new)

@@ -1,5 +1,6 @@
 """Reads data sets laid out as `Au/` and `Tp/` folders: CASIA v2.0 and your own."""
 
+import csv
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -11,6 +12,7 @@ from data_pipelines.listing import (
     Sample,
     existing_root,
     find_folder,
+    is_file,
     list_pictures,
     masks_by_stem,
     trailing_number,
@@ -25,8 +27,9 @@ def read_folder(root: str | Path) -> Listing:
     """Lists any `Au/` + `Tp/` tree with optional masks `Gt/<stem>_gt.png`.
 
     One of the two folders may be missing or empty. Pictures of `Au/` and `Tp/` that have the
-    same stem count as two states of one scene. Raises UserError where the root is not a folder
-    or holds no picture of this layout.
+    same stem count as two states of one scene; in a folder that `data_pipelines.generate` made, its
+    `sources.csv` says what shows the same. Raises UserError where the root is not a folder or
+    holds no picture of this layout.
     """
     return _read("folder", root, ("Gt",))
 
@@ -74,14 +77,26 @@ def _read(name: str, root: str | Path, mask_folders: tuple[str, ...]) -> Listing
     masks = masks_by_stem(find_folder(root, *mask_folders))
     if name == "casia_v2":
         masks |= _misnamed(pictures[TAMPERED], masks, listing)
+    known = _generated_sources(root) if name == "folder" else {}
     for label, paths in pictures.items():
         for path in paths:
             mask = masks.get(path.stem) if label == TAMPERED else None
-            sources = casia_sources(path.stem) if name == "casia_v2" else (path.stem,)
             relative = path.relative_to(root).as_posix()
+            sources = known.get(relative, (path.stem,))
+            if name == "casia_v2":
+                sources = casia_sources(path.stem)
             listing.samples.append(Sample(relative, path, label, mask, sources))
     listing.samples.sort(key=lambda sample: sample.name)
     return listing
+
+
+def _generated_sources(root: Path) -> dict[str, tuple[str, ...]]:
+    """Sources by picture from the table that the generator writes; none where it is not there."""
+    if not is_file(root / "generator.json") or not is_file(root / "sources.csv"):
+        return {}
+    with open(root / "sources.csv", newline="", encoding="utf-8", errors="replace") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("picture") and row.get("sources")]
+    return {row["picture"]: tuple(row["sources"].split("/")) for row in rows}
 
 
 def _misnamed(tampered: list[Path], masks: dict[str, Path], listing: Listing) -> dict[str, Path]:

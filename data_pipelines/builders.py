@@ -3,9 +3,8 @@
 import dataclasses
 import os
 from abc import abstractmethod
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from data_pipelines.images import UnreadableImage, decode_image, read_bytes
 from data_pipelines.prepared import write_metadata
 from data_pipelines.preprocess import PAPER_GEOMETRY, Geometry, patch_edge_map, resize
+from data_pipelines.read_ahead import read_ahead
 from data_pipelines.readers import LABEL_NAMES, Listing, Sample, read_dataset
 from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions
 from data_pipelines.splits import split_samples
@@ -63,6 +63,8 @@ class PictureBuilder(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "Resized pictures as PNG with patch-level soft edge maps."}
+    BUILDER_CONFIGS = [PictureConfig(name="512p14", description="The paper's geometry.")]
     # TFDS 4.9.10 would find this file through importlib_resources, which it does not install.
     code_path = Path(__file__)
     workers: int = os.cpu_count() or 1
@@ -113,7 +115,8 @@ class PictureBuilder(tfds.core.GeneratorBasedBuilder):
             disable=not self.progress,
         )
         with bar:
-            for sample, result in _in_order(self._example, samples, self.workers):
+            found = read_ahead(self._example, samples, 4 * self.workers, threads=self.workers)
+            for sample, result in zip(samples, found, strict=True):
                 bar.update()
                 if isinstance(result, UnreadableImage):
                     self._unreadable.append((sample.name, str(result)))
@@ -172,34 +175,10 @@ class PictureBuilder(tfds.core.GeneratorBasedBuilder):
         write_metadata(Path(self.data_path), content, skipped)
 
 
-def _in_order(
-    function: Callable[[Sample], Any], samples: Sequence[Sample], workers: int
-) -> Iterator[tuple[Sample, Any]]:
-    """(sample, function(sample)) in order, computed by threads a little ahead of the reader.
-
-    Threads are enough: OpenCV and hashlib release the interpreter lock.
-    """
-    pool = ThreadPoolExecutor(workers)
-    waiting: deque[tuple[Sample, Future[Any]]] = deque()
-    try:
-        for sample in samples:
-            waiting.append((sample, pool.submit(function, sample)))
-            if len(waiting) >= 4 * workers:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 class Folder(PictureBuilder):
     """Your own pictures: authentic ones in `Au/`, tampered ones in `Tp/`."""
 
     DATASET = "folder"
-    RELEASE_NOTES = {"1.0.0": "Resized pictures as PNG with patch-level soft edge maps."}
-    BUILDER_CONFIGS = [PictureConfig(name="512p14", description="The paper's geometry.")]
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
     Put authentic pictures into Au/ and tampered ones into Tp/ of one folder and run
       python -m data_pipelines.prepare --dataset folder --root THAT_FOLDER --output DIR
@@ -213,8 +192,6 @@ class CasiaV2(PictureBuilder):
     """
 
     DATASET = "casia_v2"
-    RELEASE_NOTES = {"1.0.0": "Resized pictures as PNG with patch-level soft edge maps."}
-    BUILDER_CONFIGS = [PictureConfig(name="512p14", description="The paper's geometry.")]
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
     CASIA v2.0 is for research. It was published at http://forensics.idealtest.org/casiav2/
     (J. Dong, W. Wang, T. Tan, "CASIA Image Tampering Detection Evaluation Database", ChinaSIP

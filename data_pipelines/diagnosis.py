@@ -1,9 +1,8 @@
 """What is wrong with a data set on disk: findings from its listing and from reading every file."""
 
 import collections
-import concurrent.futures
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -12,6 +11,7 @@ from data_pipelines.duplicates import identical_across, identical_groups
 from data_pipelines.images import decode_image, oddities, read_bytes
 from data_pipelines.listing import AUTHENTIC, LABEL_NAMES, TAMPERED, Listing, Sample
 from data_pipelines.masks import load_mask
+from data_pipelines.read_ahead import read_ahead
 from sapl_jax.errors import UserError
 
 # (authentic, tampered) of a complete copy, as published and as commonly used.
@@ -104,70 +104,60 @@ def _classes(listing: Listing) -> list[Finding]:
     return findings
 
 
+def _if_any(files: Iterable[str], what: str, mend: str) -> list[Finding]:
+    """A finding that these files, whose number stands before `what`, have in common."""
+    found = tuple(files)
+    return [Finding(f"{len(found)} {what}", mend, found)] if found else []
+
+
 def _pictures(listing: Listing, examined: Sequence[Examined]) -> list[Finding]:
-    findings = []
-    if listing.skipped:
-        files = tuple(f"{path}: {reason}" for path, reason in listing.skipped)
-        findings.append(
-            Finding(
-                f"{len(files)} files are not used",
-                "remove them, or convert pictures without loss (png, tif)",
-                files,
-            )
-        )
-    if unreadable := tuple(item.unreadable for item in examined if item.unreadable):
-        findings.append(
-            Finding(f"{len(unreadable)} pictures cannot be read", "download them again", unreadable)
-        )
-    small = tuple(
+    small = (
         f"{item.sample.image}: {item.size[1]}x{item.size[0]}"
         for item in examined
         if item.size and min(item.size) < MIN_SIDE
     )
-    if small:
-        findings.append(
-            Finding(
-                f"{len(small)} pictures have a side under {MIN_SIDE} pixels",
-                "check that they are pictures, not thumbnails",
-                small,
-            )
-        )
-    return findings
+    return [
+        *_if_any(
+            (f"{path}: {reason}" for path, reason in listing.skipped),
+            "files are not used",
+            "remove them, or convert pictures without loss (png, tif)",
+        ),
+        *_if_any(
+            (item.unreadable for item in examined if item.unreadable),
+            "pictures cannot be read",
+            "download them again",
+        ),
+        *_if_any(
+            small,
+            f"pictures have a side under {MIN_SIDE} pixels",
+            "check that they are pictures, not thumbnails",
+        ),
+    ]
 
 
 def _masks(examined: Sequence[Examined]) -> list[Finding]:
     tampered = [item for item in examined if item.sample.label == TAMPERED and not item.unreadable]
     with_mask = [item for item in tampered if item.sample.mask is not None]
-    findings = []
-    if with_mask:
-        missing = tuple(str(item.sample.image) for item in tampered if item.sample.mask is None)
-        if missing:
-            findings.append(
-                Finding(
-                    f"{len(missing)} of {len(tampered)} tampered pictures have no mask",
-                    "add the masks, or let pixel measures rest on the others (training needs none)",
-                    missing,
-                )
-            )
-    if problems := tuple(item.mask_problem for item in with_mask if item.mask_problem):
-        findings.append(
-            Finding(
-                f"{len(problems)} masks cannot be used",
-                "replace them; their pictures count in image-level measures only",
-                problems,
-            )
-        )
-    empty = tuple(str(item.sample.mask) for item in with_mask if item.share == 0)
-    if empty:
-        findings.append(
-            Finding(
-                f"{len(empty)} masks have no tampered pixel",
-                "check the polarity (white = tampered) and that the file is the right one",
-                empty,
-            )
-        )
-    findings += _polarity(with_mask)
-    return findings
+    if not with_mask:
+        return []
+    return [
+        *_if_any(
+            (str(item.sample.image) for item in tampered if item.sample.mask is None),
+            f"of {len(tampered)} tampered pictures have no mask",
+            "add the masks, or let pixel measures rest on the others (training needs none)",
+        ),
+        *_if_any(
+            (item.mask_problem for item in with_mask if item.mask_problem),
+            "masks cannot be used",
+            "replace them; their pictures count in image-level measures only",
+        ),
+        *_if_any(
+            (str(item.sample.mask) for item in with_mask if item.share == 0),
+            "masks have no tampered pixel",
+            "check the polarity (white = tampered) and that the file is the right one",
+        ),
+        *_polarity(with_mask),
+    ]
 
 
 def _polarity(with_mask: Sequence[Examined]) -> list[Finding]:
@@ -180,62 +170,43 @@ def _polarity(with_mask: Sequence[Examined]) -> list[Finding]:
                 "white must be tampered; invert the masks, or use the layout that knows them",
             )
         ]
-    full = tuple(str(item.sample.mask) for item in with_mask if item.share == 1)
-    if full:
-        return [
-            Finding(
-                f"{len(full)} masks mark every pixel as tampered",
-                "check that they are masks; pixel AUC is not defined for them",
-                full,
-            )
-        ]
-    return []
+    return _if_any(
+        (str(item.sample.mask) for item in with_mask if item.share == 1),
+        "masks mark every pixel as tampered",
+        "check that they are masks; pixel AUC is not defined for them",
+    )
 
 
 def _duplicates(listing: Listing, against: Sequence[tuple[str, Listing]]) -> list[Finding]:
-    findings = []
     images = [sample.image for sample in listing.samples]
     labels = {sample.image: sample.label for sample in listing.samples}
     groups = identical_groups(images)
     both = [group for group in groups if len({labels[path] for path in group}) > 1]
-    if both:
-        findings.append(
-            Finding(
-                f"{len(both)} pictures are both authentic and tampered (same bytes)",
-                "remove the copy that is in the wrong folder",
-                tuple(" = ".join(map(str, group)) for group in both),
-            )
-        )
-    same = [group for group in groups if group not in both]
-    if same:
-        findings.append(
-            Finding(
-                f"{len(same)} pictures are there more than once (same bytes)",
-                "remove the copies: they count several times",
-                tuple(" = ".join(map(str, group)) for group in same),
-            )
-        )
+    findings = _if_any(
+        (" = ".join(map(str, group)) for group in both),
+        "pictures are both authentic and tampered (same bytes)",
+        "remove the copy that is in the wrong folder",
+    )
+    findings += _if_any(
+        (" = ".join(map(str, group)) for group in groups if group not in both),
+        "pictures are there more than once (same bytes)",
+        "remove the copies: they count several times",
+    )
     for name, other in against:
         shared = identical_across(images, [sample.image for sample in other.samples])
-        if shared:
-            findings.append(
-                Finding(
-                    f"{len(shared)} pictures are in {name} too (same bytes)",
-                    f"evaluate with --exclude {name}=PATH, which leaves them out",
-                    tuple(f"{path} = {copy}" for path, copy in sorted(shared.items())),
-                )
-            )
+        findings += _if_any(
+            (f"{path} = {copy}" for path, copy in sorted(shared.items())),
+            f"pictures are in {name} too (same bytes)",
+            f"evaluate with --exclude {name}=PATH, which leaves them out",
+        )
     return findings
 
 
 def examine(listing: Listing, progress: bool = True) -> list[Examined]:
     """Reads every picture and mask of a listing, in threads."""
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        found = pool.map(examine_sample, listing.samples)
-        bar = tqdm(
-            found, total=len(listing.samples), desc="reading", unit="image", disable=not progress
-        )
-        return list(bar)
+    found = read_ahead(examine_sample, listing.samples, 16)
+    total = len(listing.samples)
+    return list(tqdm(found, total=total, desc="reading", unit="image", disable=not progress))
 
 
 def formats_tell_the_class(listing: Listing) -> bool:

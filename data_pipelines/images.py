@@ -1,158 +1,65 @@
-"""Reads pictures and masks from files, or says why a file cannot be read."""
+"""Reads pictures and masks from files, or says why a file cannot be read.
+
+Pillow tells what a file is, from its header; OpenCV decodes, and refuses what is not complete.
+"""
 
 import io
-import struct
+import re
 import warnings
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.Image import Image
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from sapl_jax.errors import UserError
-
-
-class Header(NamedTuple):
-    """What a picture file says about itself: format name, width and height in pixels."""
-
-    format: str
-    width: int
-    height: int
-
-
-class BrokenHeader(ValueError):
-    """The bytes are not a complete picture of a format read here; the message says why."""
-
-
-def read_header(data: bytes) -> Header:
-    """Format and size of the picture in `data`. Raises BrokenHeader for anything else."""
-    for magic, reader in _READERS:
-        if data.startswith(magic):
-            try:
-                header = reader(data)
-            except (struct.error, IndexError, OverflowError) as error:
-                raise BrokenHeader("truncated: the file ends inside its header") from error
-            if header.width <= 0 or header.height <= 0:
-                raise BrokenHeader(
-                    f"the {header.format} header says {header.width} x {header.height} pixels"
-                )
-            return header
-    raise BrokenHeader(f"not a JPEG, PNG, BMP, TIFF or WebP picture (it starts with {data[:8]!r})")
-
-
-def _jpeg(data: bytes) -> Header:
-    size = None
-    at = 2
-    while True:
-        if data[at] != 0xFF:
-            raise BrokenHeader("corrupt JPEG: no marker where one must be")
-        while data[at] == 0xFF:  # any number of fill bytes may precede a marker
-            at += 1
-        marker = data[at]
-        at += 1
-        if marker == 0x01 or 0xD0 <= marker <= 0xD8:
-            continue
-        if marker == 0xD9:
-            raise BrokenHeader("corrupt JPEG: it ends before any picture data")
-        (length,) = struct.unpack_from(">H", data, at)
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", data, at + 3)
-            size = (width, height)
-        at += max(length, 2)
-        if marker == 0xDA:
-            break
-    if size is None:
-        raise BrokenHeader("corrupt JPEG: no frame header before the picture data")
-    # Coded data stuff a zero after every 0xFF, so the first FFD9 from here on ends the picture.
-    if data.find(b"\xff\xd9", at) < 0:
-        raise BrokenHeader("truncated JPEG: no end-of-image marker")
-    return Header("JPEG", *size)
-
-
-def _png(data: bytes) -> Header:
-    width, height = struct.unpack_from(">II", data, 16)
-    at = 8
-    while True:
-        if at + 12 > len(data):
-            raise BrokenHeader("truncated PNG: no IEND chunk")
-        length, kind = struct.unpack_from(">I4s", data, at)
-        if kind == b"IEND":
-            return Header("PNG", width, height)
-        at += 12 + length
-
-
-def _bmp(data: bytes) -> Header:
-    offset, info_size = struct.unpack_from("<II", data, 10)
-    if info_size == 12:
-        width, height, _, bits = struct.unpack_from("<HHHH", data, 18)
-        compression = 0
-    else:
-        width, height, _, bits, compression = struct.unpack_from("<iiHHI", data, 18)
-        height = abs(height)  # negative: rows run from top to bottom
-    row_bytes = (width * bits + 31) // 32 * 4
-    if compression in (0, 3) and len(data) < offset + row_bytes * height:
-        raise BrokenHeader(f"truncated BMP: {len(data)} bytes of {offset + row_bytes * height}")
-    return Header("BMP", width, height)
-
-
-def _tiff(data: bytes) -> Header:
-    order = "<" if data[:2] == b"II" else ">"
-    big = struct.unpack_from(order + "H", data, 2)[0] == 43
-    if big:
-        (at,) = struct.unpack_from(order + "Q", data, 8)
-        (count,) = struct.unpack_from(order + "Q", data, at)
-        at, step, value_at = at + 8, 20, 12
-    else:
-        (at,) = struct.unpack_from(order + "I", data, 4)
-        (count,) = struct.unpack_from(order + "H", data, at)
-        at, step, value_at = at + 2, 12, 8
-    size = {}
-    for entry in range(at, at + step * min(count, 4096), step):
-        tag, kind = struct.unpack_from(order + "HH", data, entry)
-        if tag in (256, 257):
-            if kind not in _TIFF_INTEGERS:
-                raise BrokenHeader("corrupt TIFF: the picture size is not an integer")
-            (size[tag],) = struct.unpack_from(order + _TIFF_INTEGERS[kind], data, entry + value_at)
-    if len(size) < 2:
-        raise BrokenHeader("corrupt TIFF: the first page has no size")
-    return Header("TIFF", size[256], size[257])
-
-
-def _webp(data: bytes) -> Header:
-    if data[8:12] != b"WEBP":
-        raise BrokenHeader("a RIFF file, but not a WebP picture")
-    if len(data) < 8 + struct.unpack_from("<I", data, 4)[0]:
-        raise BrokenHeader("truncated WebP: the file is shorter than its header says")
-    kind = data[12:16]
-    if kind == b"VP8X":
-        low = struct.unpack_from("<HBHB", data, 24)
-        return Header("WebP", 1 + low[0] + (low[1] << 16), 1 + low[2] + (low[3] << 16))
-    if kind == b"VP8L":
-        (bits,) = struct.unpack_from("<I", data, 21)
-        return Header("WebP", 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF))
-    width, height = struct.unpack_from("<HH", data, 26)
-    return Header("WebP", width & 0x3FFF, height & 0x3FFF)
-
-
-_TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
-_READERS = (
-    (b"\xff\xd8\xff", _jpeg),
-    (b"\x89PNG\r\n\x1a\n", _png),
-    (b"BM", _bmp),
-    (b"II*\x00", _tiff),
-    (b"MM\x00*", _tiff),
-    (b"II+\x00", _tiff),
-    (b"MM\x00+", _tiff),
-    (b"RIFF", _webp),
-)
-
 
 MAX_PIXELS = 200_000_000
 
 
+# Not Image.open: it has a limit of pixels of its own, and takes a JPEG with a depth map for two.
+_PLUGINS: dict[bytes, type[ImageFile]] = {
+    b"\xff\xd8\xff": JpegImageFile,
+    b"\x89PNG\r\n\x1a\n": PngImageFile,
+    b"BM": BmpImageFile,
+    b"II": TiffImageFile,
+    b"MM": TiffImageFile,
+    b"RIFF": WebPImageFile,
+}
+# Pillow warns of damaged metadata, which say nothing of the pixels.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
 class UnreadableImage(UserError):
     """A file that is not a complete picture; the message names the file and what was found."""
+
+
+def read_header(data: bytes, origin: str | Path = "picture") -> ImageFile:
+    """The picture in `data` as Pillow's header readers see it: format, size, mode, frames.
+
+    Nothing is decoded. `origin` is the name that errors carry. Raises UnreadableImage for bytes
+    that are no JPEG, PNG, BMP, TIFF or WebP picture, or have a damaged header.
+    """
+    for magic, plugin in _PLUGINS.items():
+        if data.startswith(magic):
+            try:
+                return plugin(io.BytesIO(data))
+            except MemoryError:
+                raise
+            except Exception as error:  # of any kind, by what is damaged
+                raise UnreadableImage(
+                    f"{origin}: truncated or corrupt {plugin.format} header ({error})"
+                ) from error
+    raise UnreadableImage(
+        f"{origin}: not a JPEG, PNG, BMP, TIFF or WebP picture (it starts with {data[:8]!r})"
+    )
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -196,27 +103,40 @@ def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def _decode(data: bytes, origin: str | Path, mode: int, max_pixels: int) -> np.ndarray:
-    try:
-        header = read_header(data)
-    except BrokenHeader as error:
-        raise UnreadableImage(f"{origin}: {error}") from error
+    header = read_header(data, origin)
     if header.width * header.height > max_pixels:
         raise UnreadableImage(
             f"{origin}: {header.width} x {header.height} pixels, more than the limit of "
             f"{max_pixels}; make it smaller or raise the limit"
         )
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error as error:
-        raise UnreadableImage(f"{origin}: corrupt {header.format} data ({error.err})") from error
+    if header.format == "JPEG" and not _is_whole_jpeg(data):
+        raise UnreadableImage(f"{origin}: truncated JPEG, or one with damaged segments")
+    pixels = None
+    with suppress(cv2.error, OSError, SyntaxError, ValueError, IndexError):
+        # For PNG: where the length of a chunk is damaged, OpenCV allocates gigabytes.
+        header.verify()
+        flags = mode | cv2.IMREAD_IGNORE_ORIENTATION
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if pixels is None:
-        raise UnreadableImage(f"{origin}: corrupt {header.format} data")
-    if pixels.shape[:2] != (header.height, header.width):
+        raise UnreadableImage(f"{origin}: truncated or corrupt {header.format} data")
+    if sorted(pixels.shape[:2]) != sorted(header.size):  # Pillow turns the size of a turned TIFF
         raise UnreadableImage(
             f"{origin}: the header says {header.width} x {header.height} pixels, the data hold "
             f"{pixels.shape[1]} x {pixels.shape[0]}"
         )
     return pixels
+
+
+def _is_whole_jpeg(data: bytes) -> bool:
+    """Whether segment follows segment up to the pixels, and a mark ends these.
+
+    OpenCV refuses cut pixels, but skips damaged segments and misses no mark.
+    """
+    at = 2
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
+        is_fill = data[at + 1 : at + 2] == b"\xff"
+        at += 1 if is_fill else 2 + max(2, int.from_bytes(data[at + 2 : at + 4]))
+    return data[at : at + 2] == b"\xff\xda" and data.find(b"\xff\xd9", at) > 0
 
 
 _EXIF_ORIENTATION = 0x0112
@@ -239,20 +159,21 @@ def oddities(data: bytes) -> list[str]:
 
     Reads the header only. A file that Pillow cannot open gives [] (reading it says what is wrong).
     """
-    found = []
+    found: list[str] = []
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # size and metadata warnings are not about the pixels
-            with Image.open(io.BytesIO(data)) as image:
-                mode = "I;16" if image.mode.startswith("I;16") else image.mode
-                if mode in _MODES:
-                    found.append(_MODES[mode])
-                orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        image = read_header(data)
+        # The base class's, since PNG's own decodes the pixels on its way to metadata behind them.
+        orientation = Image.getexif(image).get(_EXIF_ORIENTATION, 1)
+    except Exception:  # of any kind, by what is damaged
         return found
-    # Pillow calls a 16-bit colour PNG plain RGB; depth and colour type are bytes 24 and 25.
-    if data.startswith(b"\x89PNG") and data[24] == 16 and data[25] in (2, 6):
+    mode = "I;16" if image.mode.startswith("I;16") else image.mode
+    if mode in _MODES:
+        found.append(_MODES[mode])
+    # Pillow calls 16-bit colour plain RGB, but decodes it as RGB;16B or the like.
+    if any(re.search(r"RGB\w*;16", str(tile.args)) for tile in image.tile):
         found.append("16-bit colour, scaled to 8 bits")
     if isinstance(orientation, int) and orientation not in (0, 1):
         found.append(f"EXIF orientation {orientation} ignored: evaluated as stored")
+    if isinstance(image, TiffImageFile) and image.tag_v2.next:
+        found.append("a TIFF of several pages: only the first was analysed")
     return found

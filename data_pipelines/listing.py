@@ -1,6 +1,8 @@
 """What a data set holds: its samples, what was skipped and why, and how a tree is listed."""
 
+import os
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,6 +74,29 @@ def existing_root(root: str | Path) -> Path:
     if not path.is_dir():
         raise UserError(f"no data set at {path}: that is a file, expected a folder")
     return path
+
+
+def walk_files(
+    root: str | Path,
+    leave_out: str | None = None,
+    on_error: Callable[[OSError], None] | None = None,
+) -> Iterator[str]:
+    """Paths of all files below a folder, sorted within folders, behind links too.
+
+    A folder that several links lead to, or a loop of them, is walked once. Hidden files and
+    folders are passed over, and so is the folder whose real path is `leave_out`.
+    """
+    visited = set()
+    for folder, folders, names in os.walk(root, onerror=on_error, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in visited or (leave_out and Path(real).is_relative_to(leave_out)):
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield os.path.join(folder, name)
 
 
 def find_folder(root: Path, *names: str) -> Path | None:

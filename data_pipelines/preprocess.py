@@ -41,8 +41,13 @@ PAPER_GEOMETRY = Geometry(size=512, patch=14)
 
 
 class Preprocessed(NamedTuple):
-    """image uint8 [C, C, 3]; edge_map float32 [g, g] in [0, 1]; valid bool [g, g];
-    resized (h, w): the part of the canvas, from the top left, that the picture covers.
+    """What the model sees of a picture.
+
+    Attributes:
+        image: uint8 [C, C, 3].
+        edge_map: float32 [g, g] in [0, 1].
+        valid: bool [g, g], patches inside the picture.
+        resized: (h, w), the part of the canvas, from the top left, that the picture covers.
     """
 
     image: np.ndarray

@@ -78,7 +78,8 @@ def soft_edges_from(edges: np.ndarray, options: EdgeOptions = DEFAULT_OPTIONS) -
 
 
 def soft_edge_map(rgb: np.ndarray, options: EdgeOptions = DEFAULT_OPTIONS) -> np.ndarray:
-    """Soft edge map of a picture, Eq. (1). rgb: uint8 [h, w, 3], not padded (padding would add
-    a false edge). Returns float32 [h, w] in [0, 1].
+    """Soft edge map of a picture, Eq. (1), float32 [h, w] in [0, 1].
+
+    rgb: uint8 [h, w, 3], not padded: padding would add a false edge.
     """
     return soft_edges_from(canny_edges(rgb, options), options)

@@ -10,8 +10,13 @@ from sapl_jax.errors import UserError
 
 
 class Split(NamedTuple):
-    """train and validation: disjoint, each sorted by name; shared: validation pictures of which
-    a source is also in train (0 unless the sources hang together too much to be parted).
+    """A training set parted in two.
+
+    Attributes:
+        train: sorted by name.
+        validation: likewise; disjoint from `train`.
+        shared: validation pictures of which a source is also in `train` (0 unless the sources hang
+            together too much to be parted).
     """
 
     train: list[Sample]

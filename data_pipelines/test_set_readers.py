@@ -18,6 +18,7 @@ from data_pipelines.listing import (
     is_file,
     list_pictures,
     masks_by_stem,
+    walk_files,
 )
 from sapl_jax.errors import UserError
 
@@ -191,13 +192,8 @@ def _nist16_rows(table: Path) -> list[tuple[str, ...]]:
 
 
 def _pictures_below(root: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in root.rglob("*")
-        if path.suffix.lower() in PICTURE_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-        and path.is_file()
-    )
+    files = (Path(file) for file in walk_files(root))
+    return sorted(path for path in files if path.suffix.lower() in PICTURE_SUFFIXES)
 
 
 def _pictures_in(folder: Path, listing: Listing, passing_over: tuple[str, ...] = ()) -> list[Path]:

@@ -12,10 +12,16 @@ if TYPE_CHECKING:
     from sapl_jax.inference.detector import Result
     from sapl_jax.inference.localizer import Localizer
 
-__all__ = ["Localizer", "Result"]
+    __version__: str
+
+__all__ = ["Localizer", "Result", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("sapl-jax")
     # Loads JAX only when it is needed: `data_pipelines` imports `sapl_jax.errors` without it.
     if name in __all__:
         from sapl_jax.inference import localizer

@@ -1,6 +1,6 @@
-"""Trains and evaluates the paper's ablations, one after the other; run it again to continue.
+r"""Trains and evaluates the paper's ablations, one after the other; run it again to continue.
 
-python -m sapl_jax.ablate --output runs/ablations --dataset casia_v1=PATH --dataset imd2020=PATH \\
+python -m sapl_jax.ablate --output runs/ablations --dataset casia_v1=PATH --dataset imd2020=PATH \
     --config.data.root=/data/CASIA2
 
 Every row is `sapl_jax.train` with `configs/ablations.py:ROW` and `sapl_jax.evaluate` on its best
@@ -88,8 +88,9 @@ def run_rows(
 ) -> list[str]:
     """Runs the rows that are not finished and writes the tables after each; returns failed rows.
 
-    launch: runs a command and returns its exit status. A command that was interrupted ends the
-    study with KeyboardInterrupt; after one that fails otherwise the other rows still run.
+    Args:
+        launch: runs a command and returns its exit status. A command that was interrupted ends the
+            study with KeyboardInterrupt; after one that fails otherwise the other rows still run.
     """
     failed = []
     request = {

@@ -67,6 +67,7 @@ class CheckpointFolder:
             ),
         )
         self.folder = folder.absolute()
+        self._failed = False
         if not read_only:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -103,13 +104,14 @@ class CheckpointFolder:
         `record` must be JSON. A checkpoint of the same step that is there already stays as it is.
 
         Raises:
-          UserError: this or an earlier checkpoint could not be written.
+            UserError: this or an earlier checkpoint could not be written.
         """
         if step in self._manager.all_steps():
             return
         arrays = {name: np.asarray(value) for name, value in jax.device_get(flatten(state)).items()}
         described = {name: _describe(value) for name, value in arrays.items()}
         record = {"format_version": FORMAT_VERSION, **record, "arrays": described}
+        _hide_late_results(self)
         with self._write_errors():
             self._manager.save(
                 step,
@@ -123,8 +125,8 @@ class CheckpointFolder:
         """The JSON record of a checkpoint.
 
         Raises:
-          DamagedCheckpoint: it cannot be read, or is not what was written.
-          UserError: the checkpoint is of a newer format.
+            DamagedCheckpoint: it cannot be read, or is not what was written.
+            UserError: the checkpoint is of a newer format.
         """
         try:
             args = ocp.args.Composite(record=ocp.args.JsonRestore())
@@ -147,13 +149,13 @@ class CheckpointFolder:
         """The state of a checkpoint in the form of `template`, as NumPy arrays on the host.
 
         Args:
-          step: a step that is there.
-          template: pytree of arrays or `jax.ShapeDtypeStruct` with the expected shapes and types.
+            step: a step that is there.
+            template: pytree of arrays or `jax.ShapeDtypeStruct` with the expected shapes and types.
 
         Raises:
-          DamagedCheckpoint: files are missing or hold other bytes than were written.
-          UserError: names, shapes or dtypes differ; all differences are listed. (Orbax itself
-            would cast types silently.)
+            DamagedCheckpoint: files are missing or hold other bytes than were written.
+            UserError: names, shapes or dtypes differ; all differences are listed. (Orbax itself
+                would cast types silently.)
         """
         return self._restore_state(step, template, self.record(step))
 
@@ -163,8 +165,8 @@ class CheckpointFolder:
         A damaged one is moved to the folder `damaged` beside this one, with a warning.
 
         Raises:
-          DamagedCheckpoint: all of them are.
-          UserError: as `restore`.
+            DamagedCheckpoint: all of them are.
+            UserError: as `restore`.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         reasons = []
@@ -187,6 +189,7 @@ class CheckpointFolder:
         """Blocks until what was started is on disk; UserError where it could not be written."""
         with self._write_errors():
             self._manager.wait_until_finished()
+        self._written()
 
     def check(self) -> None:
         """UserError where a write in the background has failed; does not block."""
@@ -197,6 +200,11 @@ class CheckpointFolder:
         """Finishes writing and lets go of the folder."""
         with self._write_errors():
             self._manager.close()
+        self._written()
+
+    def _written(self) -> None:
+        if not self._failed:  # After a failure others come late, at any time.
+            _show_late_results(self)
 
     def _restore_state(self, step: int, template: T, record: dict[str, Any]) -> T:
         expected = flatten(template)
@@ -238,6 +246,7 @@ class CheckpointFolder:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
+            self._failed = True
             raise UserError(
                 f"A checkpoint could not be written to {self.folder}: {_short(str(error))}. What "
                 "was saved before is kept: free space or repair the disk and run the same command "
@@ -245,22 +254,31 @@ class CheckpointFolder:
             ) from error
 
 
-def hide_results_that_come_too_late() -> None:
-    """Keeps the terminal readable when a write fails.
+_writing: set[CheckpointFolder] = set()  # with a write begun that has not ended well
+_hook_before = sys.unraisablehook
+
+
+def _hide_late_results(folder: CheckpointFolder) -> None:
+    """Keeps the terminal readable should the write that begins fail, until `_show_late_results`.
 
     Of arrays that are written side by side the first failure is raised and closes the event loop;
     the others then cannot report to it, and Python would print a traceback for each.
     """
-    before = sys.unraisablehook
-
-    def hook(late: "sys.UnraisableHookArgs") -> None:
-        if str(late.exc_value) != "Event loop is closed":
-            before(late)
-
-    sys.unraisablehook = hook
+    global _hook_before
+    if not _writing:
+        _hook_before, sys.unraisablehook = sys.unraisablehook, _without_late_results
+    _writing.add(folder)
 
 
-hide_results_that_come_too_late()
+def _without_late_results(late: "sys.UnraisableHookArgs") -> None:
+    if str(late.exc_value) != "Event loop is closed":
+        _hook_before(late)
+
+
+def _show_late_results(folder: CheckpointFolder) -> None:
+    _writing.discard(folder)
+    if not _writing and sys.unraisablehook is _without_late_results:
+        sys.unraisablehook = _hook_before
 
 
 def _short(reason: str) -> str:

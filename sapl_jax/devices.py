@@ -154,7 +154,7 @@ def check_batch_size(name: str, size: int, num_devices: int) -> None:
         )
 
 
-def replicate(tree, devices: list[jax.Device]):
+def replicate(tree: Any, devices: list[jax.Device]) -> Any:
     """The pytree on every device, as the pmapped step wants what it does not split.
 
     Placed once, arrays do not travel again at each step.
@@ -170,7 +170,7 @@ def split_batch(function: Callable, mesh: Mesh) -> jax.stages.Wrapped:
     whole on each. Left to the compiler, attention by heads would gather the batch on each device.
     """
 
-    def run(weights, *arrays):
+    def run(weights: Any, *arrays: jax.Array) -> Any:
         shared = PartitionSpec()
         split = PartitionSpec(AXIS) if len(arrays[0]) % mesh.size == 0 else shared
         in_specs = (shared, *[split] * len(arrays))

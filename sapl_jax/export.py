@@ -42,7 +42,7 @@ def main() -> None:
     """The command."""
     arguments = parse_arguments(sys.argv[1:])
     from sapl_jax.exporting import checking, writing  # loads JAX: not for --help
-    from sapl_jax.inference.loading import load_model
+    from sapl_jax.inference.opening import load_model
 
     writing.refuse_foreign(arguments.output)
     trained = load_model(arguments.checkpoint, dtype="float32")

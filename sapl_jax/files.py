@@ -53,8 +53,8 @@ def hold_lock(lock_file: Path, *, busy: str = "", waiting_for: str = "") -> Iter
 
     Args:
         lock_file: what all processes that must not meet lock.
-        busy: message of the UserError where another process holds it. Without one it is waited
-            for, which is said on stderr: "waiting for another process that `waiting_for`".
+        busy: message of the UserError where another process holds it; without one it is waited for.
+        waiting_for: what stderr then says: "waiting for another process that `waiting_for`".
 
     Raises:
         UserError: another process holds it, and `busy` is given.

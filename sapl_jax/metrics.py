@@ -103,8 +103,12 @@ class Confusion:
 class ScoreHistogram:
     """How many tampered and authentic pixels fall in each of `BINS` equal steps of [0, 1].
 
-    tampered, authentic: int64 [BINS]. Bin b holds the scores that round to b / (BINS - 1), so maps
-    of 8 or 16 bits lose nothing and any other score moves by at most 1 / 131,070.
+    Bin b holds the scores that round to b / (BINS - 1), so maps of 8 or 16 bits lose nothing and
+    any other score moves by at most 1 / 131,070.
+
+    Attributes:
+        tampered: int64 [BINS].
+        authentic: int64 [BINS].
     """
 
     tampered: np.ndarray
@@ -116,7 +120,8 @@ class ScoreHistogram:
     ) -> "ScoreHistogram":
         """Bins a map of scores [H, W] in [0, 1] by its truth, bool [H, W].
 
-        kept: bool [H, W], the pixels that count; all of them by default.
+        Args:
+            kept: bool [H, W], the pixels that count; all of them by default.
         """
         counts = np.zeros(2 * BINS, np.int64)
         rows = max(1, _CHUNK // max(1, scores.shape[1]))
@@ -151,7 +156,8 @@ class ScoreHistogram:
     def best_f1(self, invert: bool = False) -> float | None:
         """The largest F1 over all thresholds; None without pixels or without tampered ones.
 
-        invert: take the better of the map and its opposite (TruFor).
+        Args:
+            invert: take the better of the map and its opposite (TruFor).
         """
         positives, negatives = int(self.tampered.sum()), int(self.authentic.sum())
         if positives == 0:

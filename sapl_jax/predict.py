@@ -58,9 +58,9 @@ def main() -> int:
     from sapl_jax.files import tree_sha256
     from sapl_jax.inference.detector import Detector
     from sapl_jax.inference.inputs import find_pictures
-    from sapl_jax.inference.loading import NOTICE
-    from sapl_jax.inference.loading import shipped_model as demo_model
     from sapl_jax.inference.localizer import Localizer
+    from sapl_jax.inference.opening import NOTICE
+    from sapl_jax.inference.opening import shipped_model as demo_model
     from sapl_jax.inference.output_folder import OutputFolder
     from sapl_jax.inference.predicting import Limits, predict
     from sapl_jax.inference.tiling import TiledDetector

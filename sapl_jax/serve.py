@@ -52,9 +52,9 @@ def main() -> None:
             "The page needs Gradio, which is not installed: pip install 'sapl-jax[serve]'."
         ) from error
     from sapl_jax.devices import use_compilation_cache
-    from sapl_jax.inference.loading import NOTICE
-    from sapl_jax.inference.loading import shipped_model as demo_model
     from sapl_jax.inference.localizer import Localizer
+    from sapl_jax.inference.opening import NOTICE
+    from sapl_jax.inference.opening import shipped_model as demo_model
     from sapl_jax.serving.analysis import Downloads, write_examples
 
     notice, checkpoint = "", arguments.checkpoint

@@ -81,7 +81,7 @@ def prepare_records(config: ConfigDict, patch: int, workdir: Path) -> Prepared:
     A run that continues needs the records it was started on, and not the pictures behind them.
 
     Raises:
-      UserError: the data cannot be prepared, or are not those the run was started on.
+        UserError: the data cannot be prepared, or are not those the run was started on.
     """
     data = config.data
     geometry = Geometry(size=config.image.size, patch=patch)

@@ -37,9 +37,9 @@ def open_workdir(workdir: Path, config: ConfigDict, *, write: bool = True) -> It
     configuration); the others pass through.
 
     Raises:
-      UserError: the directory cannot be written, another run holds it, or it has checkpoints of
-        another configuration (the differences are listed). A run that never came to its first
-        checkpoint leaves nothing to protect, so a mistake in it can be mended in place.
+        UserError: the directory cannot be written, another run holds it, or it has checkpoints of
+            another configuration (the differences are listed). A run that never came to its first
+            checkpoint leaves nothing to protect, so a mistake in it can be mended in place.
     """
     if not write:
         yield

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import time
 from types import SimpleNamespace
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 from sapl_jax import checkpoints
 from sapl_jax.checkpoints import CheckpointFolder
 from sapl_jax.errors import UserError
+from tests.small_files import largest_file
 
 
 @pytest.fixture
@@ -152,10 +154,37 @@ def test_a_reader_changes_nothing_in_the_folder_of_a_run(tmp_path, state):
     assert not list(tmp_path.glob("*tmp"))
 
 
-def test_only_results_that_come_too_late_are_hidden(monkeypatch) -> None:
+def test_results_that_come_too_late_are_hidden_while_writing_and_nothing_else(
+    tmp_path, state, monkeypatch
+) -> None:
     shown = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda late: shown.append(str(late.exc_value)))
-    checkpoints.hide_results_that_come_too_late()
+
+    def before(late) -> None:
+        shown.append(str(late.exc_value))
+
+    monkeypatch.setattr(sys, "unraisablehook", before)
+    monkeypatch.setattr(checkpoints, "_writing", set())
+    last, best = CheckpointFolder(tmp_path / "last"), CheckpointFolder(tmp_path / "best")
+    assert sys.unraisablehook is before
+    for series in (last, best):
+        series.save(1, state, {})
+    last.wait()  # The other one is still being written.
     for message in ("Event loop is closed", "another mistake"):
         sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError(message)))
     assert shown == ["another mistake"]
+    best.close()
+    assert sys.unraisablehook is before
+
+
+def test_a_failed_write_is_one_error_in_words_and_no_tracebacks(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda late: shown.append(str(late.exc_value)))
+    monkeypatch.setattr(checkpoints, "_writing", set())
+    series = CheckpointFolder(tmp_path)
+    arrays = np.random.default_rng(0).random((40, 100_000))
+    with largest_file(100_000), pytest.raises(UserError, match="File too large"):
+        series.save(1, {str(n): array for n, array in enumerate(arrays)}, {})
+        series.wait()
+    series.close()
+    time.sleep(0.3)  # The others fail now.
+    assert not shown

@@ -187,28 +187,3 @@ def draw_shrink(rng: np.random.Generator) -> float:
 def stream(seed: int, number: int, use: int) -> np.random.Generator:
     """Random numbers of one picture for one use; sources have streams of two entries."""
     return np.random.default_rng(np.random.SeedSequence([seed, number, use]))
-
-
-@dataclass(frozen=True)
-class Generated:
-    """The endless benchmark `seed` as the folder's writer takes it."""
-
-    seed: int
-    size: int
-    world: str = "interior"
-
-    def settings(self) -> dict[str, object]:
-        """What tells this benchmark from others."""
-        return {} if self.world == "interior" else {"world": self.world}
-
-    def kind(self, number: int) -> str:
-        """What picture `number` is."""
-        return kind_of(self.seed, number, self.world)
-
-    def sources(self, number: int) -> tuple[SourceId, ...]:
-        """What picture `number` is made from."""
-        return sources_of(self.seed, number, self.world)
-
-    def make(self, number: int) -> Example:
-        """Picture `number`."""
-        return make_example(self.seed, number, self.size, world=self.world)

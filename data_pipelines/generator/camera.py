@@ -122,6 +122,7 @@ def _demosaicing_code(bayer: str, method: str) -> int:
 
 
 def level(value: float, limits: tuple[float, ...], names: tuple[str, ...]) -> str:
+    """The name of the interval, between `limits`, that `value` is in."""
     return names[int(np.searchsorted(limits, value))]
 
 

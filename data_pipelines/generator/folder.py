@@ -6,15 +6,28 @@ import io
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 from tqdm import tqdm
 
-from data_pipelines.generator.benchmark import WORLDS, Generated
-from data_pipelines.generator.photographs import Forged, open_library
+from data_pipelines.generator.benchmark import (
+    WORLDS,
+    Example,
+    kind_of,
+    make_example,
+    sources_of,
+)
+from data_pipelines.generator.photographs import (
+    forged_kind_of,
+    forged_sources_of,
+    open_library,
+    photograph_example,
+)
 from sapl_jax.errors import UserError
 from sapl_jax.files import PARTIAL, hold_lock, write_atomically
 
@@ -22,8 +35,16 @@ MARK = "generator.json"
 SOURCES = "sources.csv"
 # Raised whenever the same seed would give other pictures.
 VERSION = 1
-Recipe = Generated | Forged
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class _Recipe(NamedTuple):
+    """A numbered set: what tells it from others; a picture's kind, sources, making by number."""
+
+    settings: dict[str, object]
+    kind: Callable[[int], str]
+    sources: Callable[[int], tuple]
+    make: Callable[[int], Example]
 
 
 def generate(
@@ -64,12 +85,23 @@ def generate(
         raise UserError(f"--seed {seed}: expected 0 or more")
     if world not in WORLDS:
         raise UserError(f"--world {world}: expected one of {', '.join(WORLDS)}")
-    recipe: Recipe = Generated(seed, size, world)
+    recipe = _Recipe(
+        {} if world == "interior" else {"world": world},
+        partial(kind_of, seed, world=world),
+        partial(sources_of, seed, world=world),
+        partial(make_example, seed, size=size, world=world),
+    )
     if photographs is not None:
-        recipe = Forged(seed, size, open_library(photographs, segments, split))
+        library = open_library(photographs, segments, split)
+        recipe = _Recipe(
+            library.settings(),
+            partial(forged_kind_of, seed),
+            partial(forged_sources_of, library, seed),
+            partial(photograph_example, library, seed, size=size),
+        )
     settings = {"generator": "sapl_jax", "version": VERSION, "seed": seed, "size": size}
     try:
-        _claim(folder, settings | recipe.settings())
+        _claim(folder, settings | recipe.settings)
         with hold_lock(folder / MARK, waiting_for="generates the same pictures"):
             missing = [n for n in range(images) if not _picture_path(folder, recipe, n).is_file()]
             bar = tqdm(
@@ -120,12 +152,12 @@ def _claim(folder: Path, settings: dict[str, object]) -> None:
         (folder / name).mkdir(exist_ok=True)
 
 
-def _picture_path(folder: Path, recipe: Recipe, number: int) -> Path:
+def _picture_path(folder: Path, recipe: _Recipe, number: int) -> Path:
     kind = recipe.kind(number)
     return folder / ("Au" if kind == "authentic" else "Tp") / f"{number:06d}_{kind}.jpg"
 
 
-def _write_all(folder: Path, numbers: list[int], recipe: Recipe, workers: int) -> Iterator[None]:
+def _write_all(folder: Path, numbers: list[int], recipe: _Recipe, workers: int) -> Iterator[None]:
     """Writes the pictures of these numbers, yielding after each."""
     jobs = [(folder, number, recipe) for number in numbers]
     if workers == 1 or len(jobs) < 8:
@@ -145,7 +177,7 @@ def _one_thread() -> None:
     cv2.setNumThreads(1)  # The processes fill the cores.
 
 
-def _write_one(job: tuple[Path, int, Recipe]) -> None:
+def _write_one(job: tuple[Path, int, _Recipe]) -> None:
     folder, number, recipe = job
     path = _picture_path(folder, recipe, number)
     example = recipe.make(number)
@@ -158,7 +190,7 @@ def _write_one(job: tuple[Path, int, Recipe]) -> None:
     write_atomically(path, example.jpeg)
 
 
-def _write_sources(folder: Path, images: int, recipe: Recipe) -> None:
+def _write_sources(folder: Path, images: int, recipe: _Recipe) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["picture", "kind", "sources"])

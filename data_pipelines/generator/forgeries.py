@@ -110,7 +110,9 @@ def outline_step(below: np.ndarray, above: np.ndarray, mask: np.ndarray) -> floa
     return float(np.abs(above[outline].astype(np.float32) - below[outline]).mean())
 
 
-def _match_colours(below: np.ndarray, above: np.ndarray, mask: np.ndarray, share: float):
+def _match_colours(
+    below: np.ndarray, above: np.ndarray, mask: np.ndarray, share: float
+) -> np.ndarray:
     """Moves the pasted region's mean colour `share` of the way to that of the picture."""
     inside = mask > 127
     shift = share * (below.mean((0, 1)) - above[inside].mean(0))

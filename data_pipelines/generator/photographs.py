@@ -51,11 +51,12 @@ class Library:
         """The number of groups: photographs i and j share one where i = j modulo it."""
         return max(1, min(_GROUPS, len(self.pictures) // _GROUP_SIZE))
 
-    def digest(self) -> str:
-        """12 hex digits that change with the names and sizes of the files."""
+    def settings(self) -> dict[str, object]:
+        """What tells this library from others: names and sizes in bytes of its files, hashed."""
         files = [*self.pictures, *(self.segments.get(p.stem) for p in self.pictures)]
-        text = [f"{file.name}:{file.stat().st_size}" for file in files if file]
-        return hashlib.sha256("/".join(text).encode()).hexdigest()[:12]
+        text = "/".join(f"{file.name}:{file.stat().st_size}" for file in files if file)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        return {"photographs": len(self.pictures), "split": self.split, "files": digest}
 
 
 def open_library(
@@ -102,7 +103,7 @@ def _share(stem: str) -> float:
     return int.from_bytes(hashlib.sha256(f"split/{stem}".encode()).digest()[:4]) / 2**32
 
 
-def kind_of(seed: int, number: int) -> str:
+def forged_kind_of(seed: int, number: int) -> str:
     """What picture `number` is: "authentic" for even numbers, else by ODDS."""
     if number % 2 == 0:
         return "authentic"
@@ -127,7 +128,7 @@ def photograph_example(
     """
     limits, rng = limits or Limits(), stream(seed, number, 1)
     longer = round(size / draw_shrink(rng))
-    kind = kind_of(seed, number)
+    kind = forged_kind_of(seed, number)
     paths = _chosen(library, seed, number)
     target = _view(rng, library, paths[0], longer, kind in ("copy-move", "removal"), limits)
     picture, mask = target.picture, None
@@ -138,13 +139,13 @@ def photograph_example(
         donor = _view(rng, library, paths[1], longer, True, limits) if splicing else target
         picture, mask = _paste(rng, target, donor, limits)
     jpeg, mask = finish(seed, number, picture, mask, size)
-    return Example(jpeg, mask, kind, sources_of(library, seed, number))
+    return Example(jpeg, mask, kind, forged_sources_of(library, seed, number))
 
 
-def sources_of(library: Library, seed: int, number: int) -> tuple[str, ...]:
+def forged_sources_of(library: Library, seed: int, number: int) -> tuple[str, ...]:
     """Names of the photographs that picture `number` is made from."""
     paths = _chosen(library, seed, number)
-    return tuple(p.name for p in paths[: 2 if kind_of(seed, number) == "splicing" else 1])
+    return tuple(p.name for p in paths[: 2 if forged_kind_of(seed, number) == "splicing" else 1])
 
 
 def _view(
@@ -215,7 +216,7 @@ def _paste(
     shape = (target.picture.shape[0], target.picture.shape[1])
     pastes: list[tuple[np.ndarray, np.ndarray]] = []
     while len(pastes) < CANDIDATES:
-        region = choose_region(rng, donor, limits, objects=1.0)
+        region = choose_region(rng, donor, limits, objects=0.9)
         turned = rng.random() < 0.5
         scale = rng.uniform(0.7, 1.4) if turned else 1.0
         angle = rng.uniform(-30, 30) if turned else 0.0
@@ -228,33 +229,3 @@ def _paste(
     if soft:
         return blend(target.picture, above, mask, soft), mask
     return np.where(mask[..., None] > 0, above, target.picture), mask
-
-
-@dataclass(frozen=True)
-class Forged:
-    """The endless set `seed` of a library as the folder's writer takes it."""
-
-    seed: int
-    size: int
-    library: Library
-
-    def settings(self) -> dict[str, object]:
-        """What tells this set from others."""
-        library = self.library
-        return {
-            "photographs": len(library.pictures),
-            "split": library.split,
-            "files": library.digest(),
-        }
-
-    def kind(self, number: int) -> str:
-        """What picture `number` is."""
-        return kind_of(self.seed, number)
-
-    def sources(self, number: int) -> tuple[str, ...]:
-        """What picture `number` is made from."""
-        return sources_of(self.library, self.seed, number)
-
-    def make(self, number: int) -> Example:
-        """Picture `number`."""
-        return photograph_example(self.library, self.seed, number, self.size)

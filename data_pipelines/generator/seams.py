@@ -3,21 +3,26 @@
 Every picture, authentic or tampered, shows one to three pieces cut out of another scene or of the
 same one. All are decoys, laid into the scene before the camera, so that its optics, noise and
 demosaicing run over their outlines; the last piece of a tampered picture is instead cut out of a
-finished photograph of the same camera and pasted without blending. Pieces move by whole cells of
-the Bayer and JPEG grids. So inside and outside share all history, and the classes differ in
-nothing but the moment at which the last piece came in.
+finished photograph of the same camera and pasted. Pieces move by whole cells of the Bayer grid and
+of JPEG's. So inside and outside share all history, and the classes differ in nothing but the moment
+at which the last piece came in: the outline is sharper than any that went through the optics.
 """
+
+from dataclasses import replace
 
 import cv2
 import numpy as np
 
 from data_pipelines.generator.camera import sample_camera
-from data_pipelines.generator.forgeries import Limits, Source, choose_region, outline_step
+from data_pipelines.generator.forgeries import Limits, Source, blend, choose_region, outline_step
 from data_pipelines.generator.scenes import render_scene
 
 KINDS = ("splicing", "copy-move")
 GRID = 16  # pixels: a whole number of Bayer cells and of JPEG blocks, chroma's included
-CANDIDATES = 3  # pieces drawn for each one that is laid: a forgery nobody can see tells nothing
+# Pixels. Softer optics than those of other worlds, and outlines as an anti-aliased selection cuts
+# them. Harder ones would show in the file's finest DCT coefficients, with no need to find them.
+BLUR, SOFT = (1.0, 1.5), (0.45, 0.55)
+CANDIDATES = 5  # pieces drawn for each one that is laid: a forgery nobody can see tells nothing
 
 
 def seam_picture(
@@ -34,7 +39,8 @@ def seam_picture(
     `rng` draws the pieces, alike for both classes; the others draw the two scenes and the camera.
     kind: where the last piece comes from, the other scene (splicing) or the same (copy-move).
     """
-    camera = sample_camera(target_rng)
+    # Unsaved: twice quantized blocks would tell where a piece came in, sharp or not.
+    camera = replace(sample_camera(target_rng), quality=100, blur=target_rng.uniform(*BLUR))
     target = render_scene(target_rng, *shape).radiance
     donor = render_scene(donor_rng, *shape).radiance
     kinds = [KINDS[int(rng.integers(2))] for _ in range(int(rng.integers(3)))]
@@ -47,7 +53,7 @@ def seam_picture(
     picture = camera.shoot(target, target_rng)
     other = camera.shoot(donor, donor_rng) if kind == "splicing" else picture
     pasted = np.roll(other, (y, x), (0, 1))
-    return np.where(mask[..., None] > 0, pasted, picture), mask
+    return blend(picture, pasted, mask, rng.uniform(*SOFT)), mask
 
 
 def _piece(

@@ -46,6 +46,7 @@ class LayerNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((features,), dtype))
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [..., features] -> the same shape."""
         h = x.astype(jnp.float32)
         h = h - jnp.mean(h, axis=-1, keepdims=True)
         h = h * jax.lax.rsqrt(jnp.mean(h * h, axis=-1, keepdims=True) + self.eps)

@@ -39,7 +39,8 @@ def download(name: str, revision: str | None, files: list[str]) -> tuple[Path, P
     first time.
 
     Args:
-        name: hub name. revision: commit or branch, None for the pinned one, else "main".
+        name: hub name.
+        revision: commit or branch; None: the pinned one, else "main".
         files: weight files in order of preference.
 
     Returns:

@@ -16,8 +16,11 @@ from sapl_jax.clip.towers import TextTower, VisionTower
 class CLIPSource:
     """Where weights came from, for logs, checkpoints and reports.
 
-    name: folder, hub name or "random:..."; revision: hub commit or None; file: the weights file;
-    sha256: of that file, in hex.
+    Attributes:
+        name: folder, hub name or "random:...".
+        revision: hub commit or None.
+        file: the weights file.
+        sha256: of that file, in hex.
     """
 
     name: str

@@ -9,15 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sapl_jax.clip.blocks import (
-    KEEP,
-    LayerNorm,
-    Linear,
-    Recompute,
-    make_blocks,
-    normal,
-    run_blocks,
-)
+from sapl_jax.clip.blocks import KEEP, LayerNorm, Linear, Recompute, make_blocks, normal, run_blocks
 from sapl_jax.clip.config import TextConfig, VisionConfig
 from sapl_jax.errors import UserError
 
@@ -72,8 +64,10 @@ def interpolate_positions(positions: jax.Array, grid: tuple[int, int]) -> jax.Ar
 class VisionFeatures(NamedTuple):
     """What the vision tower returns, in the tower's compute dtype.
 
-    taps: [L, B, 1 + T, D], the tapped hidden states; position 0 is CLS, then patches row by row.
-    pooled: [B, D], post-layernorm of the last block's CLS.
+    Attributes:
+        taps: [L, B, 1 + T, D], the tapped hidden states; position 0 is CLS, then patches row by
+            row.
+        pooled: [B, D], post-layernorm of the last block's CLS.
     """
 
     taps: jax.Array

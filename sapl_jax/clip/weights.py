@@ -23,10 +23,14 @@ class Tensor(Protocol):
     """A tensor in a file: its shape and dtype are known before its content is read."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """As in NumPy, without reading the content."""
+        ...
 
     @property
-    def dtype(self) -> np.dtype: ...
+    def dtype(self) -> np.dtype:
+        """As stored, without reading the content."""
+        ...
 
     def read(self) -> np.ndarray:
         """The content. May be called once only."""
@@ -37,7 +41,8 @@ class Tensor(Protocol):
 class Entry:
     """One parameter of ours and its names in files; `{}` stands for the block's number.
 
-    axes: `torch_array.transpose(axes)` has our layout; None: it has our layout already.
+    Attributes:
+        axes: `torch_array.transpose(axes)` has our layout; None: it has our layout already.
     """
 
     path: str

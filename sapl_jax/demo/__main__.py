@@ -67,7 +67,7 @@ def main() -> int:
             print("stopped; run the same command to continue", file=sys.stderr)
         if status:
             return status if status > 0 else 128 - status
-        from sapl_jax.demo.report import evaluate_and_report
+        from sapl_jax.demo.outcome import evaluate_and_report
 
         print(evaluate_and_report(output / "run", test, output))
     except OSError as error:

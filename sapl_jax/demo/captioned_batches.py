@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from data_pipelines.generator.captions import CONTENT, HISTORY, captioned_picture
+from data_pipelines.generator.captions import CONTENT, HISTORY, Captioned, captioned_picture
 from sapl_jax.demo.vocabulary import Vocabulary
 
 # Properties that leave traces in every small part of a picture, and so hold for its patches too.
@@ -34,11 +34,11 @@ class Batch(NamedTuple):
     """What one step sees.
 
     Attributes:
-      image: [B,C,C,3] uint8, crops or contact sheets.
-      history: [B,T,P] int32, for each patch the words of the photograph it is from.
-      single: [B] float32, 1 where the image is a crop of one photograph.
-      caption: [B,CAPTION_LENGTH] int32, caption of the (first) photograph.
-      template: index into PHRASES of the phrases of this step.
+        image: [B,C,C,3] uint8, crops or contact sheets.
+        history: [B,T,P] int32, for each patch the words of the photograph it is from.
+        single: [B] float32, 1 where the image is a crop of one photograph.
+        caption: [B,CAPTION_LENGTH] int32, caption of the (first) photograph.
+        template: index into PHRASES of the phrases of this step.
     """
 
     image: np.ndarray
@@ -70,7 +70,7 @@ def _one_thread() -> None:
     cv2.setNumThreads(1)
 
 
-def _picture(job: tuple[int, int, int]):
+def _picture(job: tuple[int, int, int]) -> Captioned:
     return captioned_picture(*job)
 
 

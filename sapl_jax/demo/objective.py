@@ -37,7 +37,8 @@ def build_clip(config: CLIPConfig, pixels: np.ndarray, seed: int) -> CLIP:
     - positions start large: a constant part that lets energy survive the layer norm;
     - a part of the first block's MLP starts as q(ax) + q(-ax) = ax tanh(...), about |x|.
 
-    pixels: uint8 [N,S,S,3], photographs to take the components from.
+    Args:
+        pixels: uint8 [N,S,S,3], photographs to take the components from.
     """
     clip = CLIP(config, CLIPSource("pretraining"), jnp.float32, nnx.Rngs(seed))
     rng, width = np.random.default_rng(seed), config.vision.hidden_size
@@ -84,8 +85,11 @@ def pretraining_loss(
     phrase that is true of its photograph, among the phrases of the same property. Images: CLIP's
     own loss between whole images and captions, over the crops of one photograph.
 
-    phrases: int32 [W,N], those of LOCAL's words in one template. Returns the loss and its parts:
-    "patches", "images", and "accuracy" [properties, blocks].
+    Args:
+        phrases: int32 [W,N], those of LOCAL's words in one template.
+
+    Returns:
+        The loss and its parts: "patches", "images", and "accuracy" [properties, blocks].
     """
     depth = clip.config.vision.num_hidden_layers
     features = clip.vision(normalize_pixels(jnp.asarray(batch.image)), tuple(range(1, depth + 1)))

@@ -95,8 +95,8 @@ def main() -> None:
     all_phrases = phrases(vocabulary, LOCAL)
 
     @jax.jit
-    def step(params, opt_state, batch: Batch, chosen: jax.Array):
-        def loss_of(params):
+    def step(params: Any, opt_state: Any, batch: Batch, chosen: jax.Array) -> tuple[Any, Any, dict]:
+        def loss_of(params: Any) -> tuple[jax.Array, dict]:
             return pretraining_loss(nnx.merge(graph, params), batch, chosen, flags.clip_weight)
 
         grads, parts = jax.grad(loss_of, has_aux=True)(params)

@@ -129,14 +129,14 @@ def cfa1(image: np.ndarray) -> np.ndarray:
     return absence_probability(cfa_evidence(image))
 
 
-def absence_probability(evidence: np.ndarray, steps: int = 100) -> np.ndarray:
+def absence_probability(evidence: np.ndarray) -> np.ndarray:
     """P(no traces | evidence) under a mixture of N(0, s0) and N(m, s1), m > 0, fitted with EM."""
     values = evidence.astype(np.float64)
     mean = max(float(np.quantile(values, 0.75)), 1e-2)
     spreads = np.array([float(values.std()) + 1e-2] * 2)
     share = 0.5
     absent = np.full(values.shape, 0.5)
-    for _ in range(steps):
+    for _ in range(100):
         log_absent = np.log(share) - np.log(spreads[0]) - 0.5 * (values / spreads[0]) ** 2
         log_present = (
             np.log(1 - share) - np.log(spreads[1]) - 0.5 * ((values - mean) / spreads[1]) ** 2
@@ -180,7 +180,8 @@ def _in_strips(
 ) -> np.ndarray:
     """Filters and blocks a channel uint8 [H, W] strip by strip, so only strips are float.
 
-    scale: how much smaller `filtered` makes its input.
+    Args:
+        scale: how much smaller `filtered` makes its input.
     """
     parts = []
     for start in range(0, channel.shape[0], _STRIP):

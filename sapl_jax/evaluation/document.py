@@ -8,10 +8,13 @@ from collections.abc import Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """header: column titles. rows: cells as text.
+    """A table of a report.
 
-    emphasised: indices of rows to stress (ours, among published ones). names: how many columns
-    from the left hold names, not numbers.
+    Attributes:
+        header: column titles.
+        rows: cells as text.
+        emphasised: indices of rows to stress (ours, among published ones).
+        names: how many columns from the left hold names, not numbers.
     """
 
     header: Sequence[str]
@@ -22,7 +25,12 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """png: bytes of the file `name`.png. caption: what it shows, also the alternative text."""
+    """A picture of a report.
+
+    Attributes:
+        png: bytes of the file `name`.png.
+        caption: what it shows, also the alternative text.
+    """
 
     name: str
     png: bytes
@@ -37,8 +45,8 @@ class Section:
     parts: Sequence["str | Table | Picture | list[str]"]
 
 
-def to_markdown(title: str, sections: Sequence[Section], figures: str = "figures") -> str:
-    """The report as Markdown; pictures are referred to as `<figures>/<name>.png`."""
+def to_markdown(title: str, sections: Sequence[Section]) -> str:
+    """The report as Markdown; pictures are referred to as `figures/<name>.png`."""
     lines = [f"# {title}", ""]
     for section in sections:
         lines += [f"## {section.heading}", ""]
@@ -50,7 +58,7 @@ def to_markdown(title: str, sections: Sequence[Section], figures: str = "figures
             elif isinstance(part, Table):
                 lines += _markdown_table(part)
             else:
-                lines += [f"![{_plain(part.caption)}]({figures}/{part.name}.png)", ""]
+                lines += [f"![{_plain(part.caption)}](figures/{part.name}.png)", ""]
                 lines.append(f"*{_plain(part.caption)}*")
             lines.append("")
     return "\n".join(lines)

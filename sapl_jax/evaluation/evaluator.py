@@ -1,19 +1,19 @@
 """Runs a detector over a data set and gathers what the protocol measures, in bounded memory.
 
-Pictures are decoded in background threads, so that the detector waits for
-no file, and scored in others while it works on the next batch; a batch, and what is read ahead or
+Pictures are decoded in background threads, so that the detector waits for no file, and scored in
+others while it works on the next batch; a batch, and what is read ahead or
 not yet scored, stays under 128 megapixels each (or is one picture, if that is larger).
 
 A file that cannot be used is a message and a count, never the end of the run.
 """
 
-import collections
 import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tqdm import tqdm
 from data_pipelines.images import decode_image, oddities, read_bytes
 from data_pipelines.listing import TAMPERED, Listing, Sample
 from data_pipelines.masks import load_mask
+from data_pipelines.read_ahead import batches_ahead
 from sapl_jax.errors import UserError
 from sapl_jax.evaluation import protocols
 from sapl_jax.files import sha256_of
@@ -30,7 +31,6 @@ from sapl_jax.inference.detector import Detector, Result
 
 MAX_PIXELS = 128_000_000  # decoded pixels waiting for or inside one call of the detector
 _NO_MASK = "has no mask: not in the pixel measures"
-_READERS = 4
 _SCORERS = 4
 
 
@@ -41,8 +41,11 @@ Perturbation = Callable[[np.ndarray, str], np.ndarray]
 class Loaded:
     """A sample whose files have been read.
 
-    image: uint8 RGB [H, W, 3] as the detector sees it, None if unreadable. mask: uint8 [H, W],
-    255 = tampered, or None. problems: what was wrong with its files. digest: hash of their bytes.
+    Attributes:
+        image: uint8 RGB [H, W, 3] as the detector sees it, None if unreadable.
+        mask: uint8 [H, W], 255 = tampered, or None.
+        problems: what was wrong with its files.
+        digest: hash of their bytes.
     """
 
     sample: Sample
@@ -50,6 +53,11 @@ class Loaded:
     mask: np.ndarray | None
     problems: list[str]
     digest: str
+
+    @property
+    def pixels(self) -> int:
+        """Number of the picture's pixels, 0 if it is unreadable."""
+        return 0 if self.image is None else self.image[..., 0].size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +74,11 @@ class Record:
 class DatasetResult:
     """All that one data set gave.
 
-    summary: measures and counts, see `protocols.summarise`. skipped: pictures that were not
-    evaluated, with the reason. notes: pictures that were, with something to know about them.
-    digest: hash of every file's name and bytes, to tell whether two reports saw the same data.
+    Attributes:
+        summary: measures and counts, see `protocols.summarise`.
+        skipped: pictures that were not evaluated, with the reason.
+        notes: pictures that were, with something to know about them.
+        digest: hash of every file's name and bytes, to tell whether two reports saw the same data.
     """
 
     name: str
@@ -88,7 +98,8 @@ Observer = Callable[[Loaded, Any, protocols.ImageScores], None]
 def load_sample(sample: Sample, perturbation: Perturbation | None = None) -> Loaded:
     """Reads a sample's picture and, for a tampered one, its mask; problems are kept, not raised.
 
-    perturbation: applied to the picture last of all.
+    Args:
+        perturbation: applied to the picture last of all.
     """
     problems: list[str] = []
     image, mask, hashes = None, None, [sample.name]
@@ -116,39 +127,12 @@ def load_sample(sample: Sample, perturbation: Perturbation | None = None) -> Loa
     return Loaded(sample, image, mask, problems, sha256_of("\n".join(hashes).encode()))
 
 
-def load_in_background(
-    samples: Sequence[Sample], lookahead: int, perturbation: Perturbation | None = None
-) -> Iterator[Loaded]:
-    """Yields the samples in order, read ahead by threads while the caller works.
-
-    At most `lookahead` pictures wait, and fewer when they are large (`MAX_PIXELS`).
-    """
-    remaining = iter(samples)
-    waiting: collections.deque[concurrent.futures.Future[Loaded]] = collections.deque()
-    ahead = 1
-    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-        while True:
-            while len(waiting) < ahead and (sample := next(remaining, None)) is not None:
-                waiting.append(pool.submit(load_sample, sample, perturbation))
-            if not waiting:
-                return
-            loaded = waiting.popleft().result()
-            pixels = 1 if loaded.image is None else loaded.image[..., 0].size
-            ahead = max(1, min(lookahead, MAX_PIXELS // pixels))
-            yield loaded
-
-
-def _batches(loaded: Iterator[Loaded], batch_size: int) -> Iterator[list[Loaded]]:
-    batch: list[Loaded] = []
-    pixels = 0
-    for item in loaded:
-        batch.append(item)
-        pixels += 0 if item.image is None else item.image[..., 0].size
-        if len(batch) == batch_size or pixels >= MAX_PIXELS:
-            yield batch
-            batch, pixels = [], 0
-    if batch:
-        yield batch
+def loaded_batches(
+    samples: Sequence[Sample], batch_size: int, perturbation: Perturbation | None = None
+) -> Iterator[list[Loaded]]:
+    """The samples in order, `batch_size` pictures at a time, read ahead by threads."""
+    load = functools.partial(load_sample, perturbation=perturbation)
+    return batches_ahead(load, samples, batch_size, MAX_PIXELS, lambda loaded: loaded.pixels)
 
 
 def evaluate_dataset(
@@ -165,11 +149,16 @@ def evaluate_dataset(
 ) -> DatasetResult:
     """Evaluates a detector on every picture of a listing.
 
-    batch_size: pictures handed to the detector at once. label: name of the data set in the
-    results (the listing's by default). title: of the progress bar. perturbation: applied to each
-    picture before the detector sees it, called with the picture and the sample's name; it must
-    keep the size. observers: called with each picture's files, analysis and scores. Raises
-    UserError when no picture of the listing can be used.
+    Args:
+        batch_size: pictures handed to the detector at once.
+        label: name of the data set in the results (the listing's by default).
+        title: of the progress bar.
+        perturbation: applied to each picture before the detector sees it, called with the picture
+            and the sample's name; it must keep the size.
+        observers: called with each picture's files, analysis and scores.
+
+    Raises:
+        UserError: no picture of the listing can be used.
     """
     start = time.monotonic()
     label = label or listing.name
@@ -188,21 +177,21 @@ def evaluate_dataset(
                 observer(item, analysis, scores)
         pending.clear()
 
-    loaded = load_in_background(listing.samples, 2 * batch_size, perturbation)
     with (
         tqdm(
             total=len(listing.samples), desc=title or label, unit="image", disable=not progress
         ) as bar,
         concurrent.futures.ThreadPoolExecutor(_SCORERS) as pool,
     ):
-        for batch in _batches(loaded, batch_size):
+        for batch in loaded_batches(listing.samples, batch_size, perturbation):
             for item in batch:
                 digest.update(item.digest.encode())
                 found = skipped if item.image is None else notes
                 found.extend((item.sample.image, problem) for problem in item.problems)
             readable = [item for item in batch if item.image is not None]
             images = [item.image for item in readable if item.image is not None]
-            if _pixels(readable) + _pixels(item for item, _, _ in pending) > MAX_PIXELS:
+            held = readable + [item for item, _, _ in pending]
+            if sum(item.pixels for item in held) > MAX_PIXELS:
                 collect()
             analyses = detector.analyse(images) if images else []
             collect()  # the batch before, which threads scored while the detector worked
@@ -241,10 +230,6 @@ def _without_masks(listing: Listing) -> list[Sample]:
     tampered = [sample for sample in listing.samples if sample.label == TAMPERED]
     lacking = [sample for sample in tampered if sample.mask is None]
     return lacking if len(lacking) < len(tampered) else []
-
-
-def _pixels(items: Iterable[Loaded]) -> int:
-    return sum(item.image[..., 0].size for item in items if item.image is not None)
 
 
 def _finite(analysis: Result) -> bool:

@@ -7,10 +7,13 @@ from typing import Protocol
 import numpy as np
 
 from data_pipelines.listing import AUTHENTIC, TAMPERED, Listing
-from sapl_jax.evaluation.evaluator import load_in_background
+from sapl_jax.evaluation.evaluator import loaded_batches
 from sapl_jax.evaluation.gallery import evenly_spaced
 
-MIN_POINTS = 20  # below this a map of neighbourhoods shows nothing
+_PER_CLASS = 40  # pictures at most
+_MAX_POINTS = 300  # patches shown per class: t-SNE takes quadratic time
+_MIN_POINTS = 20  # below this a map of neighbourhoods shows nothing
+_BATCH_SIZE = 8
 
 
 class HasEdgeFeatures(Protocol):
@@ -24,61 +27,49 @@ class HasEdgeFeatures(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Embedding:
-    """points: float32 [n, 2]. tampered: bool [n], whether the patch's picture is tampered."""
+    """Edge patches as points in the plane.
+
+    Attributes:
+        points: float32 [n, 2].
+        tampered: bool [n], whether the patch's picture is tampered.
+    """
 
     points: np.ndarray
     tampered: np.ndarray
 
 
 def edge_patch_embedding(
-    detector: HasEdgeFeatures,
-    listing: Listing,
-    *,
-    per_class: int = 40,
-    max_points: int = 300,
-    batch_size: int = 8,
-    seed: int = 0,
+    detector: HasEdgeFeatures, listing: Listing, *, seed: int = 0
 ) -> Embedding | None:
-    """Embeds the deepest tap's edge patches of up to `per_class` pictures of each class.
+    """Embeds the deepest tap's edge patches of some pictures of each class, evenly chosen.
 
-    max_points: patches shown per class, evenly chosen (t-SNE takes quadratic time). None where a
-    class is absent or too few patches are usable.
+    None where a class is absent or too few patches are usable.
     """
     chosen = []
     for label in (AUTHENTIC, TAMPERED):
         samples = [sample for sample in listing.samples if sample.label == label]
-        chosen += evenly_spaced(samples, per_class)
+        chosen += evenly_spaced(samples, _PER_CLASS)
     features, tampered = [], []
-    images: list[np.ndarray] = []
-    labels: list[int] = []
-
-    def flush() -> None:
-        if images:
-            found, usable = detector.edge_features(images, labels)
-            for deepest, good, label in zip(found[:, -1], usable, labels, strict=True):
-                features.append(deepest[good])
-                tampered.append(np.full(int(good.sum()), label == TAMPERED))
-            images.clear()
-            labels.clear()
-
-    for loaded in load_in_background(chosen, batch_size):
-        if loaded.image is not None:
-            images.append(loaded.image)
-            labels.append(loaded.sample.label)
-        if len(images) == batch_size:
-            flush()
-    flush()
+    for batch in loaded_batches(chosen, _BATCH_SIZE):
+        images = [loaded.image for loaded in batch if loaded.image is not None]
+        labels = [loaded.sample.label for loaded in batch if loaded.image is not None]
+        if not images:
+            continue
+        found, usable = detector.edge_features(images, labels)
+        for deepest, good, label in zip(found[:, -1], usable, labels, strict=True):
+            features.append(deepest[good])
+            tampered.append(np.full(int(good.sum()), label == TAMPERED))
     if not features:
         return None
     vectors, of_tampered = np.concatenate(features), np.concatenate(tampered)
     shown = np.concatenate(
         [
-            which[np.linspace(0, len(which) - 1, min(max_points, len(which))).astype(int)]
+            which[np.linspace(0, len(which) - 1, min(_MAX_POINTS, len(which))).astype(int)]
             for which in (np.flatnonzero(~of_tampered), np.flatnonzero(of_tampered))
         ]
     )
     vectors, of_tampered = vectors[shown], of_tampered[shown]
-    if len(vectors) < MIN_POINTS or of_tampered.all() or not of_tampered.any():
+    if len(vectors) < _MIN_POINTS or of_tampered.all() or not of_tampered.any():
         return None
     return Embedding(embed(vectors, seed), of_tampered)
 

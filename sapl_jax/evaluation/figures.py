@@ -47,8 +47,11 @@ def roc_curves(
 ) -> bytes | None:
     """ROC curves of the image scores, one panel per data set, one line per method.
 
-    curves: data set -> method -> (labels [N], scores [N]). Data sets of one class are left out;
-    None when none is left.
+    Args:
+        curves: data set -> method -> (labels [N], scores [N]). Data sets of one class are left out.
+
+    Returns:
+        A PNG; None when no data set is left.
     """
     panels = {}
     for name, methods in curves.items():

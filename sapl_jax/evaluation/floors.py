@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
-from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions, soft_edge_map
+from data_pipelines.soft_edges import DEFAULT_OPTIONS, soft_edge_map
 from sapl_jax.inference.detector import Result, result_of
 
 _CELLS = 12  # the random map's cells along each side: about the size of a ViT's patches
@@ -37,9 +37,9 @@ def random_guess(image: np.ndarray) -> Result:
     return result_of(float(rng.random()), heat_map)
 
 
-def edge_map_alone(image: np.ndarray, options: EdgeOptions = DEFAULT_OPTIONS) -> Result:
+def edge_map_alone(image: np.ndarray) -> Result:
     """The soft edge map of Eq. (1) as the heat map, its mean as the score."""
-    heat_map = soft_edge_map(image, options)
+    heat_map = soft_edge_map(image, DEFAULT_OPTIONS)
     return result_of(float(heat_map.mean()), heat_map)
 
 

@@ -17,8 +17,11 @@ SIDE = 512  # longer side of a kept picture, in pixels
 class Exhibit:
     """One picture of a gallery, at most SIDE pixels wide or high.
 
-    image: uint8 RGB [h, w, 3]. mask: bool [h, w] or None. heat_maps: float32 [h, w] per method.
-    p_f1: per method, None where the picture has no mask.
+    Attributes:
+        image: uint8 RGB [h, w, 3].
+        mask: bool [h, w] or None.
+        heat_maps: float32 [h, w] per method.
+        p_f1: per method, None where the picture has no mask.
     """
 
     name: str

@@ -30,6 +30,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from data_pipelines.listing import AUTHENTIC, TAMPERED
 from sapl_jax.errors import UserError
 from sapl_jax.metrics import Confusion, ScoreHistogram, roc_auc
 
@@ -121,23 +122,26 @@ def score_image(
 ) -> ImageScores:
     """Scores one picture.
 
-    label: 0 authentic, 1 tampered. model_score: the model's own, in [0, 1]. heat_map: float32
-    [H, W] in [0, 1] at the picture's own size. mask: uint8 [H, W], white = tampered, or None where
-    there is none; not used for authentic pictures, whose truth is all authentic.
+    Args:
+        label: 0 authentic, 1 tampered.
+        model_score: the model's own, in [0, 1].
+        heat_map: float32 [H, W] in [0, 1] at the picture's own size.
+        mask: uint8 [H, W], white = tampered, or None where there is none; not used for authentic
+            pictures, whose truth is all authentic.
     """
     if protocol.eight_bit_map:
         heat_map = np.floor(heat_map * np.float32(255)) / np.float32(255)
     truth: np.ndarray | None = None
-    if label == 0:
+    if label == AUTHENTIC:
         truth = np.zeros(heat_map.shape, bool)
     elif mask is not None:
         truth = protocol.truth(mask)
         if not truth.any() and protocol.empty_mask == "authentic":
-            label = 0
+            label = AUTHENTIC
         elif not truth.any() and protocol.empty_mask == "leave out":
             truth = None
     scores = ImageScores(label, _image_score(protocol, model_score, heat_map))
-    if truth is not None and (label == 1 or protocol.average_over == "all"):
+    if truth is not None and (label == TAMPERED or protocol.average_over == "all"):
         _score_pixels(protocol, scores, heat_map, truth)
     return scores
 
@@ -186,7 +190,7 @@ def summarise(protocol: Protocol, images: list[ImageScores]) -> dict[str, float 
     """
     labels = np.array([image.label for image in images], int)
     scores = np.array([image.score for image in images], np.float64)
-    verdicts = Confusion.of(scores > THRESHOLD, labels > 0)
+    verdicts = Confusion.of(scores > THRESHOLD, labels == TAMPERED)
     balanced = verdicts.balanced_accuracy()
     if balanced is None:
         i_f1 = None
@@ -199,8 +203,8 @@ def summarise(protocol: Protocol, images: list[ImageScores]) -> dict[str, float 
     }
     # Zeros of authentic pictures alone would look like a measured failure, so pixel measures
     # need at least one tampered picture that has a mask.
-    masks = sum(image.label == 1 and image.p_f1 is not None for image in images)
-    any_mask = any(image.label == 1 and image.p_f1_best is not None for image in images)
+    masks = sum(image.label == TAMPERED and image.p_f1 is not None for image in images)
+    any_mask = any(image.label == TAMPERED and image.p_f1_best is not None for image in images)
     for measure in PIXEL_MEASURES:
         values = [v for image in images if (v := getattr(image, measure)) is not None]
         summary[measure] = float(np.mean(values)) if values and any_mask else None

@@ -35,7 +35,9 @@ def write(
 ) -> None:
     """Writes report.md, report.html and figures/*.png into `output`.
 
-    embeddings: per data set, the t-SNE of edge patches. edge_options: of the soft edge maps.
+    Args:
+        embeddings: per data set, the t-SNE of edge patches.
+        edge_options: of the soft edge maps.
     """
     sections = build(session, embeddings or {}, edge_options)
     title = f"Evaluation of {session.methods[0].name}"

@@ -42,8 +42,10 @@ class SweepPoint:
 class Session:
     """All results of one command. The first method is the one the report is about.
 
-    results: per method, one result per data set. sweeps: per data set and sweep, the first
-    method's points, clean first. galleries: per data set.
+    Attributes:
+        results: per method, one result per data set.
+        sweeps: per data set and sweep, the first method's points, clean first.
+        galleries: per data set.
     """
 
     protocol: Protocol
@@ -73,8 +75,11 @@ def run(
 ) -> Session:
     """Evaluates the methods on the data sets, then the first method under each sweep.
 
-    listings: (name, listing) pairs. seed: of the sweeps' noise. after_each: called with the session
-    so far and the newest result, so that the caller can save what is done.
+    Args:
+        listings: (name, listing) pairs.
+        seed: of the sweeps' noise.
+        after_each: called with the session so far and the newest result, so that the caller can
+            save what is done.
     """
     session = Session(protocol, list(methods), seed)
     for name, listing in listings:

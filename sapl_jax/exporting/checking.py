@@ -38,9 +38,9 @@ def detector_of_export(folder: Path, kind: str, trained: TrainedModel) -> Detect
     """An export as its user gets it.
 
     Args:
-      folder: the export.
-      kind: its format.
-      trained: lends its prompts where the export has none (huggingface).
+        folder: the export.
+        kind: its format.
+        trained: lends its prompts where the export has none (huggingface).
     """
     if kind == "orbax":
         return Localizer.load(folder, dtype="float32")

@@ -17,8 +17,8 @@ def describe(trained: TrainedModel, kind: str) -> dict[str, Any]:
     """The content of export.json.
 
     Args:
-      trained: the model that is exported.
-      kind: the format: "orbax", "stablehlo", "onnx" or "huggingface".
+        trained: the model that is exported.
+        kind: the format: "orbax", "stablehlo", "onnx" or "huggingface".
     """
     config, clip = trained.config.copy_and_resolve_references(), trained.model.clip
     # Where pictures and weights lay on the trainer's machine is the trainer's own business.

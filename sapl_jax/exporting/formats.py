@@ -38,7 +38,12 @@ from sapl_jax.training.state import merge_model, split_model
 
 
 class Network(NamedTuple):
-    """weights: arrays by name. apply(weights, image, edge_map, valid): as `score_and_patch_map`."""
+    """A model as a function and the arrays that it needs.
+
+    Attributes:
+        weights: arrays by name.
+        apply: (weights, image, edge_map, valid) -> as `score_and_patch_map`.
+    """
 
     weights: dict[str, jax.Array]
     apply: Callable[..., tuple[jax.Array, jax.Array]]
@@ -101,7 +106,7 @@ def write_onnx(trained: TrainedModel, folder: Path) -> None:
     """Writes the export of a float32 model without LoRA into an existing, empty folder.
 
     Raises:
-      UserError: the converter or onnxruntime is not installed.
+        UserError: the converter or onnxruntime is not installed.
     """
     try:
         import onnx

@@ -8,14 +8,19 @@ package that made the export. The pieces are plain functions: copy what you need
 
 import json
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
+Size = tuple[int, int]  # height, width
+Network = Callable[..., Any]
 
-def preprocess(rgb, options):
-    """uint8 [H,W,3] of any size -> canvas uint8 [C,C,3], edge map [g,g], valid [g,g], (h, w)."""
+
+def preprocess(rgb: np.ndarray, options: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray, Size]:
+    """Picture uint8 [H,W,3] -> canvas uint8 [C,C,3], edge map [g,g], valid [g,g], (h, w)."""
     size, patch, canvas = options["size"], options["patch"], options["canvas"]
     height, width = rgb.shape[:2]
     longer = max(height, width)
@@ -38,7 +43,7 @@ def preprocess(rgb, options):
     return image, edge_map, valid, (height, width)
 
 
-def soft_edges(rgb, options):
+def soft_edges(rgb: np.ndarray, options: dict) -> np.ndarray:
     """exp(-alpha * distance to the nearest Canny edge), float32 [h,w]; 0 where there is no edge."""
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     edges = cv2.Canny(grey, options["canny_low"], options["canny_high"], L2gradient=True) > 0
@@ -52,15 +57,22 @@ def soft_edges(rgb, options):
     return np.exp(-alpha * distance, dtype=np.float32)
 
 
-def full_size(patch_map, valid, resized, original, canvas, sigma):
+def full_size(
+    patch_map: np.ndarray,
+    valid: np.ndarray,
+    resized: Size,
+    original: Size,
+    canvas: int,
+    sigma: float,
+) -> np.ndarray:
     """Patch heat map [g,g] -> heat map at the picture's own size, float32 [H,W]."""
     rows = max(1, int(valid.any(axis=1).sum()))
     columns = max(1, int(valid.any(axis=0).sum()))
     grid = len(patch_map)
     inside = patch_map[:rows, :columns].astype(np.float32)
-    full = np.pad(inside, ((0, grid - rows), (0, grid - columns)), mode="edge")
+    full: np.ndarray = np.pad(inside, ((0, grid - rows), (0, grid - columns)), mode="edge")
     full = cv2.resize(full, (canvas, canvas), interpolation=cv2.INTER_LINEAR)
-    picture = np.ascontiguousarray(full[: resized[0], : resized[1]])
+    picture: np.ndarray = np.ascontiguousarray(full[: resized[0], : resized[1]])
     if sigma > 0:
         picture = cv2.GaussianBlur(picture, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
     shrinks = original[0] < resized[0] or original[1] < resized[1]
@@ -68,7 +80,7 @@ def full_size(patch_map, valid, resized, original, canvas, sigma):
     return np.clip(cv2.resize(picture, (original[1], original[0]), interpolation=method), 0, 1)
 
 
-def stablehlo_network(folder):
+def stablehlo_network(folder: Path) -> Network:
     """The network in model.stablehlo: (image, edge_map, valid) batches -> (scores, patch maps)."""
     import jax
     from jax import export
@@ -80,7 +92,7 @@ def stablehlo_network(folder):
     return lambda *batch: jax.device_get(call(weights, *batch))
 
 
-def onnx_network(folder):
+def onnx_network(folder: Path) -> Network:
     """The network in model.onnx: (image, edge_map, valid) batches -> (scores, patch maps)."""
     import onnxruntime
 
@@ -96,13 +108,13 @@ def onnx_network(folder):
 class Model:
     """An export folder, ready to analyse pictures."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | Path) -> None:
         folder = Path(folder)
         self.description = json.loads((folder / "export.json").read_text())
         networks = {"stablehlo": stablehlo_network, "onnx": onnx_network}
         self.network = networks[self.description["kind"]](folder)
 
-    def analyse(self, pictures):
+    def analyse(self, pictures: Sequence[np.ndarray]) -> list[tuple[float, np.ndarray]]:
         """A list of uint8 RGB [H,W,3] of any sizes -> a list of (score, heat map [H,W])."""
         options, heat = self.description["preprocessing"], self.description["heat_map"]
         prepared = [preprocess(picture, options) for picture in pictures]
@@ -126,7 +138,8 @@ class Model:
         ]
 
 
-def main():
+def main() -> None:
+    """Analyses the pictures named on the command line."""
     model = Model(Path(__file__).parent)
     if len(sys.argv) < 2:
         sys.exit("usage: python run.py PICTURE...")

@@ -35,17 +35,17 @@ def export(
     """Writes one export and checks it against the model it was made from.
 
     Args:
-      trained: a model in float32, LoRA attached or not.
-      kind: one of WRITERS.
-      output: the folder to make. An earlier export in it is replaced; anything else is kept.
-      pictures: on which the export must give the model's heat maps within 1e-3.
+        trained: a model in float32, LoRA attached or not.
+        kind: one of WRITERS.
+        output: the folder to make. An earlier export in it is replaced; anything else is kept.
+        pictures: on which the export must give the model's heat maps within 1e-3.
 
     Returns:
-      The differences found.
+        The differences found.
 
     Raises:
-      UserError: `output` holds something else or cannot be written, the format's packages are
-        absent, or the export does not give the model's heat maps. `output` is then unchanged.
+        UserError: `output` holds something else or cannot be written, the format's packages are
+            absent, or the export does not give the model's heat maps. `output` is then unchanged.
     """
     refuse_foreign(output)
     plain = merged(trained)

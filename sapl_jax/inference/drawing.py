@@ -11,12 +11,12 @@ _CONTOUR = (0, 255, 255)  # cyan is rare in pictures and not in the colour scale
 
 
 def heat_map_to_grey(heat_map: np.ndarray) -> np.ndarray:
-    """float [H,W] in [0,1] -> uint8 [H,W], 0 to 255."""
+    """Float [H,W] in [0,1] -> uint8 [H,W], 0 to 255."""
     return np.rint(heat_map * 255).astype(np.uint8)
 
 
 def mask_to_grey(mask: np.ndarray) -> np.ndarray:
-    """bool [H,W] -> uint8 [H,W], 255 = tampered."""
+    """Bool [H,W] -> uint8 [H,W], 255 = tampered."""
     return mask.astype(np.uint8) * 255
 
 
@@ -29,10 +29,10 @@ def overlay(
     to the map, so that what is not suspected stays visible.
 
     Args:
-      rgb: uint8 [H,W,3].
-      heat_map: float [H,W] in [0,1].
-      mask: bool [H,W].
-      opacity: share of the colour where the map is 1, in [0,1].
+        rgb: uint8 [H,W,3].
+        heat_map: float [H,W] in [0,1].
+        mask: bool [H,W].
+        opacity: share of the colour where the map is 1, in [0,1].
     """
     grey = heat_map_to_grey(heat_map)
     colour = cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_PLASMA), cv2.COLOR_BGR2RGB)

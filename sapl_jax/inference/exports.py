@@ -55,11 +55,11 @@ def load_orbax(folder: Path, dtype: str | None = None) -> TrainedModel:
     """Reads an export back.
 
     Args:
-      folder: what `write_orbax` wrote.
-      dtype: compute type, "float32" or "bfloat16"; None: the configuration's.
+        folder: what `write_orbax` wrote.
+        dtype: compute type, "float32" or "bfloat16"; None: the configuration's.
 
     Raises:
-      UserError: an export of another format or version, or files are missing or damaged.
+        UserError: an export of another format or version, or files are missing or damaged.
     """
     content = read_description(folder)
     if content["kind"] != "orbax":

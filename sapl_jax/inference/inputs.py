@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_pipelines.listing import PICTURE_SUFFIXES
+from data_pipelines.listing import PICTURE_SUFFIXES, walk_files
 from sapl_jax.errors import UserError
 
 SUFFIXES = PICTURE_SUFFIXES | {".webp"}
@@ -18,9 +18,10 @@ _GLOB = frozenset("*?[")
 class Found:
     """What a command line means.
 
-    pictures: absolute paths, each file once, in the order given and sorted within folders.
-    skipped: (path, reason) of what was named but cannot be used.
-    others: files in folders that are not named like pictures.
+    Attributes:
+        pictures: absolute paths, each file once, in the order given and sorted within folders.
+        skipped: (path, reason) of what was named but cannot be used.
+        others: files in folders that are not named like pictures.
     """
 
     pictures: list[Path] = field(default_factory=list)
@@ -35,11 +36,11 @@ def find_pictures(specifications: Sequence[str], leave_out: Path | None = None) 
     files and folders are passed over. Links are followed, loops of them end.
 
     Args:
-      specifications: paths; one that does not exist and has *, ? or [ is a pattern.
-      leave_out: a folder whose files are never taken: the output may lie inside the input.
+        specifications: paths; one that does not exist and has *, ? or [ is a pattern.
+        leave_out: a folder whose files are never taken: the output may lie inside the input.
 
     Raises:
-      UserError: no picture at all.
+        UserError: no picture at all.
     """
     found = Found()
     seen: set[tuple[int, int]] = set()
@@ -67,22 +68,12 @@ def _files(path: str, barred: str | None, found: Found) -> Iterator[tuple[str, b
     if not os.path.isdir(path):
         yield path, True
         return
-    visited = set()
 
     def report(error: OSError) -> None:
         found.skipped.append((Path(error.filename), f"cannot be listed ({error.strerror})"))
 
-    for folder, folders, names in os.walk(path, onerror=report, followlinks=True):
-        real = os.path.realpath(folder)
-        # A link to a folder above would be walked for ever.
-        if real in visited or (barred is not None and _inside(real, barred)):
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith("."):
-                yield os.path.join(folder, name), False
+    for file in walk_files(path, barred, report):
+        yield file, False
 
 
 def _take(file: str, named: bool, found: Found, seen: set[tuple[int, int]]) -> None:
@@ -102,7 +93,3 @@ def _take(file: str, named: bool, found: Found, seen: set[tuple[int, int]]) -> N
     if identity not in seen:
         seen.add(identity)
         found.pictures.append(path)
-
-
-def _inside(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)

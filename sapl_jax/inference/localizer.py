@@ -21,7 +21,7 @@ from data_pipelines.soft_edges import EdgeOptions
 from sapl_jax import devices
 from sapl_jax.errors import UserError
 from sapl_jax.inference.detector import Result, result_of
-from sapl_jax.inference.loading import load_model
+from sapl_jax.inference.opening import load_model
 from sapl_jax.models.hecl import make_anchors, select_patches
 from sapl_jax.models.localization import heat_map_of_picture
 from sapl_jax.models.sapl import SAPL, score_and_patch_map
@@ -34,10 +34,10 @@ class Localizer:
     """Scores, heat maps and masks of pictures of any size.
 
     Attributes:
-      config: the configuration of the run the weights come from.
-      geometry: size of the resized picture and of a patch, in pixels.
-      source: where the weights come from: series and step of the checkpoint, CLIP's name and
-        sha256, and the folder the weights were read from.
+        config: the configuration of the run the weights come from.
+        geometry: size of the resized picture and of a patch, in pixels.
+        source: where the weights come from: series and step of the checkpoint, CLIP's name and
+            sha256, and the folder the weights were read from.
     """
 
     def __init__(self, model: SAPL, config: ConfigDict, source: dict[str, Any]):
@@ -51,11 +51,17 @@ class Localizer:
         params, frozen = split_model(model)
         self._weights: PyTree = devices.replicate((params, frozen.params), jax.local_devices())
 
-        def analyse(weights: PyTree, image: jax.Array, edge_map: jax.Array, valid: jax.Array):
+        def analyse(weights: PyTree, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
             sapl = merge_model(weights[0], FrozenModel(frozen.graph, weights[1]))
-            return score_and_patch_map(sapl, image, edge_map, valid)
+            return score_and_patch_map(sapl, *inputs)
 
-        def edge_features(weights: PyTree, image, edge_map, valid, label):
+        def edge_features(
+            weights: PyTree,
+            image: jax.Array,
+            edge_map: jax.Array,
+            valid: jax.Array,
+            label: jax.Array,
+        ) -> tuple[jax.Array, jax.Array]:
             sapl = merge_model(weights[0], FrozenModel(frozen.graph, weights[1]))
             outputs = sapl(image, edge_map, valid)
             hecl = config.model.hecl
@@ -85,14 +91,14 @@ class Localizer:
         Of a run, the best checkpoint is taken, or its last one where none was validated.
 
         Args:
-          checkpoint: a work directory of `sapl_jax.train`, or a folder that
-            `sapl_jax.export --format orbax` wrote.
-          dtype: compute type, "float32" or "bfloat16"; None: the one the model was trained with
-            ("auto" is bfloat16 on GPU and TPU, float32 on CPU).
+            checkpoint: a work directory of `sapl_jax.train`, or a folder that
+                `sapl_jax.export --format orbax` wrote.
+            dtype: compute type, "float32" or "bfloat16"; None: the one the model was trained with
+                ("auto" is bfloat16 on GPU and TPU, float32 on CPU).
 
         Raises:
-          UserError: nothing there, an export of another version, damaged files, or CLIP's weights
-            are not those the run was trained on.
+            UserError: nothing there, an export of another version, damaged files, or CLIP's weights
+                are not those the run was trained on.
         """
         return cls(*load_model(checkpoint, dtype))
 
@@ -104,7 +110,7 @@ class Localizer:
         """Analyses pictures, uint8 RGB [H,W,3] of any sizes; one result each, in order.
 
         Raises:
-          UserError: an array is not uint8 with three channels.
+            UserError: an array is not uint8 with three channels.
         """
         results = []
         for prepared, originals, count in self._batches(images):
@@ -120,14 +126,14 @@ class Localizer:
         """HECL's features of each picture's top edge patches, as in the paper's Figure 7.
 
         Args:
-          images: N pictures, uint8 RGB [H,W,3].
-          labels: N of 0 (authentic) or 1 (tampered): which class's probability ranks the patches.
+            images: N pictures, uint8 RGB [H,W,3].
+            labels: N of 0 (authentic) or 1 (tampered): which class's probability ranks the patches.
 
         Returns:
-          features [N,L,K,D] float32 unit vectors, and usable [N,K] bool.
+            features [N,L,K,D] float32 unit vectors, and usable [N,K] bool.
 
         Raises:
-          UserError: the model was trained without HECL.
+            UserError: the model was trained without HECL.
         """
         if not self.config.model.hecl.enabled:
             raise UserError("This checkpoint was trained without HECL: it has no edge features.")

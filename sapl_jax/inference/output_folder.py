@@ -29,7 +29,7 @@ class OutputFolder:
     """An output folder held for one run; use it as a context manager.
 
     Attributes:
-      settings: what must be equal for all predictions in a folder (model, threshold, tiles).
+        settings: what must be equal for all predictions in a folder (model, threshold, tiles).
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]):
@@ -43,8 +43,8 @@ class OutputFolder:
         """Makes and locks the folder and reads what it holds.
 
         Raises:
-          UserError: it cannot be written, another run holds it, or its predictions were made with
-            other settings or are damaged.
+            UserError: it cannot be written, another run holds it, or its predictions were made with
+                other settings or are damaged.
         """
         with _write_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -80,12 +80,12 @@ class OutputFolder:
         """Writes one prediction.
 
         Args:
-          path: of the picture; its stem names the files.
-          pictures: PNG bytes by ending ("heatmap", "mask", "overlay").
-          record: a JSON object with "sha256"; path, settings and file names are added.
+            path: of the picture; its stem names the files.
+            pictures: PNG bytes by ending ("heatmap", "mask", "overlay").
+            record: a JSON object with "sha256"; path, settings and file names are added.
 
         Raises:
-          UserError: the folder cannot be written, or the disk is full.
+            UserError: the folder cannot be written, or the disk is full.
         """
         before = self._done.get((str(path), record["sha256"]))
         if before is not None:  # Its pictures were removed; the line is still true.

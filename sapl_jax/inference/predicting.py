@@ -1,9 +1,8 @@
 """The run behind `sapl_jax.predict`: read ahead, analyse in batches, write, go on."""
 
-import collections
 import concurrent.futures
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from data_pipelines.images import UnreadableImage
+from data_pipelines.listing import LABEL_NAMES, TAMPERED
+from data_pipelines.read_ahead import batches_ahead
 from sapl_jax.files import sha256_of
 from sapl_jax.inference import drawing as rendering
 from sapl_jax.inference import reading
@@ -35,7 +36,12 @@ class Summary:
 
 @dataclass(frozen=True)
 class Limits:
-    """max_pixels: of one picture. batch_size: pictures analysed at once."""
+    """Limits of memory.
+
+    Attributes:
+        max_pixels: of one picture.
+        batch_size: pictures analysed at once.
+    """
 
     max_pixels: int = reading.MAX_PIXELS
     batch_size: int = 8
@@ -61,16 +67,16 @@ def predict(
     """Analyses every picture that `output` does not hold yet.
 
     Args:
-      detector: a `Localizer`, or one behind tiles.
-      pictures: absolute paths.
-      output: an entered output folder.
-      threshold: the mask is heat map > threshold.
-      limits: of memory.
-      progress: whether to show a bar.
+        detector: a `Localizer`, or one behind tiles.
+        pictures: absolute paths.
+        output: an entered output folder.
+        threshold: the mask is heat map > threshold.
+        limits: of memory.
+        progress: whether to show a bar.
 
     Raises:
-      UserError: the output cannot be written. A file that cannot be used never raises: it is in
-        the summary.
+        UserError: the output cannot be written. A file that cannot be used never raises: it is in
+            the summary.
     """
     summary = Summary()
 
@@ -89,7 +95,7 @@ def predict(
         concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
         tqdm(total=len(pictures), desc="predict", unit="image", disable=not progress) as bar,
     ):
-        for batch in _batches(_ahead(pool, load, pictures, limits.batch_size), limits.batch_size):
+        for batch in batches_ahead(load, pictures, limits.batch_size, _BATCH_PIXELS, _pixels):
             readable = [item for item in batch if item.picture is not None]
             summary.already_there += sum(not item.problem for item in batch) - len(readable)
             summary.skipped += [(item.path, item.problem) for item in batch if item.problem]
@@ -107,7 +113,7 @@ def predict(
                     continue
                 output.add(item.path, files, record)
                 summary.analysed += 1
-                summary.tampered += record["verdict"] == "tampered"
+                summary.tampered += record["verdict"] == LABEL_NAMES[TAMPERED]
             bar.update(len(batch))
     return summary
 
@@ -140,45 +146,9 @@ def _render(
 
 
 def verdict(score: float) -> str:
-    """ "tampered" where the "fake" prompt is the more similar one, else "authentic"."""
-    return "tampered" if score > 0.5 else "authentic"
-
-
-def _ahead(
-    pool: concurrent.futures.Executor,
-    load: Callable[[Path], _Loaded],
-    paths: Sequence[Path],
-    batch_size: int,
-) -> Iterator[_Loaded]:
-    """Loads in order, in the background; fewer ahead where pictures are large."""
-    remaining = iter(paths)
-    waiting: collections.deque[concurrent.futures.Future[_Loaded]] = collections.deque()
-    depth = 1
-    while True:
-        while len(waiting) < depth and (path := next(remaining, None)) is not None:
-            waiting.append(pool.submit(load, path))
-        if not waiting:
-            return
-        loaded = waiting.popleft().result()
-        depth = max(1, min(2 * batch_size, _BATCH_PIXELS // _pixels(loaded)))
-        yield loaded
-
-
-def _batches(loaded: Iterator[_Loaded], batch_size: int) -> Iterator[list[_Loaded]]:
-    """Lists with at most `batch_size` pictures; files without one travel along."""
-    batch: list[_Loaded] = []
-    pixels = pictures = 0
-    for item in loaded:
-        batch.append(item)
-        if item.picture is not None:
-            pictures += 1
-            pixels += _pixels(item)
-        if pictures == batch_size or pixels >= _BATCH_PIXELS:
-            yield batch
-            batch, pixels, pictures = [], 0, 0
-    if batch:
-        yield batch
+    """In a word: "tampered" where the "fake" prompt is the more similar one, else "authentic"."""
+    return LABEL_NAMES[int(score > 0.5)]
 
 
 def _pixels(item: _Loaded) -> int:
-    return 1 if item.picture is None else item.picture.rgb[..., 0].size
+    return 0 if item.picture is None else item.picture.rgb[..., 0].size

@@ -1,12 +1,11 @@
 """Reads one picture file that may be anything, within limits, or says why it cannot be used."""
 
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.images import UnreadableImage, decode_image, oddities
+from data_pipelines.images import UnreadableImage, decode_image, oddities, read_header
 from sapl_jax.files import sha256_of
 
 MAX_PIXELS = 100_000_000
@@ -15,7 +14,13 @@ MAX_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Picture:
-    """rgb: uint8 [H, W, 3]. sha256: of the file. notes: what reading it left out."""
+    """A picture that was read.
+
+    Attributes:
+        rgb: uint8 [H, W, 3].
+        sha256: of the file.
+        notes: what reading it left out.
+    """
 
     rgb: np.ndarray
     sha256: str
@@ -41,60 +46,28 @@ def decode(data: bytes, origin: str | Path, max_pixels: int = MAX_PIXELS) -> Pic
     """The picture in a file's bytes.
 
     Args:
-      data: the file.
-      origin: the name that errors carry.
-      max_pixels: checked before anything is decoded.
+        data: the file.
+        origin: the name that errors carry.
+        max_pixels: checked before anything is decoded.
 
     Raises:
-      UnreadableImage: not a picture, damaged, an animation, or too many pixels.
+        UnreadableImage: not a picture, damaged, an animation, or too many pixels.
     """
-    frames = frames_in(data)
-    if frames is not None:
+    if kind := _animation(data, origin):
         raise UnreadableImage(
-            f"{origin}: an animation ({frames}); SAPL analyses single pictures. Extract the frame "
+            f"{origin}: an animation ({kind}); SAPL analyses single pictures. Extract the frame "
             "you mean without compressing it again, for example as PNG."
         )
     rgb = decode_image(data, origin, max_pixels)
-    notes = oddities(data)
-    if has_more_pages(data):
-        notes.append("a TIFF of several pages: only the first was analysed")
-    return Picture(rgb, sha256_of(data), tuple(notes))
+    return Picture(rgb, sha256_of(data), tuple(oddities(data)))
 
 
-def frames_in(data: bytes) -> str | None:
-    """What kind of animation the bytes are, in words, or None for a still picture."""
-    if data[:6] in (b"GIF87a", b"GIF89a"):
+def _animation(data: bytes, origin: str | Path) -> str | None:
+    if data.startswith(b"GIF8"):
         return "GIF"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return _animated_png(data)
-    is_extended_webp = data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X"
-    if is_extended_webp and len(data) > 20 and data[20] & 0x02:
-        return "animated WebP"
-    return None
-
-
-def _animated_png(data: bytes) -> str | None:
-    at = 8
-    while at + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        if kind == b"acTL" and at + 12 + length <= len(data) and length >= 4:
-            frames = struct.unpack_from(">I", data, at + 8)[0]
-            return f"PNG of {frames} frames" if frames > 1 else None
-        if kind in (b"IDAT", b"IEND"):  # acTL must stand before the pixels.
-            return None
-        at += 12 + length
-    return None
-
-
-def has_more_pages(data: bytes) -> bool:
-    """Whether the bytes are a TIFF with a second page."""
-    if data[:4] not in (b"II*\x00", b"MM\x00*"):
-        return False
-    order = "<" if data[:2] == b"II" else ">"
-    try:
-        (first,) = struct.unpack_from(order + "I", data, 4)
-        (entries,) = struct.unpack_from(order + "H", data, first)
-        (second,) = struct.unpack_from(order + "I", data, first + 2 + 12 * entries)
-    except struct.error:
-        return False
-    return second != 0
+    header = read_header(data, origin)
+    if header.format == "TIFF":  # whose frames are pages, and cost a walk through the file
+        return None
+    # A PNG may hold one picture more, for viewers that show no animation.
+    frames = getattr(header, "n_frames", 1) - getattr(header, "default_image", False)
+    return f"{header.format} of {frames} frames" if frames > 1 else None

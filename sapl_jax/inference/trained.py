@@ -19,10 +19,10 @@ class TrainedModel(NamedTuple):
     """A model with its weights.
 
     Attributes:
-      model: SAPL with CLIP inside.
-      config: the configuration it was trained with.
-      source: what to say of the weights in reports: "checkpoint" (series/step), "step", "clip"
-        (name, revision, file and sha256 of CLIP's own weights), "weights" (the folder they are in).
+        model: SAPL with CLIP inside.
+        config: the configuration it was trained with.
+        source: what to say of the weights in reports: "checkpoint" (series/step), "step", "clip"
+            (name, revision, file and sha256 of CLIP's own weights), "weights" (their folder).
     """
 
     model: SAPL
@@ -34,11 +34,11 @@ def load_trained(workdir: Path, dtype: str | None = None) -> TrainedModel:
     """The best checkpoint of a training run, or its last one where none was validated.
 
     Args:
-      workdir: a work directory of `sapl_jax.train`.
-      dtype: compute type, "float32" or "bfloat16"; None: the configuration's.
+        workdir: a work directory of `sapl_jax.train`.
+        dtype: compute type, "float32" or "bfloat16"; None: the configuration's.
 
     Raises:
-      UserError: nothing there, or CLIP's weights are not those the run was trained on.
+        UserError: nothing there, or CLIP's weights are not those the run was trained on.
     """
     config = read_config(workdir)
     require_current(config, workdir)
@@ -71,8 +71,8 @@ def require_current(config: ConfigDict, origin: Path) -> None:
     """UserError where a stored configuration lacks a field that this version reads.
 
     Args:
-      config: of a run or an export.
-      origin: its folder, for the message.
+        config: of a run or an export.
+        origin: its folder, for the message.
     """
     missing = [
         name

@@ -1,6 +1,7 @@
 """What the page computes: an uploaded file to a result that can be drawn again and again.
 
-A few generated pictures for the page to offer."""
+Also a few generated pictures for the page to offer.
+"""
 
 import shutil
 import tempfile
@@ -32,14 +33,14 @@ class Analysed:
     """One visitor's picture.
 
     Attributes:
-      name: harmless stem of the uploaded file's name.
-      score: probability that it is tampered.
-      original: height and width in pixels.
-      shown: uint8 RGB, the picture at the size the browser shows.
-      shown_map: float32 heat map of that size.
-      heat_map: uint8 [H,W], heat map of the picture's own size times 255.
-      edges: uint8 [h,w], soft edge map times 255, at the size the model sees.
-      notes: what reading the file left out.
+        name: harmless stem of the uploaded file's name.
+        score: probability that it is tampered.
+        original: height and width in pixels.
+        shown: uint8 RGB, the picture at the size the browser shows.
+        shown_map: float32 heat map of that size.
+        heat_map: uint8 [H,W], heat map of the picture's own size times 255.
+        edges: uint8 [h,w], soft edge map times 255, at the size the model sees.
+        notes: what reading the file left out.
     """
 
     name: str
@@ -58,13 +59,14 @@ def analyse_upload(
     """Reads and analyses an uploaded file.
 
     Args:
-      localizer: the model.
-      path: where the file lies.
-      name: what its owner calls it; may be anything.
-      max_bytes, max_pixels: limits of the file, checked before it is decoded.
+        localizer: the model.
+        path: where the file lies.
+        name: what its owner calls it; may be anything.
+        max_bytes: limit of the file, checked before it is decoded.
+        max_pixels: limit of the picture, checked as early.
 
     Raises:
-      UserError: the file is not a picture within the limits.
+        UserError: the file is not a picture within the limits.
     """
     data = reading.read_limited(path, max_bytes)
     picture = reading.decode(data, name, max_pixels)
@@ -111,8 +113,8 @@ def summary(analysed: Analysed, threshold: float) -> str:
 class Downloads:
     """Mask files for download, in a folder that goes when the page ends."""
 
-    def __init__(self, folder: Path | None = None):
-        self.folder = folder or Path(tempfile.mkdtemp(prefix="sapl-page-"))
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="sapl-page-"))
         self._lock = threading.Lock()
         self._made: list[Path] = []
 

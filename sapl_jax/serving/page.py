@@ -82,16 +82,17 @@ def build_page(
     """The page, ready for `launch`.
 
     Args:
-      localizer: the model.
-      threshold: where the threshold slider starts.
-      downloads: where masks for download are kept.
-      notice: a line under the title.
-      examples: pictures to click on.
-      max_megabytes, max_pixels: limits of an uploaded file.
-      concurrency: pictures analysed at the same time; further ones wait.
+        localizer: the model.
+        threshold: where the threshold slider starts.
+        downloads: where masks for download are kept.
+        notice: a line under the title.
+        examples: pictures to click on.
+        max_megabytes: limit of an uploaded file.
+        max_pixels: limit of a picture.
+        concurrency: pictures analysed at the same time; further ones wait.
     """
 
-    def analyse(upload: tuple[str, str] | None, opacity: float, threshold: float):
+    def analyse(upload: tuple[str, str] | None, opacity: float, threshold: float) -> tuple:
         if upload is None:
             return None, None, None, "", gr.DownloadButton(interactive=False)
         path, name = upload
@@ -108,12 +109,12 @@ def build_page(
             gr.DownloadButton(value=mask, interactive=True),
         )
 
-    def redraw(found: Analysed | None, opacity: float, threshold: float):
+    def redraw(found: Analysed | None, opacity: float, threshold: float) -> tuple:
         if found is None:
             return gr.skip(), gr.skip()
         return draw(found, opacity, threshold), summary(found, threshold)
 
-    def remake_mask(found: Analysed | None, threshold: float):
+    def remake_mask(found: Analysed | None, threshold: float) -> Any:
         if found is None:
             return gr.skip()
         return gr.DownloadButton(value=downloads.mask(found, threshold), interactive=True)
@@ -211,14 +212,14 @@ def launch(page: gr.Blocks, *, host: str, port: int, max_megabytes: int, block: 
     """Serves the page and returns its address.
 
     Args:
-      page: of `build_page`.
-      host: address to listen on.
-      port: 0 for any free one.
-      max_megabytes: larger uploads are cut off while they arrive.
-      block: stay until Ctrl-C.
+        page: of `build_page`.
+        host: address to listen on.
+        port: 0 for any free one.
+        max_megabytes: larger uploads are cut off while they arrive.
+        block: stay until Ctrl-C.
 
     Raises:
-      UserError: the port is taken or the address is not this machine's.
+        UserError: the port is taken or the address is not this machine's.
     """
     plain = gr.themes.Default(
         font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]

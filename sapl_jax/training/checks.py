@@ -56,7 +56,7 @@ def check_values(config: ConfigDict) -> None:
     Words given as a,b, which flags take for one word, are split in place.
 
     Raises:
-      UserError: names the flag, what was given and what is expected.
+        UserError: names the flag, what was given and what is expected.
     """
     for field, kind in _MEMBERS.items():
         section, name = field.split(".")

@@ -4,9 +4,9 @@ import dataclasses
 import logging
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -58,17 +58,17 @@ def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) ->
     All processes of a run stop at the same step when one of them is asked to.
 
     Args:
-      config: see configs/sapl.py.
-      workdir: an entered work directory (`open_workdir`).
-      model: from `build_sapl`.
-      data: this process's input.
+        config: see configs/sapl.py.
+        workdir: an entered work directory (`open_workdir`).
+        model: from `build_sapl`.
+        data: this process's input.
 
     Returns:
-      None when the last step is done, else the signal that stopped the run (state saved).
+        None when the last step is done, else the signal that stopped the run (state saved).
 
     Raises:
-      UserError: the loss is not finite, gradients were not too many times in a row, the disk is
-        full, or the checkpoint there does not fit.
+        UserError: the loss is not finite, gradients were not too many times in a row, the disk is
+            full, or the checkpoint there does not fit.
     """
     hyper, is_first = config.train, jax.process_index() == 0
     local = jax.local_devices()
@@ -195,7 +195,7 @@ def _check_finite(
 
 
 def _scores(
-    score_step,
+    score_step: Callable[[Any, Any, Any], jax.Array],
     state: TrainState,
     frozen: FrozenModel,
     data: TrainingData,

@@ -24,10 +24,10 @@ class Start(NamedTuple):
     """Where a run begins.
 
     Attributes:
-      state: NumPy arrays on the host; the one given where there is no checkpoint.
-      step: steps done; 0 for a new run.
-      validation_due: the run was stopped before the validation that belongs to this step.
-      best_auc: validation I-AUC of the best checkpoint, -1 where there is none.
+        state: NumPy arrays on the host; the one given where there is no checkpoint.
+        step: steps done; 0 for a new run.
+        validation_due: the run was stopped before the validation that belongs to this step.
+        best_auc: validation I-AUC of the best checkpoint, -1 where there is none.
     """
 
     state: TrainState
@@ -52,8 +52,8 @@ class RunCheckpoints:
         """The newest whole checkpoint on every process, or `fresh` where there is none.
 
         Raises:
-          UserError: the checkpoint does not fit `fresh`, was trained on other CLIP weights, is of
-            another format version, or all are damaged.
+            UserError: the checkpoint does not fit `fresh`, was trained on other CLIP weights, is of
+                another format version, or all are damaged.
         """
         start = Start(jax.device_get(fresh), 0, False, -1.0)
         if self._last is not None and self._best is not None:

@@ -16,7 +16,7 @@ def learning_rate(train: ConfigDict, num_steps: int) -> Schedule:
     """Learning rate of a step: linear warm-up, then constant or cosine to zero.
 
     Raises:
-      UserError: for an unknown `train.schedule` or a warm-up longer than the run.
+        UserError: for an unknown `train.schedule` or a warm-up longer than the run.
     """
     if not 0 <= train.warmup_steps < max(num_steps, 1):
         raise UserError(

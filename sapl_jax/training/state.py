@@ -19,11 +19,11 @@ class TrainState(NamedTuple):
     """State carried through the pmapped step; the same on every device.
 
     Attributes:
-      step: int32 scalar, optimizer steps done (skipped ones included).
-      params: trainable parameters, nested dict of float32 arrays.
-      opt_state: the optimizer's state for `params`.
-      queues: HECL's keys.
-      bad_steps: int32 scalar, steps in a row that were skipped for non-finite gradients.
+        step: int32 scalar, optimizer steps done (skipped ones included).
+        params: trainable parameters, nested dict of float32 arrays.
+        opt_state: the optimizer's state for `params`.
+        queues: HECL's keys.
+        bad_steps: int32 scalar, steps in a row that were skipped for non-finite gradients.
     """
 
     step: jax.Array

@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks.case import ARCHITECTURES, Case, model_flops, peak_flops
 from benchmarks.flops import product_flops
-from benchmarks.page import measured, replace_measured
 from benchmarks.program import by_kind, collectives, matmul_flops
+from benchmarks.tables import measured, replace_measured
 from benchmarks.train_step import config_of
 from configs.sapl import get_config
 from sapl_jax.clip.config import BUILT_IN
@@ -124,10 +124,10 @@ def test_the_page_keeps_its_text_and_gets_ratios(tmp_path):
                   "peak_memory_bytes": 3e9, "program_flops": 1.1e12},
         common | {"what": "torch_peer", "step_ms": 100.0, "cpu_ms": 100.0,
                   "peak_memory_bytes": 4e9},
-        {"what": "benchmarks.input", "failed": "not done after 5 s"},
+        {"what": "benchmarks.pipeline", "failed": "not done after 5 s"},
     ]  # fmt: skip
     replace_measured(page, measured(lines))
     text = page.read_text()
     assert text.startswith("# Words\n") and text.endswith("more words\n") and "old" not in text
     assert "step time 0.50, processor time 0.80, peak memory 0.75" in text
-    assert "`benchmarks.input`: not done after 5 s" in text
+    assert "`benchmarks.pipeline`: not done after 5 s" in text

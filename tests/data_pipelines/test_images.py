@@ -1,5 +1,6 @@
 """Reading pictures: every kind that occurs, and a clear error for what is not a picture."""
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_pipelines.images import UnreadableImage, decode_image, read_header, read_image, read_mask
 from tests.data_pipelines.picture_trees import noise
@@ -68,6 +70,14 @@ def test_exif_orientation_is_ignored() -> None:
     turned = data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
     assert cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR).shape == (70, 40, 3)
     np.testing.assert_array_equal(decode_image(turned, "turned"), decode_image(data, "straight"))
+
+
+def test_of_a_jpeg_with_a_depth_map_the_picture_is_read() -> None:
+    shown, depth = (Image.fromarray(noise(seed)) for seed in (0, 1))
+    file = io.BytesIO()
+    shown.save(file, "MPO", save_all=True, append_images=[depth])
+    found = decode_image(file.getvalue(), "photo.jpg").astype(int)
+    assert np.abs(found - noise(0)).mean() < np.abs(found - noise(1)).mean() / 2
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

@@ -2,6 +2,7 @@
 
 import io
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,15 +26,14 @@ def _rotated() -> bytes:
     return _encoded(Image.fromarray(RGB), "JPEG", exif=exif)
 
 
-def _colour_png_of_16_bits() -> bytes:
-    import cv2
-
-    return cv2.imencode(".png", RNG.integers(0, 1 << 16, (8, 12, 3), np.uint16))[1].tobytes()
+def _colour_of_16_bits(suffix: str) -> bytes:
+    return cv2.imencode(suffix, RNG.integers(0, 1 << 16, (8, 12, 3), np.uint16))[1].tobytes()
 
 
 CASES = {
     "16-bit grey": lambda: _encoded(Image.fromarray(GREY16), "PNG"),
-    "16-bit colour": _colour_png_of_16_bits,
+    "16-bit colour": lambda: _colour_of_16_bits(".png"),
+    "16-bit colour, scaled": lambda: _colour_of_16_bits(".tif"),
     "grey": lambda: _encoded(Image.fromarray(RGB[..., 0]), "JPEG"),
     "palette": lambda: _encoded(Image.fromarray(RGB).quantize(16), "PNG"),
     "CMYK": lambda: _encoded(Image.fromarray(RGB).convert("CMYK"), "JPEG"),

@@ -176,3 +176,33 @@ def test_a_folder_of_another_layout_is_refused(tmp_path: Path, name: str) -> Non
     write_tree(tmp_path, ["pictures/a.jpg"])
     with pytest.raises(UserError, match=str(tmp_path)):
         read_dataset(name, tmp_path)
+
+
+LAYOUTS = {
+    "folder": ["Au/a.jpg", "Tp/b.jpg", "Gt/b_gt.png"],
+    "casia_v1": [
+        "Au/Au_ani_0001.jpg",
+        "Tp/Sp_D_CND_A_pla0005_pla0023_0281.jpg",
+        "Sp/Sp_D_CND_A_pla0005_pla0023_0281_gt.png",
+    ],
+    "columbia": ["4cam_auth/a.tif", "4cam_splc/b.tif", "4cam_splc/edgemask/b_edgemask.jpg"],
+    "coverage": ["image/1.tif", "image/1t.tif", "mask/1forged.tif"],
+    "imd2020": ["1a/1a_orig.jpg", "1a/x.jpg", "1a/x_mask.png"],
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_folders_and_files_behind_links_are_read_and_loops_end(tmp_path: Path, name: str) -> None:
+    write_tree(tmp_path / "plain", LAYOUTS[name])
+    root = tmp_path / "linked"
+    root.mkdir()
+    for folder in (tmp_path / "plain").iterdir():
+        (root / folder.name).symlink_to(folder)
+        for file in [path for path in folder.iterdir() if path.is_file()]:
+            stored = file.rename(tmp_path / f"stored_{folder.name}_{file.name}")
+            file.symlink_to(stored)
+        (folder / "again").symlink_to(root)
+    (root / "loop").symlink_to(root)
+    listing = read_dataset(name, root)
+    assert _labels(listing) == {LAYOUTS[name][0]: 0, LAYOUTS[name][1]: 1}
+    assert list(_masks(listing).values()) == LAYOUTS[name][2:]

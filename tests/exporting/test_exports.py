@@ -14,7 +14,7 @@ from sapl_jax import Localizer
 from sapl_jax.clip import load_clip
 from sapl_jax.errors import UserError
 from sapl_jax.exporting import checking, writing
-from sapl_jax.inference.loading import load_model
+from sapl_jax.inference.opening import load_model
 from tests.tiny import TINY_CLIP
 
 KINDS = ["orbax", "stablehlo", "huggingface"]

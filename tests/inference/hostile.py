@@ -1,11 +1,13 @@
 """Files that no picture folder should hold, and real ones."""
 
+import io
 import struct
 import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 
 def picture(height: int = 24, width: int = 36, seed: int = 0) -> np.ndarray:
@@ -45,13 +47,9 @@ def bomb() -> bytes:
     return png(20_000, 10_000)
 
 
-def animated_png() -> bytes:
-    """A PNG that says it has three frames."""
-    return png(16, 16, (b"acTL", struct.pack(">II", 3, 0)))
-
-
-def animated_webp() -> bytes:
-    """The head of a WebP animation of 16 x 16 pixels."""
-    flags = struct.pack("<I", 0x02) + bytes([15, 0, 0, 15, 0, 0])
-    body = b"WEBPVP8X" + struct.pack("<I", 10) + flags
-    return b"RIFF" + struct.pack("<I", len(body)) + body
+def animated(kind: str) -> bytes:
+    """Three frames of 16 x 16 pixels: PNG, WEBP or GIF."""
+    frames = [Image.fromarray(picture(16, 16, seed)) for seed in range(3)]
+    file = io.BytesIO()
+    frames[0].save(file, kind, save_all=True, append_images=frames[1:])
+    return file.getvalue()

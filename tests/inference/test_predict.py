@@ -12,7 +12,7 @@ import pytest
 
 from sapl_jax import predict as command
 from sapl_jax.errors import UserError
-from sapl_jax.inference import loading
+from sapl_jax.inference import opening
 from sapl_jax.inference.inputs import find_pictures
 from sapl_jax.inference.localizer import Localizer
 from sapl_jax.inference.output_folder import OutputFolder, safe_stem
@@ -140,8 +140,8 @@ def test_bad_files_never_end_the_run(tmp_path):
         "text.png": b"hello",
         "empty.jpg": b"",
         "bomb.png": hostile.bomb(),
-        "moving.png": hostile.animated_png(),
-        "moving.webp": hostile.animated_webp(),
+        "moving.png": hostile.animated("PNG"),
+        "moving.webp": hostile.animated("WEBP"),
         "half.png": hostile.png(64, 64)[:40],
     }.items():
         (folder / name).write_bytes(data)
@@ -280,7 +280,7 @@ def test_numbers_that_cannot_work_are_refused(tmp_path, monkeypatch, flag):
 def test_without_a_checkpoint_the_demo_speaks_up(tmp_path, monkeypatch, caplog):
     write(tmp_path / "in" / "a.png", picture())
     arguments = ("--output", tmp_path / "out", tmp_path / "in")
-    monkeypatch.setattr(loading, "SHIPPED", tmp_path / "absent")
+    monkeypatch.setattr(opening, "SHIPPED", tmp_path / "absent")
     with pytest.raises(UserError, match="demo's model is not in this installation"):
         predict_command(monkeypatch, *arguments)
     monkeypatch.undo()

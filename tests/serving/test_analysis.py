@@ -36,7 +36,7 @@ def test_the_mask_follows_the_threshold(localizer, tmp_path):
     found = analyse(localizer, write(tmp_path / "x.png", picture()))
     shares = [analysis.mask_of(found, threshold).mean() for threshold in (0, 0.5, 1)]
     assert shares[0] == 1 and shares[2] == 0 and sorted(shares, reverse=True) == shares
-    downloads = analysis.Downloads(tmp_path / "downloads")
+    downloads = analysis.Downloads()
     path = downloads.mask(found, 0.5)
     assert path.name == "a_mask.png" and path.read_bytes().startswith(b"\x89PNG")
     downloads.close()
@@ -48,7 +48,7 @@ def test_the_mask_follows_the_threshold(localizer, tmp_path):
     [
         (b"hello", "not a JPEG"),
         (hostile.bomb(), "20000 x 10000 pixels"),
-        (hostile.animated_png(), "animation"),
+        (hostile.animated("PNG"), "animation"),
         (bytes(2 << 20), "too large"),
     ],
 )

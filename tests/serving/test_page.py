@@ -56,20 +56,21 @@ def analyser(trained_run):
 
 
 @pytest.fixture(scope="module")
-def address(analyser, tmp_path_factory):
+def address(analyser):
     from sapl_jax.serving import page as pages
     from sapl_jax.serving.analysis import write_examples
 
-    root = tmp_path_factory.mktemp("page")
+    downloads = Downloads()
     page = pages.build_page(
         analyser,
         threshold=0.5,
-        downloads=Downloads(root),
-        examples=write_examples(root / "examples", size=64),
+        downloads=downloads,
+        examples=write_examples(downloads.folder / "examples", size=64),
         max_megabytes=2,
     )
     yield pages.launch(page, host="127.0.0.1", port=0, max_megabytes=2, block=False).rstrip("/")
     page.close()
+    downloads.close()
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +178,7 @@ def test_an_example_is_analysed(tab):
     [
         (named("text.png", b"hello world"), "not a JPEG, PNG, BMP, TIFF or WebP picture"),
         (named("bomb.png", hostile.bomb()), "20000 x 10000 pixels, more than the limit"),
-        (named("moving.png", hostile.animated_png()), "an animation"),
+        (named("moving.png", hostile.animated("PNG")), "an animation"),
         (named("<img src=x onerror=alert(1)>.png", b"hello"), "<img src=x onerror=alert(1)>"),
     ],
 )

@@ -2,10 +2,8 @@
 
 import errno
 import os
-import resource
 import shutil
 import subprocess
-from contextlib import contextmanager
 
 import jax.numpy as jnp
 import pytest
@@ -16,6 +14,7 @@ from sapl_jax.training import step as step_module
 from sapl_jax.training.loop import train
 from sapl_jax.training.writers import MetricWriter
 from sapl_jax.workdir import open_workdir
+from tests.small_files import largest_file
 from tests.training.memory_data import MemoryData
 from tests.training.run_records import checkpoint_digests, metric_lines
 
@@ -111,17 +110,6 @@ def test_a_full_disk_stops_the_run_and_space_lets_it_go_on(frequent, tmp_path, s
     assert run(frequent, workdir) is None
     assert checkpoint_digests(workdir) == checkpoint_digests(tmp_path / "whole")
     assert not list(workdir.glob("checkpoints/*/*tmp*"))
-
-
-@contextmanager
-def largest_file(size):
-    """Writes beyond `size` bytes of a file fail, for any user."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_log_that_cannot_be_written_is_a_clear_error_and_not_a_hang(tmp_path):

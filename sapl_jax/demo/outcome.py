@@ -6,7 +6,7 @@ import numpy as np
 
 from data_pipelines.readers import read_dataset
 from sapl_jax import files
-from sapl_jax.demo.figures import best_and_worst, case_figure, read_metrics, training_curves
+from sapl_jax.demo.illustrations import best_and_worst, case_figure, read_metrics, training_curves
 from sapl_jax.evaluation import figures, protocols, results
 from sapl_jax.evaluation.document import Picture, Section, Table, to_html
 from sapl_jax.evaluation.floors import TRIVIAL
@@ -21,9 +21,12 @@ _GOAL_I_AUC, _GOAL_P_F1 = 0.90, 0.45
 
 
 def evaluate_and_report(run_dir: Path, data: Path, output: Path) -> str:
-    """Evaluates the run and the trivial predictors on `data`; writes report.html, results.json.
+    """Evaluates the run and the trivial predictors on `data`, and writes what was found.
 
-    Returns the same numbers as text for the screen. Also writes gallery.png (best and worst).
+    Into `output`: report.html, results.json, best.png and worst.png (pictures by their P-F1).
+
+    Returns:
+        The same numbers as text for the screen.
 
     Raises:
         UserError: no checkpoint in the run, or pictures that cannot be read.

@@ -1,6 +1,6 @@
 """Times the input: pictures prepared per second, and prepared records read per second.
 
-python -m benchmarks.input --root CASIA2 --dataset casia_v2
+python -m benchmarks.pipeline --root CASIA2 --dataset casia_v2
 """
 
 import argparse

@@ -84,16 +84,16 @@ def case_figure(cases: Sequence[Case], options: EdgeOptions, threshold: float) -
     return png(figure)
 
 
-_PANELS = (
-    ("loss", "total loss", ("loss",)),
-    ("parts", "parts of the loss", ("loss_cls", "loss_patches", "loss_hecl")),
-    ("validation", "validation I-AUC", ("val_i_auc",)),
+PANELS = (  # title, names in metrics.jsonl
+    ("total loss", ("loss",)),
+    ("parts of the loss", ("loss_cls", "loss_background", "loss_hecl")),
+    ("validation I-AUC", ("val_i_auc",)),
 )
 _SMOOTHED = 15  # lines of the log that one drawn point averages at most
 
 
 def read_metrics(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """name -> (steps, values) of a `metrics.jsonl`; a line cut off by a crash is left out."""
+    """Name -> (steps, values) of a `metrics.jsonl`; a line cut off by a crash is left out."""
     points: dict[str, list[tuple[float, float]]] = {}
     for line in path.read_text().splitlines():
         try:
@@ -110,7 +110,7 @@ def training_curves(metrics: dict[str, tuple[np.ndarray, np.ndarray]]) -> bytes 
     """Loss, its parts and the validation's I-AUC against the step, as PNG; None without numbers."""
     panels = [
         (title, [name for name in names if name in metrics and np.any(metrics[name][1])])
-        for _, title, names in _PANELS
+        for title, names in PANELS
     ]
     panels = [(title, names) for title, names in panels if names]
     if not panels:

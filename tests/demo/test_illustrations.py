@@ -8,7 +8,7 @@ import pytest
 from data_pipelines.generator.folder import generate
 from data_pipelines.readers import read_dataset
 from data_pipelines.soft_edges import DEFAULT_OPTIONS, soft_edge_map
-from sapl_jax.demo.figures import best_and_worst, case_figure, read_metrics, training_curves
+from sapl_jax.demo.illustrations import best_and_worst, case_figure, read_metrics, training_curves
 from sapl_jax.evaluation import protocols
 from sapl_jax.evaluation.evaluator import evaluate_dataset
 from sapl_jax.evaluation.floors import TRIVIAL
