@@ -1,19 +1,16 @@
 """Reads data sets laid out as `Au/` and `Tp/` folders: CASIA v2.0 and your own."""
 
 import re
-from collections import defaultdict
 from pathlib import Path
 
 from data_pipelines.listing import (
     AUTHENTIC,
     TAMPERED,
     Listing,
-    Sample,
     existing_root,
     find_folder,
-    list_pictures,
     masks_by_stem,
-    trailing_number,
+    pair_by_number,
 )
 from sapl_jax.errors import UserError
 
@@ -63,49 +60,20 @@ def casia_sources(stem: str) -> tuple[str, ...]:
 
 def _read(name: str, root: str | Path, mask_folders: tuple[str, ...]) -> Listing:
     root = existing_root(root)
-    folders = {AUTHENTIC: find_folder(root, "Au"), TAMPERED: find_folder(root, "Tp")}
     listing = Listing(name, root, samples=[])
-    pictures: dict[int, list[Path]] = {}
-    for label, folder in folders.items():
-        pictures[label], others = list_pictures(folder) if folder else ([], [])
-        listing.skipped += others
-    if not any(pictures.values()):
+    authentic = listing.pictures_in(find_folder(root, "Au"))
+    tampered = listing.pictures_in(find_folder(root, "Tp"))
+    if not authentic and not tampered:
         raise UserError(f"{root}: found no picture in Au/ or Tp/ here{_hint(root)}")
     masks = masks_by_stem(find_folder(root, *mask_folders))
     if name == "casia_v2":
-        masks |= _misnamed(pictures[TAMPERED], masks, listing)
-    for label, paths in pictures.items():
+        pair_by_number((path.stem for path in tampered), masks, listing)
+    for label, paths in ((AUTHENTIC, authentic), (TAMPERED, tampered)):
         for path in paths:
             mask = masks.get(path.stem) if label == TAMPERED else None
             sources = casia_sources(path.stem) if name == "casia_v2" else (path.stem,)
-            relative = path.relative_to(root).as_posix()
-            listing.samples.append(Sample(relative, path, label, mask, sources))
-    listing.samples.sort(key=lambda sample: sample.name)
-    return listing
-
-
-def _misnamed(tampered: list[Path], masks: dict[str, Path], listing: Listing) -> dict[str, Path]:
-    """Masks for tampered pictures without one, found by the serial number, where that is unique."""
-    stems = {path.stem for path in tampered}
-    without: dict[str, list[str]] = defaultdict(list)
-    left: dict[str, list[Path]] = defaultdict(list)
-    for stem in sorted(stems - masks.keys()):
-        if number := trailing_number(stem):
-            without[number].append(stem)
-    for stem in sorted(masks.keys() - stems):
-        if number := trailing_number(stem):
-            left[number].append(masks[stem])
-    found = {
-        stems[0]: left[number][0]
-        for number, stems in without.items()
-        if len(stems) == 1 and len(left.get(number, ())) == 1
-    }
-    if found:
-        listing.notes.append(
-            f"{len(found)} masks have another name than their picture (D and S swapped in older "
-            "copies) and were paired by their serial number"
-        )
-    return found
+            listing.add(path, label, mask, sources=sources)
+    return listing.finished("Au/ and Tp/")
 
 
 def _hint(root: Path) -> str:
