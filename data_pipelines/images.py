@@ -11,11 +11,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import PngImagePlugin
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.Image import Image
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
@@ -27,12 +27,14 @@ MAX_PIXELS = 200_000_000
 # Not Image.open: it has a limit of pixels of its own, and takes a JPEG with a depth map for two.
 _PLUGINS: dict[bytes, type[ImageFile]] = {
     b"\xff\xd8\xff": JpegImageFile,
-    b"\x89PNG\r\n\x1a\n": PngImageFile,
+    b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile,
     b"BM": BmpImageFile,
     b"II": TiffImageFile,
     b"MM": TiffImageFile,
     b"RIFF": WebPImageFile,
 }
+# Pillow's own limit, 1 MiB, refuses pictures for the metadata that photograph programs leave.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 # Pillow warns of damaged metadata, which say nothing of the pixels.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 

@@ -80,6 +80,14 @@ def test_of_a_jpeg_with_a_depth_map_the_picture_is_read() -> None:
     assert np.abs(found - noise(0)).mean() < np.abs(found - noise(1)).mean() / 2
 
 
+def test_large_metadata_before_the_pixels_are_no_reason_to_refuse_a_png() -> None:
+    data = encoded(".png", noise(0))
+    text = png_chunk(b"zTXt", b"Raw profile type 8bim\0\0" + zlib.compress(bytes(5 << 20)))
+    profile = png_chunk(b"iCCP", b"ICC\0\0" + zlib.compress(bytes(2 << 20)))
+    described = data[:33] + profile + text + data[33:]
+    np.testing.assert_array_equal(decode_image(described, "a"), decode_image(data, "b"))
+
+
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_header_gives_the_size(suffix: str) -> None:
     header = read_header(encoded(suffix, noise(0, 33, 57)))
