@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.images import UnreadableImage, decode_image, read_header, read_image, read_mask
+from data_pipelines.images import (
+    UnreadableImage,
+    decode_image,
+    oddities,
+    read_header,
+    read_image,
+    read_mask,
+)
 from tests.data_pipelines.picture_trees import noise
 
 LOSSLESS = [".png", ".bmp", ".tif"]
@@ -70,6 +77,23 @@ def test_exif_orientation_is_ignored() -> None:
     turned = data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
     assert cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR).shape == (70, 40, 3)
     np.testing.assert_array_equal(decode_image(turned, "turned"), decode_image(data, "straight"))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_orientation_of_a_tiff_is_ignored_too(orientation: int) -> None:
+    file = io.BytesIO()
+    Image.fromarray(noise(0)).save(file, "TIFF", tiffinfo={0x0112: orientation})
+    np.testing.assert_array_equal(decode_image(file.getvalue(), "turned.tif"), noise(0))
+    turned = any("orientation" in text for text in oddities(file.getvalue()))
+    assert turned == (orientation > 1)
+
+
+# What Pillow cannot open but OpenCV decodes.
+@pytest.mark.parametrize("layout", [np.int16, np.int8])
+def test_tiff_layouts_that_only_the_decoder_knows_are_read(layout: type) -> None:
+    pixels = (noise(0) // 2).astype(layout)
+    found = decode_image(encoded(".tif", pixels), "signed.tif")
+    assert found.shape == pixels.shape
 
 
 def test_of_a_jpeg_with_a_depth_map_the_picture_is_read() -> None:
