@@ -71,9 +71,7 @@ def examine_sample(sample: Sample) -> Examined:
 
 
 def diagnose(
-    listing: Listing,
-    examined: Sequence[Examined],
-    against: Sequence[tuple[str, Listing]] = (),
+    listing: Listing, examined: Sequence[Examined], against: Sequence[tuple[str, Listing]] = ()
 ) -> list[Finding]:
     """Everything that is wrong with a data set, most serious first."""
     return [

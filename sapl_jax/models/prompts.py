@@ -93,12 +93,7 @@ class Prompts(nnx.Module):
             self.edge_tokens = EdgeTokens(num_taps, vision_width, text_width, num_heads, rngs)
 
     def __call__(
-        self,
-        clip: CLIP,
-        patches: jax.Array,
-        cls: jax.Array,
-        edge_map: jax.Array,
-        valid: jax.Array,
+        self, clip: CLIP, patches: jax.Array, cls: jax.Array, edge_map: jax.Array, valid: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Prompt embeddings [B,2,N,d_t] float32 and the position of EOT per class, int32 [2].
 
