@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     data.val_fraction = 0.1  # [ours] Share of the training pictures that chooses the checkpoint.
     data.flip_horizontal = True  # [ours] Random horizontal flips.
     data.flip_vertical = False  # [ours] Random vertical flips.
+    data.jpeg_share = 0.0  # [ours] Training pictures saved once more as JPEG, of quality 60 to 98.
 
     config.image = image = ConfigDict()
     image.size = 512  # [paper] Longer side in pixels after resizing.
@@ -42,7 +43,10 @@ def get_config() -> ConfigDict:
     model.prompts = "ecpl"  # "fixed", "coop", "cocoop", "ecpl_no_edge" or "ecpl" [paper].
     model.prompt_length = 12  # [paper] Learned context vectors per class.
     model.class_words = ("real", "fake")  # [paper] Class tokens: authentic, tampered.
-    model.pooled_patches = 0  # [ours] Patches that give the image logits. 0: CLS does [paper].
+    # What gives the image logits: "cls" [paper]; "patches", the share of the valid ones that look
+    # most tampered; or "both", each with a loss of its own.
+    model.image_logits = "cls"
+    model.pooled_share = 0.1  # [ours] That share.
     # [ours] Soft edges: the picture's "own", or "another" picture's, a control: it must not gain.
     model.edges = "own"
     model.attention_heads = 8  # [ours] Heads of ECPL's attention. Must divide the text width.
@@ -80,6 +84,7 @@ def get_config() -> ConfigDict:
     train.schedule = "constant"  # [ours] "constant" or "cosine" (to zero at the last step).
     train.tampered_weight = 1.0  # [ours] Of tampered pictures in the classification loss.
     train.background_share = 0.0  # [ours] Least tampered patches taken as authentic. 0: off.
+    train.background_of = "all"  # [ours] Pictures that have that term: "all" or "authentic".
     train.background_weight = 0.3  # [ours] Of that term beside the classification loss.
     train.dtype = "auto"  # Compute type: "float32", "bfloat16"; "auto": by the device.
     # What the backward pass computes again for less memory: "none", "mlp" (a third of a block's

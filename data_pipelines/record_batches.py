@@ -24,11 +24,19 @@ Batch = dict[str, np.ndarray]
 
 
 class _Item(NamedTuple):
-    """One example: the number of its record, flips (bool [2], axes 0 and 1), and its weight."""
+    """One example of a batch.
+
+    Attributes:
+        number: of its record.
+        flips: bool [2], along axes 0 and 1.
+        weight: 0 for padding.
+        jpeg: quality of one more JPEG save, 0 for none.
+    """
 
     number: int
     flips: np.ndarray
     weight: float
+    jpeg: int = 0
 
 
 def train_batches(
@@ -43,6 +51,7 @@ def train_batches(
     shuffle: bool = True,
     horizontal_flip: bool = True,
     vertical_flip: bool = False,
+    jpeg_share: float = 0.0,
     threads: int | None = None,
     prefetch: int = 2,
 ) -> Iterator[Batch]:
@@ -57,7 +66,9 @@ def train_batches(
 
     Flips, each with probability 1/2, turn the whole canvas: picture, edge map and valid patches
     alike. A flipped picture that is smaller than the canvas then touches the other border, and
-    every patch keeps exactly its pixels and its edge value.
+    every patch keeps exactly its pixels and its edge value. The share `jpeg_share` of the examples,
+    of either class and others in each epoch, is saved once more as JPEG (4:2:0, quality 60 to 98):
+    then a class cannot be told by the format its files happen to have. Edge maps stay as they are.
 
     threads: that read and decode, None for one per core. Raises UserError for an empty
     split or records that cannot be read.
@@ -76,7 +87,8 @@ def train_batches(
     def plan() -> Iterator[_Item]:
         for n in positions():
             order, coins = epoch_plan(total, seed, n // total, shuffle)
-            yield _Item(int(order[n % total]), coins[n % total] & flips, 1.0)
+            quality = jpeg_qualities(total, seed, n // total, jpeg_share)[n % total]
+            yield _Item(int(order[n % total]), coins[n % total] & flips, 1.0, int(quality))
 
     return _batches(prepared, split, plan(), batch_size, threads, prefetch, with_weight=False)
 
@@ -120,6 +132,15 @@ def epoch_plan(total: int, seed: int, epoch: int, shuffle: bool) -> tuple[np.nda
     order = np.argsort(words[:total], kind="stable") if shuffle else np.arange(total)
     coins = words[total:, None] >> np.array([63, 62], np.uint64) & np.uint64(1)
     return order, coins.astype(bool)
+
+
+@lru_cache(maxsize=4)
+def jpeg_qualities(total: int, seed: int, epoch: int, share: float) -> np.ndarray:
+    """JPEG quality of each position of an epoch, int64 [total]; 0 where it is not saved again."""
+    # The third word keeps this stream apart from that of the order.
+    words = np.random.Philox(key=[seed % 2**64, epoch], counter=[0, 0, 0, 1]).random_raw(2 * total)
+    chosen = words[:total] < share * 2.0**64
+    return np.where(chosen, 60 + words[total:] % np.uint64(39), 0).astype(np.int64)
 
 
 def _open(prepared: Prepared | str | Path) -> Prepared:
@@ -182,6 +203,11 @@ def _decode(
         picture = cv2.imdecode(png, cv2.IMREAD_COLOR_RGB)
         if picture is None:
             raise ValueError("a picture in it cannot be decoded")
+        if item.jpeg:
+            _, data = cv2.imencode(
+                ".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, item.jpeg]
+            )
+            picture = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB))
         edge_map = np.array(features["edge_map"].float_list.value, np.float32)
         values = {
             "image": pad(picture, geometry),

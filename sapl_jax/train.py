@@ -59,6 +59,7 @@ class RecordData:
             process_count=jax.process_count(),
             horizontal_flip=self.config.data.flip_horizontal,
             vertical_flip=self.config.data.flip_vertical,
+            jpeg_share=self.config.data.jpeg_share,
         )
 
     def val_batches(self) -> Iterator[dict[str, np.ndarray]]:

@@ -40,9 +40,9 @@ def tampered_heat(similarity: jax.Array, scale: jax.Array, miss_cost: float) -> 
 
 
 def pooled_logits(
-    similarity: jax.Array, scale: jax.Array, valid: jax.Array, count: int
+    similarity: jax.Array, scale: jax.Array, valid: jax.Array, share: float
 ) -> jax.Array:
-    """Image logits [B,2] float32 from the `count` patches that look most tampered.
+    """Image logits [B,2] float32 from the patches that look most tampered.
 
     The image's margin is the mean of the largest ones of its patches (`tampered_margin`), and its
     two logits are minus and plus half of it. Training on them gives a tampered picture a few
@@ -53,14 +53,14 @@ def pooled_logits(
         similarity: [L,B,T,2] cosine of patch and prompt, authentic first.
         scale: CLIP's logit scale, scalar.
         valid: [B,T] bool; other patches do not count.
-        count: patches per image, lowered to T; where fewer are valid, those.
+        share: of an image's valid patches, in (0,1]; at least one patch is taken.
     """
     margin = tampered_margin(similarity, scale)
-    count = min(count, margin.shape[1])
-    top, _ = jax.lax.top_k(jnp.where(valid, margin, -jnp.inf), count)
-    usable = jnp.isfinite(top)
-    total = jnp.sum(jnp.where(usable, top, 0.0), axis=1)
-    half = 0.5 * total / jnp.maximum(jnp.sum(usable, axis=1), 1)
+    most, _ = jax.lax.top_k(jnp.where(valid, margin, -jnp.inf), math.ceil(share * valid.shape[1]))
+    count = jnp.maximum(jnp.ceil(share * jnp.sum(valid, axis=1, keepdims=True)), 1)
+    taken = (jnp.arange(most.shape[1])[None] < count) & jnp.isfinite(most)
+    total = jnp.sum(jnp.where(taken, most, 0.0), axis=1)
+    half = 0.5 * total / jnp.maximum(jnp.sum(taken, axis=1), 1)
     return jnp.stack([-half, half], axis=-1)
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-import optax
 from ml_collections import ConfigDict
 
 from sapl_jax.errors import UserError
@@ -55,14 +54,16 @@ def sapl_loss(
     valid = batch["valid"].reshape(label.shape[0], -1)
     correct = jnp.argmax(outputs.image_logits, axis=-1) == label
     parts = {
-        "loss_cls": classification_loss(outputs.image_logits, label, train.tampered_weight),
+        "loss_cls": classification_loss(outputs.logits, label, train.tampered_weight),
         "loss_background": jnp.zeros(()),
         "loss_hecl": jnp.zeros(()),
         "accuracy": jnp.mean(correct, dtype=jnp.float32),
     }
     if train.background_share:
+        of_all = train.background_of == "all"
+        counted = jnp.ones(label.shape, bool) if of_all else label != TAMPERED
         parts["loss_background"] = background_loss(
-            outputs.similarity, model.scale, valid, train.background_share
+            outputs.similarity, model.scale, valid, train.background_share, counted
         )
     if config.model.hecl.enabled:
         parts["loss_hecl"], queues = hecl_loss(
@@ -72,30 +73,36 @@ def sapl_loss(
     return loss + hecl_weight * parts["loss_hecl"], (parts, queues)
 
 
-def classification_loss(
-    image_logits: jax.Array, label: jax.Array, tampered_weight: float
-) -> jax.Array:
-    """Cross entropy of the pictures' logits [B,2], tampered pictures weighted; mean over B."""
-    entropy = optax.softmax_cross_entropy_with_integer_labels(image_logits, label)
-    return jnp.mean(jnp.where(label == TAMPERED, tampered_weight, 1.0) * entropy)
+def classification_loss(logits: jax.Array, label: jax.Array, tampered_weight: float) -> jax.Array:
+    """Cross entropy of the logits [S,B,2] of S sources, summed over them; mean over the batch.
+
+    Tampered pictures have the weight `tampered_weight`, authentic ones 1.
+    """
+    entropy = jax.nn.logsumexp(logits, axis=-1) - jnp.take_along_axis(
+        logits, label[None, :, None], axis=-1
+    ).squeeze(-1)
+    return jnp.mean(jnp.where(label == TAMPERED, tampered_weight, 1.0) * jnp.sum(entropy, axis=0))
 
 
 def background_loss(
-    similarity: jax.Array, scale: jax.Array, valid: jax.Array, share: float
+    similarity: jax.Array, scale: jax.Array, valid: jax.Array, share: float, counted: jax.Array
 ) -> jax.Array:
-    """Mean over the images [B] of the cross entropy of their background being authentic, scalar.
+    """Mean over the batch of the cross entropy of pictures' background being authentic, scalar.
 
-    The background of an image, of either class, is the `share` of its valid patches that look
-    least tampered. Without this term the surroundings of a forgery, which look different from it
-    as well, may light up in its place. Ours: it states that forgeries cover less than 1 - share.
+    The background of a picture is the `share` of its valid patches that look least tampered.
+    Without this term the surroundings of a forgery, which look different from it as well, may
+    light up in its place. Ours: it states that forgeries cover less than 1 - share; over authentic
+    pictures alone, with a share of 1, it states no more than their label does.
 
-    Args: as in `pooled_logits`; `share` in (0,1].
+    Args: as in `pooled_logits`; `share` in (0,1]; `counted` [B] bool, the pictures that have a
+        background to learn from; the others count as zero.
     """
     margin = tampered_margin(similarity, scale)
     rank = jnp.argsort(jnp.argsort(jnp.where(valid, margin, jnp.inf), axis=1), axis=1)
     chosen = valid & (rank < share * jnp.sum(valid, axis=1, keepdims=True))
-    losses = jnp.where(chosen, jax.nn.softplus(margin), 0.0)
-    return jnp.mean(jnp.sum(losses, axis=1) / jnp.maximum(jnp.sum(chosen, axis=1), 1))
+    losses = jnp.sum(jnp.where(chosen, jax.nn.softplus(margin), 0.0), axis=1)
+    losses /= jnp.maximum(jnp.sum(chosen, axis=1), 1)
+    return jnp.mean(jnp.where(counted, losses, 0.0))
 
 
 def hecl_loss(

@@ -28,14 +28,16 @@ class Outputs(NamedTuple):
     """What one forward pass gives.
 
     Attributes:
-      image_logits: [B,2] float32, logit_scale * cos(image, prompt), or pooled from the patches
-        (`pooled_logits`); authentic first.
+      image_logits: [B,2] float32, authentic first: the mean of `logits`.
+      logits: [S,B,2] float32, of each source of a verdict: logit_scale * cos(image, prompt), and
+        pooled from the patches (`pooled_logits`), or one of them.
       similarity: [L,B,T,2] float32, cosine of patch and prompt.
       embeddings: [L,B,T,P] patch features in the joint space, compute dtype, not normalised.
       edge_map: [B,T] the soft edges that were used.
     """
 
     image_logits: jax.Array
+    logits: jax.Array
     similarity: jax.Array
     embeddings: jax.Array
     edge_map: jax.Array
@@ -50,20 +52,24 @@ class SAPL(nnx.Module):
         prompts: Prompts,
         heads: ProjectionHeads | None,
         taps: tuple,
-        pooled_patches: int = 0,
+        *,
+        image_logits: str = "cls",
+        pooled_share: float = 0.0,
         miss_cost: float = 1.0,
         edges: str = "own",
     ):
         """`taps` are vision blocks counted from 1; `heads`: HECL's own, where it has them.
 
-        `pooled_patches`: patches that give the image logits; 0: the CLS feature gives them.
+        `image_logits`: "cls": the CLS feature gives them; "patches": the share `pooled_share` of
+        the patches, those that look most tampered; "both": either does, and the score is the mean.
         `miss_cost`: see `tampered_heat`; training does not depend on it.
         `edges`: "own", or "another": each picture gets the edge map of its neighbour in the batch
         (of this device). A control: what edges are worth must be lost with another's.
         """
         self.edges = edges
         self.miss_cost = miss_cost
-        self.pooled_patches = pooled_patches
+        self.image_logits = image_logits
+        self.pooled_share = pooled_share
         self.clip = clip
         self.prompts = prompts
         self.heads = heads
@@ -120,12 +126,14 @@ class SAPL(nnx.Module):
         )
         squares = jnp.sum(jnp.square(embeddings.astype(jnp.float32)), axis=-1, keepdims=True)
         similarity = products * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
-        if self.pooled_patches:
-            image_logits = pooled_logits(similarity, self.scale, valid, self.pooled_patches)
-        else:
+        sources = []
+        if self.image_logits != "patches":
             image_embedding = l2_normalize(self.clip.visual_projection(features.pooled))
-            image_logits = self.scale * jnp.einsum("bp,bcp->bc", image_embedding, text)
-        return Outputs(image_logits, similarity, embeddings, edge_map)
+            sources.append(self.scale * jnp.einsum("bp,bcp->bc", image_embedding, text))
+        if self.image_logits != "cls":
+            sources.append(pooled_logits(similarity, self.scale, valid, self.pooled_share))
+        logits = jnp.stack(sources)
+        return Outputs(jnp.mean(logits, axis=0), logits, similarity, embeddings, edge_map)
 
 
 def normalize_pixels(image: jax.Array) -> jax.Array:
@@ -186,7 +194,14 @@ def assemble_sapl(clip: CLIP, class_ids: Sequence[Sequence[int]], config: Config
         width = clip.config.projection_dim
         heads = ProjectionHeads(len(taps), width, model.hecl.feature_dim, rngs)
     return SAPL(
-        clip, prompts, heads, taps, model.pooled_patches, model.heat_map.miss_cost, model.edges
+        clip,
+        prompts,
+        heads,
+        taps,
+        image_logits=model.image_logits,
+        pooled_share=model.pooled_share,
+        miss_cost=model.heat_map.miss_cost,
+        edges=model.edges,
     )
 
 

@@ -11,6 +11,8 @@ from sapl_jax.models.hecl import GIVERS
 _MEMBERS = {"model.taps": int, "model.class_words": str, "clip.lora_targets": str}
 _CHOICES: dict[str, Collection[str]] = {
     "model.edges": ("own", "another"),
+    "model.image_logits": ("cls", "patches", "both"),
+    "train.background_of": ("all", "authentic"),
     "model.hecl.givers": GIVERS,
     "model.hecl.space": ("shared", "own"),
     "model.hecl.keys": ("all", "prototypes"),
@@ -23,6 +25,7 @@ _ABOVE_ZERO = (
     "train.learning_rate",
     "train.tampered_weight",
     "model.attention_heads",
+    "model.pooled_share",
     "model.heat_map.miss_cost",
     "model.hecl.top_k",
     "model.hecl.feature_dim",
@@ -34,10 +37,10 @@ _AT_LEAST_ZERO = (
     "train.weight_decay",
     "train.background_share",
     "train.background_weight",
+    "data.jpeg_share",
     "train.max_bad_steps",
     "train.eval_batch_size",
     "model.prompt_length",
-    "model.pooled_patches",
     "model.hecl.weight",
     "model.hecl.top_share",
     "model.heat_map.sigma",
@@ -80,11 +83,11 @@ def check_values(config: ConfigDict) -> None:
                 f"--config.{field} is {_value(config, field)!r}; expected one of "
                 f"{', '.join(choices)}."
             )
-    if config.train.background_share > 1:
-        raise UserError(
-            f"--config.train.background_share is {config.train.background_share}; expected a share "
-            "of the patches, from 0 to 1."
-        )
+    for field in ("train.background_share", "model.pooled_share", "data.jpeg_share"):
+        if _value(config, field) > 1:
+            raise UserError(
+                f"--config.{field} is {_value(config, field)}; expected a share, from 0 to 1."
+            )
     if len(config.model.class_words) != 2:
         raise UserError(
             f"--config.model.class_words is {','.join(config.model.class_words)!r}; expected two "

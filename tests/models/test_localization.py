@@ -77,9 +77,9 @@ def test_pooled_logits_are_the_mean_margin_of_the_most_tampered_valid_patches() 
     valid = np.ones((3, 9), bool)
     valid[1, 4:] = False
     valid[2, 1:] = False
-    logits = np.asarray(pooled_logits(similarity, 10.0, valid, 4))
+    logits = np.asarray(pooled_logits(similarity, 10.0, valid, 0.4))
     margin = 10 * (similarity[..., 1] - similarity[..., 0]).mean(0)
-    for b, count in enumerate((4, 4, 1)):
+    for b, count in enumerate((4, 2, 1)):  # Four tenths of 9, 4 and 1 patches, rounded up.
         expected = np.sort(margin[b][valid[b]])[::-1][:count].mean()
         np.testing.assert_allclose(logits[b], [-expected / 2, expected / 2], rtol=1e-5)
 
@@ -88,6 +88,6 @@ def test_pooled_logits_have_a_finite_gradient_where_no_patch_is_valid() -> None:
     similarity = jnp.zeros((1, 1, 4, 2))
 
     def loss(similarity):
-        return jnp.sum(pooled_logits(similarity, 10.0, jnp.zeros((1, 4), bool), 2))
+        return jnp.sum(pooled_logits(similarity, 10.0, jnp.zeros((1, 4), bool), 0.5))
 
     assert np.isfinite(jax.grad(loss)(similarity)).all()

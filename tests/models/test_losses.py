@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sapl_jax.models.hecl import Anchors
-from sapl_jax.models.losses import background_loss, contrast
+from sapl_jax.models.losses import background_loss, classification_loss, contrast
 from sapl_jax.models.queues import Queues
 
 TAU = 0.1
@@ -119,10 +119,29 @@ def test_background_loss_asks_the_least_tampered_patches_to_be_authentic() -> No
         expected += np.log1p(np.exp(np.sort(margin[b][valid[b]])[:count])).mean() / 3
 
     def loss(similarity):
-        return background_loss(similarity, 10.0, valid, 0.75)
+        return background_loss(similarity, 10.0, valid, 0.75, np.array([True, True, True]))
 
     np.testing.assert_allclose(loss(similarity), expected, rtol=1e-5)
     gradient = np.asarray(jax.grad(loss)(similarity))
     assert np.isfinite(gradient).all() and not gradient[:, 2].any()
     top = margin[0].argmax()
     assert not gradient[:, 0, top].any() and gradient[:, 0, np.arange(8) != top].any()
+
+
+def test_background_of_authentic_pictures_alone_leaves_tampered_ones_out() -> None:
+    rng = np.random.default_rng(4)
+    similarity = jnp.asarray(rng.uniform(-1, 1, (2, 3, 8, 2)), jnp.float32)
+    valid, counted = np.ones((3, 8), bool), np.array([True, False, True])
+    gradient = jax.grad(lambda s: background_loss(s, 10.0, valid, 1.0, counted))(similarity)
+    touched = np.any(np.asarray(gradient) != 0, axis=(0, 3))
+    assert touched[counted].all() and not touched[~counted].any()
+
+
+def test_classification_sums_the_sources_of_a_verdict() -> None:
+    logits = jnp.asarray(np.random.default_rng(5).normal(size=(2, 4, 2)), jnp.float32)
+    label = jnp.array([0, 1, 1, 0])
+    both = classification_loss(logits, label, 2.0)
+    apart = [classification_loss(logits[i : i + 1], label, 2.0) for i in range(2)]
+    np.testing.assert_allclose(both, sum(apart), rtol=1e-6)
+    by_hand = -np.asarray(jax.nn.log_softmax(logits[0]))[np.arange(4), label]
+    np.testing.assert_allclose(apart[0], np.mean(by_hand * np.array([1, 2, 2, 1])), rtol=1e-6)

@@ -126,7 +126,8 @@ def test_impossible_taps_are_refused(tiny_config, taps):
 
 
 def test_pooled_image_logits_follow_the_most_tampered_patches(tiny_config, batch):
-    tiny_config.model.pooled_patches = 4
+    tiny_config.model.image_logits = "patches"
+    tiny_config.model.pooled_share = 1 / 4
     model = build_sapl(tiny_config, jnp.float32)
     outputs = model(*batch)
     margin = model.scale * (outputs.similarity[..., 1] - outputs.similarity[..., 0]).mean(0)

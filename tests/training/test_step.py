@@ -87,7 +87,8 @@ GOLDEN = {
 @pytest.mark.parametrize("logits_from", GOLDEN)
 def test_the_losses_are_those_they_have_always_been(tiny_config, logits_from):
     if logits_from == "patches":
-        tiny_config.model.pooled_patches = 4
+        tiny_config.model.image_logits = "patches"
+        tiny_config.model.pooled_share = 0.25
         tiny_config.train.background_share = 0.75
     _, history = run(tiny_config, jax.devices()[:1])
     found = [(x["loss_cls"], x["loss_background"], x["loss_hecl"]) for x in history]
