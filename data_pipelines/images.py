@@ -75,14 +75,18 @@ def read_header(data: bytes, origin: str | Path = "picture") -> ImageFile:
     )
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """The bytes of a file. Raises UnreadableImage where it cannot be opened or is empty."""
+def read_bytes(path: str | Path, max_bytes: int | None = None) -> bytes:
+    """The bytes of a file. UnreadableImage where it cannot be opened, is empty or too large."""
     try:
-        data = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            # One byte more than allowed: the file may grow, or lie about its size.
+            data = file.read(-1 if max_bytes is None else max_bytes + 1)
     except OSError as error:
         raise UnreadableImage(f"{path}: cannot be opened ({error.strerror})") from error
     if not data:
         raise UnreadableImage(f"{path}: the file is empty")
+    if max_bytes is not None and len(data) > max_bytes:
+        raise UnreadableImage(f"{path}: more than {max_bytes >> 20} MiB, too large for a picture")
     return data
 
 
