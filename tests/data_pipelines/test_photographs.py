@@ -102,7 +102,7 @@ def test_the_splits_folders_name_disjoint_sources(folders, tmp_path) -> None:
 def test_given_outlines_are_cut_and_without_them_others(folders) -> None:
     def elongation(library) -> float:
         values = []
-        for n in range(1, 61, 2):
+        for n in range(1, 41, 2):
             example = photograph_example(library, 4, n, 160)
             if example.kind == "splicing":
                 sides = cv2.minAreaRect(cv2.findNonZero(example.mask))[1]
