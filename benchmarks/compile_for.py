@@ -37,7 +37,11 @@ def compile_line(program: str, target: Target, case: Case, text: Path | None) ->
     make = step_program if program == "step" else prediction_program
     made = make(config_of(case), devices)
     started = time.perf_counter()
-    compiled: Any = made.lower().compile()
+    # Without a GPU to try them on, XLA cannot choose its own kernels for products (some of its
+    # defaults do not even compile); cuBLAS is what it would choose for products of these sizes.
+    options: dict[str, str | bool] = {"xla_gpu_enable_triton_gemm": False}
+    lowered = made.lower()
+    compiled: Any = lowered.compile(options if target.platform == "gpu" else None)
     compile_s = time.perf_counter() - started
     shown = compiled.as_text()
     if text:
