@@ -77,8 +77,8 @@ def _long_forward(
     kinds = _kinds(causal, q)
     forward = {platform: kind.forward for platform, kind in kinds.items()}
     out, logsumexp, fused = jax.lax.platform_dependent(q, k, v, **forward)
-    fused = tuple(checkpoint_name(x, FUSED) for x in fused)
-    return out, (q, k, v, checkpoint_name(logsumexp, LOGSUMEXP), fused)
+    out, *fused = (checkpoint_name(x, FUSED) for x in (out, *fused))
+    return out, (q, k, v, checkpoint_name(logsumexp, LOGSUMEXP), tuple(fused))
 
 
 def _long_backward(causal: bool, kept: tuple, d_out: jax.Array) -> tuple[jax.Array, ...]:

@@ -28,8 +28,10 @@ class LoRAParam(Trainable):
 
 # Names for checkpoint policies: of what every `Linear` gives out, which is costly to compute again,
 # and of what the wide first layer of an MLP gives out, which takes as much memory as the others.
+# ATTENDED is what attention gives out after its projection.
 LINEAR = "linear"
 MLP = "mlp"
+ATTENDED = "attended"
 
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float, dtype: jnp.dtype) -> nnx.Param:
@@ -112,7 +114,7 @@ class Block(nnx.Module):
         """x: [B, T, D] -> [B, T, D]."""
         h = self.norm1(x)
         q, k, v = (self._split_heads(project(h)) for project in (self.q, self.k, self.v))
-        x = x + self.out(attention(q, k, v, causal=causal).reshape(x.shape))
+        x = x + self.out(attention(q, k, v, causal=causal).reshape(x.shape), ATTENDED)
         h = self.norm2(x)
         return x + self.fc2(ACTIVATIONS[self.activation](self.fc1(h, MLP)))
 
@@ -124,7 +126,7 @@ class Block(nnx.Module):
 # weights are computed again at every level. By name rather than "all products": LoRA's two would
 # each be kept beside their sum.
 _KEPT: dict[str, tuple[str, ...]] = {
-    "none": (LINEAR, LOGSUMEXP, MLP), "mlp": (LINEAR, LOGSUMEXP), "blocks": (),
+    "none": (LINEAR, LOGSUMEXP, ATTENDED, MLP), "mlp": (LINEAR, LOGSUMEXP, ATTENDED), "blocks": (),
 }  # fmt: skip
 LEVELS = tuple(_KEPT)
 
@@ -219,9 +221,12 @@ def _run_segment(
         block = nnx.merge(graphdef, lora_of_block, frozen_of_block)
         return block(h, causal=causal), None
 
-    kept = _KEPT[recompute.level]
-    fused = (FUSED,) if kept and recompute.unroll else ()
-    policy = jax.checkpoint_policies.save_only_these_names(*kept, *fused)
+    kept = set(_KEPT[recompute.level])
+    if kept and recompute.unroll:
+        kept.add(FUSED)
+        if recompute.level == "mlp":  # One product gives it again from what cuDNN keeps.
+            kept.discard(ATTENDED)
+    policy = jax.checkpoint_policies.save_only_these_names(*kept)
     lora_of_segment = jax.tree.map(lambda w: w[start:stop], lora)
     scanned = (jnp.arange(start, stop), lora_of_segment)
     if recompute.unroll:
