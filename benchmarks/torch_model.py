@@ -193,12 +193,7 @@ class SAPLPeer(nn.Module):
         return F.normalize(features.float(), dim=-1).reshape(batch, 2, -1)
 
     def contrast(
-        self,
-        embeddings: Tensor,
-        logits: Tensor,
-        edge_map: Tensor,
-        valid: Tensor,
-        label: Tensor,
+        self, embeddings: Tensor, logits: Tensor, edge_map: Tensor, valid: Tensor, label: Tensor
     ) -> tuple[Tensor, Queues]:
         """L_HECL of the batch against the queues, and the queues after it."""
         case, batch = self.case, label.shape[0]

@@ -204,8 +204,7 @@ def plot(means: np.ndarray, path: Path, title: str) -> None:
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m data_pipelines.edge_statistics",
-        description=(__doc__ or "").splitlines()[0],
+        prog="python -m data_pipelines.edge_statistics", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--dataset", required=True, choices=sorted(READERS), help="layout")
     parser.add_argument("--root", type=Path, required=True, help="its folder or list file")

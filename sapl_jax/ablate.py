@@ -93,11 +93,7 @@ def run_rows(
             study with KeyboardInterrupt; after one that fails otherwise the other rows still run.
     """
     failed = []
-    request = {
-        "datasets": list(datasets),
-        "protocol": protocol,
-        "config_flags": list(config_flags),
-    }
+    request = {"datasets": list(datasets), "protocol": protocol, "config_flags": list(config_flags)}
     for number_of_row, row in enumerate(rows, 1):
         folder = output / row
         print(f"[{number_of_row}/{len(rows)}] {row}: {ablations.ROWS[row].title}", flush=True)

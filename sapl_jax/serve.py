@@ -82,10 +82,7 @@ def main() -> None:
             log.warning("Listening on %s: anyone who reaches it can use it.", arguments.host)
         log.info("open http://%s:%d in a browser; Ctrl-C ends it", arguments.host, arguments.port)
         pages.launch(
-            page,
-            host=arguments.host,
-            port=arguments.port,
-            max_megabytes=arguments.max_megabytes,
+            page, host=arguments.host, port=arguments.port, max_megabytes=arguments.max_megabytes
         )
     finally:
         downloads.close()

@@ -25,7 +25,6 @@ HISTORY: dict[str, tuple[str, ...]] = {
     "retouching": ("raw", "softened", "smeared"),
     "grain": ("silken", "clean", "fine", "light", "grainy", "noisy", "rough"),
 }
-TEMPLATES = ("a {} photo", "{} picture", "photograph , {}")
 CONTENT = (
     "landscape", "sky", "hills", "water", "trees", "city", "buildings", "windows", "street",
     "table", "wall", "balls", "boxes", "page", "text", "figure", "closeup", "pieces", "plaster",

@@ -15,13 +15,7 @@ from typing import NamedTuple
 import cv2
 from tqdm import tqdm
 
-from data_pipelines.generator.benchmark import (
-    WORLDS,
-    Example,
-    kind_of,
-    make_example,
-    sources_of,
-)
+from data_pipelines.generator.benchmark import WORLDS, Example, kind_of, make_example, sources_of
 from data_pipelines.generator.photographs import (
     forged_kind_of,
     forged_sources_of,

@@ -112,8 +112,9 @@ def load_sample(sample: Sample, perturbation: Perturbation | None = None) -> Loa
         problems.append(str(error).removeprefix(f"{sample.image}: "))
     if image is not None and sample.label == TAMPERED and sample.mask is not None:
         try:
-            hashes.append(sha256_of(read_bytes(sample.mask)))
-            fitted = load_mask(sample.mask, image, sample.mask_style)
+            regions = sample.outlines
+            hashes.append(sha256_of(repr(regions).encode() if regions else read_bytes(sample.mask)))
+            fitted = load_mask(sample.mask, image, sample.mask_style, regions)
         except UserError as error:
             problems.append(f"not in the pixel measures: {error}")
         else:

@@ -46,10 +46,10 @@ class EdgeTokens(nnx.Module):
         """Edge tokens [B,L,d_t] float32.
 
         Args:
-          patches: [L,B,T,d_v] patch features at the taps, any float type.
-          cls: [B,d_v] CLS feature of the image.
-          edge_map: [B,T] soft edge values in [0,1].
-          valid: [B,T] bool; patches outside the picture get no attention.
+            patches: [L,B,T,d_v] patch features at the taps, any float type.
+            cls: [B,d_v] CLS feature of the image.
+            edge_map: [B,T] soft edge values in [0,1].
+            valid: [B,T] bool; patches outside the picture get no attention.
         """
         num_taps, batch, _, _ = patches.shape
         heads = self.num_heads

@@ -16,8 +16,8 @@ def tampered_margin(similarity: jax.Array, scale: jax.Array) -> jax.Array:
     logit_scale * (s_fake - s_real), averaged over the taps.
 
     Args:
-      similarity: [L,B,T,2] cosine of patch and prompt, authentic first.
-      scale: CLIP's logit scale (about 100), scalar.
+        similarity: [L,B,T,2] cosine of patch and prompt, authentic first.
+        scale: CLIP's logit scale (about 100), scalar.
     """
     difference = similarity[..., TAMPERED] - similarity[..., 1 - TAMPERED]
     return jnp.mean(scale * difference, axis=0)
@@ -32,9 +32,9 @@ def tampered_heat(similarity: jax.Array, scale: jax.Array, miss_cost: float) -> 
     threshold to 0.5. Ours.
 
     Args:
-      similarity: [L,B,T,2] cosine of patch and prompt, authentic first.
-      scale: CLIP's logit scale, scalar.
-      miss_cost: of a missed tampered patch, where one marked by mistake costs 1; above 0.
+        similarity: [L,B,T,2] cosine of patch and prompt, authentic first.
+        scale: CLIP's logit scale, scalar.
+        miss_cost: of a missed tampered patch, where one marked by mistake costs 1; above 0.
     """
     return jax.nn.sigmoid(tampered_margin(similarity, scale) + math.log(miss_cost))
 
@@ -50,10 +50,10 @@ def pooled_logits(
     for. Ours; the paper classifies by the CLS feature.
 
     Args:
-      similarity: [L,B,T,2] cosine of patch and prompt, authentic first.
-      scale: CLIP's logit scale, scalar.
-      valid: [B,T] bool; other patches do not count.
-      count: patches per image, lowered to T; where fewer are valid, those.
+        similarity: [L,B,T,2] cosine of patch and prompt, authentic first.
+        scale: CLIP's logit scale, scalar.
+        valid: [B,T] bool; other patches do not count.
+        count: patches per image, lowered to T; where fewer are valid, those.
     """
     margin = tampered_margin(similarity, scale)
     count = min(count, margin.shape[1])
@@ -80,12 +80,12 @@ def heat_map_of_picture(
     patch of the picture first, so that they do not bleed into its border.
 
     Args:
-      patch_map: [g,g] float probabilities.
-      valid: [g,g] bool, patches of the picture: a rectangle at the top left.
-      canvas: side of the square canvas in pixels.
-      resized: height and width of the picture on the canvas.
-      original: height and width of the picture as the user gave it.
-      sigma: of the Gaussian, in canvas pixels; 0 turns it off.
+        patch_map: [g,g] float probabilities.
+        valid: [g,g] bool, patches of the picture: a rectangle at the top left.
+        canvas: side of the square canvas in pixels.
+        resized: height and width of the picture on the canvas.
+        original: height and width of the picture as the user gave it.
+        sigma: of the Gaussian, in canvas pixels; 0 turns it off.
     """
     # A very long picture can be thinner than half a patch: its first row or column stays.
     rows = max(1, int(valid.any(axis=1).sum()))

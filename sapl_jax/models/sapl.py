@@ -138,11 +138,11 @@ def build_sapl(config: ConfigDict, dtype: jnp.dtype) -> SAPL:
     """The model of a configuration with CLIP's weights loaded and its own parts initialised.
 
     Args:
-      config: see configs/sapl.py.
-      dtype: compute type, and storage type of the frozen weights.
+        config: see configs/sapl.py.
+        dtype: compute type, and storage type of the frozen weights.
 
     Raises:
-      UserError: for weights that cannot be loaded, taps beyond the depth, and unknown options.
+        UserError: for weights that cannot be loaded, taps beyond the depth, and unknown options.
     """
     lora = LoRAConfig(
         rank=config.clip.lora_rank,
@@ -163,12 +163,12 @@ def assemble_sapl(clip: CLIP, class_ids: Sequence[Sequence[int]], config: Config
     """SAPL on a CLIP that is there already; its own parts are initialised from the seed.
 
     Args:
-      clip: with or without LoRA.
-      class_ids: token ids of the class words, authentic first.
-      config: see configs/sapl.py; its `clip` part is not read.
+        clip: with or without LoRA.
+        class_ids: token ids of the class words, authentic first.
+        config: see configs/sapl.py; its `clip` part is not read.
 
     Raises:
-      UserError: taps beyond the depth, unknown options.
+        UserError: taps beyond the depth, unknown options.
     """
     taps = check_taps(config.model.taps, clip.config.vision.num_hidden_layers)
     rngs = nnx.Rngs(params=jax.random.fold_in(jax.random.key(config.seed), 1))

@@ -4,11 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sapl_jax.models.localization import (
-    heat_map_of_picture,
-    pooled_logits,
-    tampered_heat,
-)
+from sapl_jax.models.localization import heat_map_of_picture, pooled_logits, tampered_heat
 
 
 def test_patch_heat_is_the_softmax_of_the_logits_mean_over_the_taps():
