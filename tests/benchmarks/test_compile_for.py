@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from benchmarks.compile_for import largest_that_fits
+from benchmarks.compiled import table
 from benchmarks.targets import target_of
 from sapl_jax.clip.blocks import LEVELS
 from sapl_jax.clip.config import BUILT_IN
@@ -95,3 +96,19 @@ def test_the_papers_step_compiles_and_fits(flags, module, per_picture, recompute
     for share, expected in ((0.95, {level + 1, level + 2}), (1.4, {level, level - 1})):
         chosen = fitting_level(vision, (12, 518, 518, 3), "bfloat16", share * needed)
         assert LEVELS.index(chosen) in expected
+
+
+def test_the_table_has_a_row_for_each_line():
+    line = {
+        "what": "compiled step", "target": "A chip", "devices": 8, "model": "m", "size": 512,
+        "batch_per_device": 12, "dtype": "bfloat16", "remat": "mlp", "memory_bytes": 7e9,
+        "argument_bytes": 1e9, "usable_bytes": 16e9, "program_flops": 28e12, "model_flops": 26e12,
+        "collectives": {"all-reduce": {"number": 3, "bytes": 57e6}}, "versions": {"jax": "1"},
+        "roofline_ms": {"products": 30.0, "memory": 5.0, "links": 0.25},
+        "largest_batch_per_device": 20,
+    }  # fmt: skip
+    row = table([line, line]).splitlines()[-1]
+    assert row == (
+        "| step | A chip | 8 | 12 | mlp | 7.0, 16.0 | 0.50 | 20 | 28.0 (26.0) | 57, 0 | "
+        "30.0, 5.0, 0.2 |"
+    )
