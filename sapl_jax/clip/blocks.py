@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from sapl_jax.clip.attention import LOGSUMEXP, attention
+from sapl_jax.clip.attention import FUSED, LOGSUMEXP, attention
 from sapl_jax.clip.config import ACTIVATIONS, TowerConfig
 from sapl_jax.errors import UserError
 
@@ -28,8 +28,10 @@ class LoRAParam(Trainable):
 
 # Names for checkpoint policies: of what every `Linear` gives out, which is costly to compute again,
 # and of what the wide first layer of an MLP gives out, which takes as much memory as the others.
+# ATTENDED is what attention gives out after its projection.
 LINEAR = "linear"
 MLP = "mlp"
+ATTENDED = "attended"
 
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float, dtype: jnp.dtype) -> nnx.Param:
@@ -112,7 +114,7 @@ class Block(nnx.Module):
         """x: [B, T, D] -> [B, T, D]."""
         h = self.norm1(x)
         q, k, v = (self._split_heads(project(h)) for project in (self.q, self.k, self.v))
-        x = x + self.out(attention(q, k, v, causal=causal).reshape(x.shape))
+        x = x + self.out(attention(q, k, v, causal=causal).reshape(x.shape), ATTENDED)
         h = self.norm2(x)
         return x + self.fc2(ACTIVATIONS[self.activation](self.fc1(h, MLP)))
 
@@ -123,12 +125,10 @@ class Block(nnx.Module):
 # What the backward pass computes again, from nothing to all; norms, activations and attention
 # weights are computed again at every level. By name rather than "all products": LoRA's two would
 # each be kept beside their sum.
-_POLICIES = {
-    "none": jax.checkpoint_policies.save_only_these_names(LINEAR, MLP, LOGSUMEXP),
-    "mlp": jax.checkpoint_policies.save_only_these_names(LINEAR, LOGSUMEXP),
-    "blocks": jax.checkpoint_policies.nothing_saveable,
-}
-LEVELS = tuple(_POLICIES)
+_KEPT: dict[str, tuple[str, ...]] = {
+    "none": (LINEAR, LOGSUMEXP, ATTENDED, MLP), "mlp": (LINEAR, LOGSUMEXP, ATTENDED), "blocks": (),
+}  # fmt: skip
+LEVELS = tuple(_KEPT)
 
 
 class Recompute(NamedTuple):
@@ -137,8 +137,9 @@ class Recompute(NamedTuple):
     Attributes:
         level: which of the linear layers' results are computed again rather than kept: "none",
             "mlp" (the wide first one of each MLP), "blocks" (all: only each block's input is kept).
-        unroll: one block after the other instead of a scan: kept results stay where they were
-            written; a scan copies them into a stack and out of it. Compiles longer.
+        unroll: for GPUs. One block after the other instead of a scan: kept results stay where they
+            were written; a scan copies them into a stack and out of it. cuDNN's attention is not
+            computed again. Compiles longer.
     """
 
     level: str = "none"
@@ -220,7 +221,12 @@ def _run_segment(
         block = nnx.merge(graphdef, lora_of_block, frozen_of_block)
         return block(h, causal=causal), None
 
-    policy = _POLICIES[recompute.level]
+    kept = set(_KEPT[recompute.level])
+    if kept and recompute.unroll:
+        kept.add(FUSED)
+        if recompute.level == "mlp":  # One product gives it again from what cuDNN keeps.
+            kept.discard(ATTENDED)
+    policy = jax.checkpoint_policies.save_only_these_names(*kept)
     lora_of_segment = jax.tree.map(lambda w: w[start:stop], lora)
     scanned = (jnp.arange(start, stop), lora_of_segment)
     if recompute.unroll:
