@@ -18,6 +18,7 @@ from sapl_jax.errors import UserError, run_main
 from sapl_jax.evaluation import protocols, results
 from sapl_jax.evaluation.classics import CLASSICS, classic
 from sapl_jax.evaluation.evaluator import DatasetResult
+from sapl_jax.evaluation.floors import floors
 from sapl_jax.evaluation.perturbations import ALIASES, SWEEPS, get_sweep
 from sapl_jax.evaluation.session import Method, Session, run
 from sapl_jax.inference.tiling import TiledDetector
@@ -167,7 +168,8 @@ def save(session: Session, result: DatasetResult, output: Path) -> None:
     """Writes what is done so far, so that it is kept if a later data set fails."""
     newest = [name for name, found in session.results.items() if found and found[-1] is result]
     for name in newest:
-        results.write_images_csv(output / f"{result.name}.{name}.csv", result)
+        file = f"{result.name}.{name}.csv".replace(" ", "_")
+        results.write_images_csv(output / file, result)
     files.write_json(output / "results.json", results.build(session))
 
 
@@ -213,7 +215,7 @@ def main() -> None:
     plain = load_methods(arguments)
     if arguments.batch_size is None:
         arguments.batch_size = getattr(plain[0].detector, "batch_size", 8)
-    methods = tiled(plain, arguments)
+    methods = tiled(plain, arguments) + floors()
     session = run(
         methods,
         listings,

@@ -25,7 +25,7 @@ from data_pipelines.listing import TAMPERED, Listing, Sample
 from data_pipelines.masks import load_mask
 from data_pipelines.read_ahead import batches_ahead
 from sapl_jax.errors import UserError
-from sapl_jax.evaluation import protocols
+from sapl_jax.evaluation import intervals, protocols
 from sapl_jax.files import sha256_of
 from sapl_jax.inference.detector import Detector, Result
 
@@ -79,6 +79,7 @@ class DatasetResult:
         skipped: pictures that were not evaluated, with the reason.
         notes: pictures that were, with something to know about them.
         digest: hash of every file's name and bytes, to tell whether two reports saw the same data.
+        draws: the measures of data sets drawn from this one, see `intervals.bootstrap`.
     """
 
     name: str
@@ -90,6 +91,18 @@ class DatasetResult:
     notes: list[tuple[Path, str]]
     digest: str
     seconds: float
+    draws: intervals.Draws = dataclasses.field(default_factory=dict)
+
+    @property
+    def by_name(self) -> dict[str, protocols.ImageScores]:
+        """The scores of every picture by its name."""
+        return {record.name: record.scores for record in self.records}
+
+    @functools.cached_property
+    def intervals(self) -> dict[str, list[float]]:
+        """The bootstrap interval [low, high] of each measure that is defined."""
+        found = {m: intervals.interval(draws) for m, draws in self.draws.items()}
+        return {m: f for m, f in found.items() if f and self.summary[m] is not None}
 
 
 Observer = Callable[[Loaded, Any, protocols.ImageScores], None]
@@ -212,7 +225,7 @@ def evaluate_dataset(
         raise UserError(f"{label}: none of {listing.root}'s pictures can be used ({reasons})")
     summary = protocols.summarise(protocol, [record.scores for record in records])
     summary |= {"skipped": len(skipped), "noted": len(notes)}
-    return DatasetResult(
+    result = DatasetResult(
         label,
         listing.name,
         listing.root,
@@ -221,8 +234,11 @@ def evaluate_dataset(
         skipped,
         notes,
         digest.hexdigest(),
-        time.monotonic() - start,
+        0.0,
     )
+    result.draws = intervals.bootstrap(protocol, result.by_name)
+    result.seconds = time.monotonic() - start
+    return result
 
 
 def _without_masks(listing: Listing) -> list[Sample]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from data_pipelines.readers import Listing
+from sapl_jax.evaluation import intervals
 from sapl_jax.evaluation.evaluator import DatasetResult, evaluate_dataset
 from sapl_jax.evaluation.gallery import Gallery
 from sapl_jax.evaluation.perturbations import Sweep, perturbation
@@ -14,11 +15,17 @@ from sapl_jax.inference.detector import Detector
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """What is evaluated. source: where it comes from, for the report (checkpoint, hashes, ...)."""
+    """What is evaluated.
+
+    Attributes:
+        source: where it comes from, for the report (checkpoint, hashes, ...).
+        floor: a trivial predictor, which stands in the tables and in no figure.
+    """
 
     name: str
     detector: Detector
     source: Mapping[str, Any]
+    floor: bool = False
 
     def source_lines(self) -> list[str]:
         """The source as "key: value" lines; a mapping in it as "key: value, value, ..."."""
@@ -32,10 +39,19 @@ class Method:
 
 @dataclasses.dataclass(frozen=True)
 class SweepPoint:
-    """A data set's measures at one level of a sweep; level None is the clean picture."""
+    """A data set's measures at one level of a sweep; level None is the clean picture.
+
+    intervals: [low, high] of each defined measure.
+    """
 
     level: int | None
     summary: dict[str, float | int | None]
+    intervals: dict[str, list[float]]
+
+    @classmethod
+    def of(cls, level: int | None, result: DatasetResult) -> "SweepPoint":
+        """What a result says at a level."""
+        return cls(level, result.summary, result.intervals)
 
 
 @dataclasses.dataclass
@@ -46,6 +62,7 @@ class Session:
         results: per method, one result per data set.
         sweeps: per data set and sweep, the first method's points, clean first.
         galleries: per data set.
+        comparisons: per data set and pair of methods, see `intervals.compare`.
     """
 
     protocol: Protocol
@@ -54,6 +71,28 @@ class Session:
     results: dict[str, list[DatasetResult]] = dataclasses.field(default_factory=dict)
     sweeps: dict[str, dict[str, list[SweepPoint]]] = dataclasses.field(default_factory=dict)
     galleries: dict[str, Gallery] = dataclasses.field(default_factory=dict)
+    comparisons: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = dataclasses.field(
+        default_factory=dict
+    )
+
+    def add(self, method: str, result: DatasetResult) -> None:
+        """Takes a result in and compares it with those of other methods on its data set."""
+        pairs = self.comparisons.setdefault(result.name, {})
+        for other in self.results:
+            for before in self.of(other, result.name):
+                pairs[other, method] = intervals.compare(
+                    self.protocol, (before.by_name, before.draws), (result.by_name, result.draws)
+                )
+        self.results.setdefault(method, []).append(result)
+
+    def of(self, method: str, dataset: str) -> list[DatasetResult]:
+        """A method's result on a data set, if there is one."""
+        return [found for found in self.results.get(method, []) if found.name == dataset]
+
+    def is_apart(self, method: str, dataset: str, measure: str) -> bool:
+        """Whether a method can be told from the first one; True for that and where unknown."""
+        pair = self.comparisons.get(dataset, {}).get((self.methods[0].name, method), {})
+        return pair.get(measure, {"apart": True})["apart"]
 
     @property
     def main(self) -> list[DatasetResult]:
@@ -92,14 +131,14 @@ def run(
                 batch_size=batch_size,
                 label=name,
                 title=f"{name}: {method.name}",
-                observers=[gallery.observer(method.name)],
+                observers=[] if method.floor else [gallery.observer(method.name)],
                 progress=progress,
             )
-            session.results.setdefault(method.name, []).append(result)
+            session.add(method.name, result)
             after_each(session, result)
         clean = session.main[-1]
         for sweep in sweeps:
-            points = [SweepPoint(None, clean.summary)]
+            points = [SweepPoint.of(None, clean)]
             for level in sweep.levels:
                 result = evaluate_dataset(
                     methods[0].detector,
@@ -111,7 +150,7 @@ def run(
                     perturbation=perturbation(sweep, level, seed),
                     progress=progress,
                 )
-                points.append(SweepPoint(level, result.summary))
+                points.append(SweepPoint.of(level, result))
                 session.sweeps.setdefault(name, {})[sweep.name] = points
                 after_each(session, clean)
     return session
