@@ -159,6 +159,8 @@ def _roc(session: Session) -> Section | None:
     aucs: dict[str, dict[str, float | None]] = {}
     for method in (method for method in session.methods if not method.floor):
         for result in session.results.get(method.name, []):
+            if result.summary["i_auc"] is None:
+                continue
             labels = np.array([record.scores.label for record in result.records])
             scores = np.array([record.scores.score for record in result.records])
             curves.setdefault(result.name, {})[method.name] = (labels, scores)
@@ -221,10 +223,16 @@ def _edges(session: Session, options: EdgeOptions) -> Section | None:
 
 def _files(session: Session) -> Section | None:
     parts: list = []
-    for result in session.main:
-        for what, found in (("not evaluated", result.skipped), ("with a note", result.notes)):
+    parts += [f"{data}: {method}: {reason}" for data, method, reason in session.unusable]
+    known: set[tuple[Path, str]] = set()
+    for method, result in (
+        (m.name, r) for m in session.methods for r in session.results.get(m.name, [])
+    ):
+        for what, named in (("not evaluated", result.skipped), ("with a note", result.notes)):
+            found = [pair for pair in named if pair not in known]
+            known.update(found)
             if found:
-                parts.append(f"{result.name}: {len(found)} files {what}.")
+                parts.append(f"{result.name}, {method}: {len(found)} files {what}.")
                 items = [f"{path}: {reason}" for path, reason in found[:_LISTED]]
                 if len(found) > _LISTED:
                     items.append(f"and {len(found) - _LISTED} more, see results.json")

@@ -65,6 +65,7 @@ def build(session: Session) -> dict[str, Any]:
         "datasets": {result.name: dataset_entry(result) for result in session.main},
         "mean": mean_entry(session.main),
         "peers": {},
+        "unusable": session.unusable,
         "bootstrap": {"draws": intervals.DRAWS, "coverage": intervals.COVERAGE},
         "comparisons": {
             name: [{"first": a, "second": b, "measures": found} for (a, b), found in pairs.items()]
@@ -83,9 +84,7 @@ def build(session: Session) -> dict[str, Any]:
         found = session.results.get(method.name, [])
         content["peers"][method.name] = {
             "method": {"name": method.name, **method.source},
-            "datasets": {
-                result.name: {**result.summary, "intervals": result.intervals} for result in found
-            },
+            "datasets": {result.name: dataset_entry(result) for result in found},
             "mean": mean_entry(found),
         }
     return content

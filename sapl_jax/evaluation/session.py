@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from data_pipelines.readers import Listing
+from sapl_jax.errors import UserError
 from sapl_jax.evaluation import intervals
 from sapl_jax.evaluation.evaluator import DatasetResult, evaluate_dataset
 from sapl_jax.evaluation.gallery import Gallery
+from sapl_jax.evaluation.map_folders import MapFolder
 from sapl_jax.evaluation.perturbations import Sweep, perturbation
 from sapl_jax.evaluation.protocols import Protocol
 from sapl_jax.inference.detector import Detector
@@ -23,7 +25,7 @@ class Method:
     """
 
     name: str
-    detector: Detector
+    detector: Detector | MapFolder
     source: Mapping[str, Any]
     floor: bool = False
 
@@ -62,6 +64,7 @@ class Session:
         results: per method, one result per data set.
         sweeps: per data set and sweep, the first method's points, clean first.
         galleries: per data set.
+        unusable: (data set, method, reason) of folders of maps that fit no picture.
         comparisons: per data set and pair of methods, see `intervals.compare`.
     """
 
@@ -71,6 +74,7 @@ class Session:
     results: dict[str, list[DatasetResult]] = dataclasses.field(default_factory=dict)
     sweeps: dict[str, dict[str, list[SweepPoint]]] = dataclasses.field(default_factory=dict)
     galleries: dict[str, Gallery] = dataclasses.field(default_factory=dict)
+    unusable: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
     comparisons: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = dataclasses.field(
         default_factory=dict
     )
@@ -114,30 +118,41 @@ def run(
 ) -> Session:
     """Evaluates the methods on the data sets, then the first method under each sweep.
 
+    A folder of maps that fits no picture of a data set is noted, and the run goes on.
+
     Args:
         listings: (name, listing) pairs.
         seed: of the sweeps' noise.
         after_each: called with the session so far and the newest result, so that the caller can
             save what is done.
+
+    Raises:
+        UserError: no picture of a data set can be used, or the first method has no result at all.
     """
     session = Session(protocol, list(methods), seed)
     for name, listing in listings:
         gallery = session.galleries[name] = Gallery(listing, gallery_size)
         for method in methods:
-            result = evaluate_dataset(
-                method.detector,
-                listing,
-                protocol,
-                batch_size=batch_size,
-                label=name,
-                title=f"{name}: {method.name}",
-                observers=[] if method.floor else [gallery.observer(method.name)],
-                progress=progress,
-            )
+            try:
+                result = evaluate_dataset(
+                    method.detector,
+                    listing,
+                    protocol,
+                    batch_size=batch_size,
+                    label=name,
+                    title=f"{name}: {method.name}",
+                    observers=[] if method.floor else [gallery.observer(method.name)],
+                    progress=progress,
+                )
+            except UserError as error:
+                if not isinstance(method.detector, MapFolder):
+                    raise
+                session.unusable.append((name, method.name, str(error)))
+                continue
             session.add(method.name, result)
             after_each(session, result)
-        clean = session.main[-1]
         for sweep in sweeps:
+            clean = session.main[-1]
             points = [SweepPoint.of(None, clean)]
             for level in sweep.levels:
                 result = evaluate_dataset(
@@ -153,4 +168,6 @@ def run(
                 points.append(SweepPoint.of(level, result))
                 session.sweeps.setdefault(name, {})[sweep.name] = points
                 after_each(session, clean)
+    if not session.main:
+        raise UserError("; ".join(reason for _, _, reason in session.unusable))
     return session
