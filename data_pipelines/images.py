@@ -107,7 +107,9 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 def decode_image(data: bytes, origin: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """`read_image` for bytes already read; `origin` is the name that errors carry."""
-    return cv2.cvtColor(_decode(data, origin, cv2.IMREAD_COLOR, max_pixels), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(
+        decode_pixels(data, origin, cv2.IMREAD_COLOR, max_pixels), cv2.COLOR_BGR2RGB
+    )
 
 
 def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -116,10 +118,11 @@ def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Colour is reduced to luma; EXIF orientation is ignored. Raises UnreadableImage like
     `read_image`.
     """
-    return _decode(read_bytes(path), path, cv2.IMREAD_GRAYSCALE, max_pixels)
+    return decode_pixels(read_bytes(path), path, cv2.IMREAD_GRAYSCALE, max_pixels)
 
 
-def _decode(data: bytes, origin: str | Path, mode: int, max_pixels: int) -> np.ndarray:
+def decode_pixels(data: bytes, origin: str | Path, mode: int, max_pixels: int) -> np.ndarray:
+    """A picture's pixels as OpenCV gives them in a mode (cv2.IMREAD_*), BGR; as `read_image`."""
     header = read_header(data, origin)
     if header.width * header.height > max_pixels:
         raise UnreadableImage(

@@ -18,6 +18,8 @@ from sapl_jax.errors import UserError, run_main
 from sapl_jax.evaluation import protocols, results
 from sapl_jax.evaluation.classics import CLASSICS, classic
 from sapl_jax.evaluation.evaluator import DatasetResult
+from sapl_jax.evaluation.floors import TRIVIAL, floors
+from sapl_jax.evaluation.map_folders import MapFolder
 from sapl_jax.evaluation.perturbations import ALIASES, SWEEPS, get_sweep
 from sapl_jax.evaluation.session import Method, Session, run
 from sapl_jax.inference.tiling import TiledDetector
@@ -68,6 +70,13 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         default=[],
         choices=CLASSICS,
         help="a training-free method, in place of a checkpoint or beside it; repeatable",
+    )
+    add(
+        "--maps",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="another tool's heat maps (PNG, TIFF, NPY, NPZ) by the pictures' names; repeatable",
     )
     add(
         "--dataset",
@@ -143,8 +152,21 @@ def load_methods(arguments: argparse.Namespace) -> list[Method]:
         methods.append(Method("SAPL", localizer, source))
     for name in dict.fromkeys(arguments.method):
         methods.append(Method(name, classic(name), {"training": "none"}))
+    for text in arguments.maps:
+        name, _, folder = text.partition("=")
+        if (
+            not name
+            or not folder
+            or "/" in name
+            or name in {m.name for m in methods} | set(TRIVIAL)
+        ):
+            raise UserError(f"--maps {text!r} is not NAME=FOLDER with a name that is still free")
+        source = {"folder": folder, "sha256": files.tree_sha256(Path(folder).expanduser())}
+        methods.append(Method(name, MapFolder(folder), source))
     if not methods:
-        raise UserError("give --checkpoint DIR, or --method noi1 or cfa1, or both")
+        raise UserError("give --checkpoint DIR, --method noi1 or cfa1, or --maps NAME=FOLDER")
+    if arguments.robustness and isinstance(methods[0].detector, MapFolder):
+        raise UserError("--robustness needs a method that can analyse pictures, not --maps alone")
     return methods
 
 
@@ -154,7 +176,9 @@ def tiled(methods: list[Method], arguments: argparse.Namespace) -> list[Method]:
         return methods
     options = {"tile": arguments.tile, "overlap": arguments.tile_overlap}
     return [
-        Method(
+        method
+        if isinstance(method.detector, MapFolder)
+        else Method(
             method.name,
             TiledDetector(method.detector, **options, batch=arguments.batch_size),
             {**method.source, **options},
@@ -167,7 +191,8 @@ def save(session: Session, result: DatasetResult, output: Path) -> None:
     """Writes what is done so far, so that it is kept if a later data set fails."""
     newest = [name for name, found in session.results.items() if found and found[-1] is result]
     for name in newest:
-        results.write_images_csv(output / f"{result.name}.{name}.csv", result)
+        file = f"{result.name}.{name}.csv".replace(" ", "_")
+        results.write_images_csv(output / file, result)
     files.write_json(output / "results.json", results.build(session))
 
 
@@ -213,7 +238,7 @@ def main() -> None:
     plain = load_methods(arguments)
     if arguments.batch_size is None:
         arguments.batch_size = getattr(plain[0].detector, "batch_size", 8)
-    methods = tiled(plain, arguments)
+    methods = tiled(plain, arguments) + floors()
     session = run(
         methods,
         listings,
@@ -224,8 +249,12 @@ def main() -> None:
         gallery_size=arguments.gallery,
         after_each=lambda session, result: save(session, result, arguments.output),
     )
-    for result in session.main:
-        print_files(result)
+    for method in plain:
+        if method is plain[0] or isinstance(method.detector, MapFolder):
+            for result in session.results.get(method.name, []):
+                print_files(result)
+    for name, who, reason in session.unusable:
+        print(f"{name}: {who} left out: {reason}", file=sys.stderr)
     if not arguments.no_report:
         write_report(session, plain[0].detector, listings, arguments.output)
     print(results.table(session))

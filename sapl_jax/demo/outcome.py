@@ -9,7 +9,7 @@ from sapl_jax import files
 from sapl_jax.demo.illustrations import best_and_worst, case_figure, read_metrics, training_curves
 from sapl_jax.evaluation import figures, protocols, results
 from sapl_jax.evaluation.document import Picture, Section, Table, to_html
-from sapl_jax.evaluation.floors import TRIVIAL
+from sapl_jax.evaluation.floors import floors
 from sapl_jax.evaluation.session import Method, Session, run
 from sapl_jax.inference.localizer import Localizer
 
@@ -32,8 +32,7 @@ def evaluate_and_report(run_dir: Path, data: Path, output: Path) -> str:
         UserError: no checkpoint in the run, or pictures that cannot be read.
     """
     localizer = Localizer.load(run_dir)
-    methods = [Method("SAPL", localizer, localizer.source)]
-    methods += [Method(name, trivial, {"training": "none"}) for name, trivial in TRIVIAL.items()]
+    methods = [Method("SAPL", localizer, localizer.source), *floors()]
     listing = read_dataset("folder", data)
     session = run(
         methods,
@@ -66,8 +65,9 @@ def _measures(session: Session) -> Section:
     header = ["method", *(results.TITLES[measure] for measure in _MEASURES)]
     rows = []
     for method in session.methods:
-        summary = session.results[method.name][0].summary
-        rows.append([method.name, *(results.number(summary[m]) for m in _MEASURES)])
+        (found,) = session.results[method.name]
+        cells = [results.cell(found.summary[m], found.intervals.get(m)) for m in _MEASURES]
+        rows.append([method.name, *cells])
     summary = session.main[0].summary
     text = (
         f"{summary['authentic']} authentic and {summary['tampered']} tampered pictures that share "

@@ -124,7 +124,7 @@ def score_image(
 
     Args:
         label: 0 authentic, 1 tampered.
-        model_score: the model's own, in [0, 1].
+        model_score: the model's own, in [0, 1]; NaN where it gives none.
         heat_map: float32 [H, W] in [0, 1] at the picture's own size.
         mask: uint8 [H, W], white = tampered, or None where there is none; not used for authentic
             pictures, whose truth is all authentic.
@@ -184,20 +184,22 @@ def _score_pixels(
 def summarise(protocol: Protocol, images: list[ImageScores]) -> dict[str, float | int | None]:
     """Averages pictures into the measures of a data set; None for what it cannot define.
 
-    i_auc, i_f1, balanced_accuracy over all pictures (None unless both classes are there); p_f1 at
+    i_auc, i_f1, balanced_accuracy over all pictures (None unless both classes are there and
+    all pictures have a score); p_f1 at
     0.5, p_f1_best, p_auc, p_iou as the mean over the pictures that have the measure; and counts:
     images, authentic, tampered, and masks, the number of tampered pictures behind p_f1.
     """
     labels = np.array([image.label for image in images], int)
     scores = np.array([image.score for image in images], np.float64)
+    scored = bool(np.isfinite(scores).all())
     verdicts = Confusion.of(scores > THRESHOLD, labels == TAMPERED)
-    balanced = verdicts.balanced_accuracy()
+    balanced = verdicts.balanced_accuracy() if scored else None
     if balanced is None:
         i_f1 = None
     else:
         i_f1 = verdicts.harmonic_f1() if protocol.image_f1 == "harmonic" else verdicts.f1()
     summary: dict[str, float | int | None] = {
-        "i_auc": roc_auc(labels, scores),
+        "i_auc": roc_auc(labels, scores) if scored else None,
         "i_f1": i_f1,
         "balanced_accuracy": balanced,
     }
