@@ -1,12 +1,15 @@
-"""Writes a benchmark of generated pictures: Au/, Tp/ and masks in Gt/.
+"""Writes a benchmark of generated pictures or of forged photographs: Au/, Tp/ and masks in Gt/.
 
-python -m data_pipelines.generate --output DIR --images N --seed S
+python -m data_pipelines.generate --output DIR --images N --seed S [--world WORLD]
+python -m data_pipelines.generate --output DIR --images N --photographs DIR [--segments DIR]
 """
 
 import argparse
 
+from data_pipelines.generator.benchmark import WORLDS
 from data_pipelines.generator.folder import generate
-from sapl_jax.errors import run_main
+from data_pipelines.generator.photographs import SPLITS
+from sapl_jax.errors import UserError, run_main
 
 
 def main() -> int | None:
@@ -16,9 +19,27 @@ def main() -> int | None:
     parser.add_argument("--images", type=int, required=True, help="pictures, half of them tampered")
     parser.add_argument("--seed", type=int, default=0, help="no two seeds share a source picture")
     parser.add_argument("--size", type=int, default=256, help="longer side in pixels")
+    parser.add_argument(
+        "--world", choices=WORLDS, help="where generated forgeries differ: over their area "
+        "(interior, the default), at their outline only (seam), or every other pair so (both)",
+    )
+    parser.add_argument("--photographs", help="folder of real photographs to forge instead")
+    parser.add_argument("--segments", help="its label images <stem>.png; default: found by OpenCV")
+    parser.add_argument(
+        "--split", choices=SPLITS, help="the photographs to take: 80 (train, the default), 10 or "
+        "10 %% of them by a hash of their names, so that no two splits share one",
+    )
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     flags = parser.parse_args()
-    folder = generate(flags.output, flags.images, flags.seed, flags.size, workers=flags.workers)
+    if flags.photographs and flags.world:
+        raise UserError("--world is for generated pictures: leave it out with --photographs")
+    if not flags.photographs and (flags.segments or flags.split):
+        raise UserError("--segments and --split are for photographs: give --photographs too")
+    folder = generate(
+        flags.output, flags.images, flags.seed, flags.size, world=flags.world or "interior",
+        photographs=flags.photographs, segments=flags.segments, split=flags.split or "train",
+        workers=flags.workers,
+    )
     print(f"{flags.images} pictures in {folder}: Au/ (authentic), Tp/ (tampered), Gt/ (masks)")
     return None
 

@@ -15,6 +15,11 @@ from data_pipelines.generator.forgeries import (
     splice,
 )
 from data_pipelines.generator.scenes import render_scene
+from data_pipelines.generator.seams import KINDS as SEAM_KINDS
+from data_pipelines.generator.seams import seam_picture
+
+# interior: forgeries of other noise or resampling, seams blended. seam: nothing but the outline.
+WORLDS = ("interior", "seam", "both")
 
 # A splice from a twin of the target's camera would leave nothing to find.
 NOISE_RATIO = 2.5
@@ -28,6 +33,13 @@ class SourceId:
     seed: int
     number: int
 
+    def __str__(self) -> str:
+        return f"{self.seed}:{self.number}"
+
+    def rng(self) -> np.random.Generator:
+        """The random numbers that draw it."""
+        return np.random.default_rng(np.random.SeedSequence([self.seed, self.number]))
+
 
 @dataclass(frozen=True)
 class Example:
@@ -35,8 +47,8 @@ class Example:
 
     jpeg: bytes
     mask: np.ndarray | None
-    kind: str  # "authentic" or one of forgeries.KINDS
-    sources: tuple[SourceId, ...]
+    kind: str  # "authentic" or what was done to it
+    sources: tuple[SourceId, ...] | tuple[str, ...]  # str: names of photographs
 
 
 def photograph(
@@ -46,7 +58,7 @@ def photograph(
 
     `unlike`: a camera from which this one's noise must differ at least `NOISE_RATIO` times.
     """
-    rng = np.random.default_rng(np.random.SeedSequence([source.seed, source.number]))
+    rng = source.rng()
     camera = sample_camera(rng)
     while unlike is not None and _similar(camera, unlike):
         camera = sample_camera(rng)
@@ -85,50 +97,118 @@ def publish(
     return encode(picture, quality, subsampling), mask
 
 
-def kind_of(seed: int, number: int) -> str:
-    """What picture `number` is: "authentic" for even numbers, else one of forgeries.KINDS."""
-    if number % 2 == 0:
-        return "authentic"
-    return KINDS[int(_stream(seed, number, 4).integers(len(KINDS)))]
+def world_of(number: int, world: str) -> str:
+    """The world of picture `number`, "interior" or "seam": in "both", every other pair of them."""
+    return WORLDS[number // 2 % 2] if world == "both" else world
+
+
+def kind_of(seed: int, number: int, world: str = "interior") -> str:
+    """What picture `number` is: "authentic" for even numbers, else one of the world's KINDS."""
+    return "authentic" if number % 2 == 0 else _last_edit(seed, number, world)
+
+
+def sources_of(seed: int, number: int, world: str = "interior") -> tuple[SourceId, ...]:
+    """What picture `number` is made from. In "seam", decoys too come from a second scene."""
+    own, other = SourceId(seed, 2 * number), SourceId(seed, 2 * number + 1)
+    two = world_of(number, world) == "seam" or kind_of(seed, number, world) == "splicing"
+    return (own, other) if two else (own,)
+
+
+def _last_edit(seed: int, number: int, world: str) -> str:
+    kinds = KINDS if world_of(number, world) == "interior" else SEAM_KINDS
+    return kinds[int(stream(seed, number, 4).integers(len(kinds)))]
 
 
 def make_example(
-    seed: int, number: int, size: int = 256, limits: Limits | None = None
+    seed: int,
+    number: int,
+    size: int = 256,
+    limits: Limits | None = None,
+    world: str = "interior",
 ) -> Example:
     """Picture `number` of the endless benchmark `seed`, the same each time it is asked for.
 
     Picture n owns the sources 2n and 2n + 1, so no two pictures share one, nor do two seeds.
-    The longer side of the result is `size` pixels.
+    The longer side of the result is `size` pixels. world: one of WORLDS.
     """
     limits = limits or Limits()
-    rng = _stream(seed, number, 1)
+    rng = stream(seed, number, 1)
     aspect = ASPECTS[int(rng.integers(len(ASPECTS)))]
-    shrink = 1.0 if rng.random() < 0.5 else rng.uniform(0.85, 1.0)
-    scale = size / shrink / max(aspect)
+    scale = size / draw_shrink(rng) / max(aspect)
     width, height = (2 * round(side * scale / 2) for side in aspect)
 
     own, other = SourceId(seed, 2 * number), SourceId(seed, 2 * number + 1)
-    target, camera, _ = photograph(own, height, width)
-    kind = kind_of(seed, number)
-    sources: tuple[SourceId, ...] = (own,)
-    picture, mask = target.picture, None
-    if kind == "splicing":
-        donor, _, _ = photograph(other, height, width, unlike=camera)
-        sources = (own, other)
-        picture, mask = splice(rng, target, donor, limits)
-    elif kind == "copy-move":
-        picture, mask = copy_move(rng, target, limits)
-    elif kind == "removal":
-        picture, mask = remove(rng, target, limits)
+    kind, shape = kind_of(seed, number, world), (height, width)
+    if world_of(number, world) == "seam":
+        last, tampered = _last_edit(seed, number, world), number % 2 == 1
+        picture, mask = seam_picture(rng, own.rng(), other.rng(), shape, last, tampered, limits)
+    else:
+        picture, mask = _interior_picture(rng, own, other, shape, kind, limits)
+    jpeg, mask = finish(seed, number, picture, mask, size)
+    return Example(jpeg, mask, kind, sources_of(seed, number, world))
+
+
+def finish(
+    seed: int, number: int, picture: np.ndarray, mask: np.ndarray | None, size: int
+) -> tuple[bytes, np.ndarray | None]:
+    """Edits, saves and publishes picture `number` of either class: JPEG bytes and mask."""
     # An independent stream: how a picture is published must not depend on the forgery's draws.
-    rng = _stream(seed, number, 2)
+    rng = stream(seed, number, 2)
     picture = whole_picture_edit(rng, picture)
     if rng.random() < 0.5:  # Saved once by the editor, before it is published.
         picture = resave(picture, int(rng.integers(92, 99)), "4:4:4")
-    jpeg, mask = publish(rng, picture, mask, size)
-    return Example(jpeg, mask, kind, sources)
+    return publish(rng, picture, mask, size)
 
 
-def _stream(seed: int, number: int, use: int) -> np.random.Generator:
+def _interior_picture(
+    rng: np.random.Generator,
+    own: SourceId,
+    other: SourceId,
+    shape: tuple[int, int],
+    kind: str,
+    limits: Limits,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """A picture whose forgery, if any, differs over its whole area: uint8 [H, W, 3] and mask."""
+    target, camera, _ = photograph(own, *shape)
+    if kind == "splicing":
+        return splice(rng, target, photograph(other, *shape, unlike=camera)[0], limits)
+    if kind == "copy-move":
+        return copy_move(rng, target, limits)
+    if kind == "removal":
+        return remove(rng, target, limits)
+    return target.picture, None
+
+
+def draw_shrink(rng: np.random.Generator) -> float:
+    """The factor by which publishing shrinks a picture: half are not resized."""
+    return 1.0 if rng.random() < 0.5 else rng.uniform(0.85, 1.0)
+
+
+def stream(seed: int, number: int, use: int) -> np.random.Generator:
     """Random numbers of one picture for one use; sources have streams of two entries."""
     return np.random.default_rng(np.random.SeedSequence([seed, number, use]))
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The endless benchmark `seed` as the folder's writer takes it."""
+
+    seed: int
+    size: int
+    world: str = "interior"
+
+    def settings(self) -> dict[str, object]:
+        """What tells this benchmark from others."""
+        return {} if self.world == "interior" else {"world": self.world}
+
+    def kind(self, number: int) -> str:
+        """What picture `number` is."""
+        return kind_of(self.seed, number, self.world)
+
+    def sources(self, number: int) -> tuple[SourceId, ...]:
+        """What picture `number` is made from."""
+        return sources_of(self.seed, number, self.world)
+
+    def make(self, number: int) -> Example:
+        """Picture `number`."""
+        return make_example(self.seed, number, self.size, world=self.world)

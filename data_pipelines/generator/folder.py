@@ -13,7 +13,8 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
-from data_pipelines.generator.benchmark import kind_of, make_example
+from data_pipelines.generator.benchmark import WORLDS, Generated
+from data_pipelines.generator.photographs import Forged, open_library
 from data_pipelines.turns import only_one
 from sapl_jax.errors import UserError
 
@@ -21,6 +22,7 @@ MARK = "generator.json"
 SOURCES = "sources.csv"
 # Raised whenever the same seed would give other pictures.
 VERSION = 1
+Recipe = Generated | Forged
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -30,10 +32,18 @@ def generate(
     seed: int,
     size: int = 256,
     *,
+    world: str = "interior",
+    photographs: str | Path | None = None,
+    segments: str | Path | None = None,
+    split: str = "train",
     workers: int | None = None,
     progress: bool = True,
 ) -> Path:
     """Writes `images` pictures, half authentic and half tampered, into `output`; returns it.
+
+    world: one of benchmark.WORLDS. photographs: a folder of real photographs to take instead of
+    generated scenes, of which `split` names the share and `segments` has label images (see
+    `photographs.open_library`).
 
     Layout: Au/<n>_authentic.jpg, Tp/<n>_<kind>.jpg, Gt/<n>_<kind>_gt.png (255 = tampered);
     `generator.json` marks the folder, `sources.csv` names each picture's sources. Pictures that
@@ -42,7 +52,8 @@ def generate(
 
     Raises:
         UserError: fewer than 2 images, a size below 64, a folder that holds something else or the
-            pictures of another seed, size or version, no permission, a full disk.
+            pictures of another seed, size, world, library or version, no permission, a full disk,
+            photographs that cannot be used.
     """
     folder = Path(output).expanduser()
     if images < 2:
@@ -51,16 +62,22 @@ def generate(
         raise UserError(f"--size {size}: expected at least 64 pixels on the longer side")
     if seed < 0:
         raise UserError(f"--seed {seed}: expected 0 or more")
+    if world not in WORLDS:
+        raise UserError(f"--world {world}: expected one of {', '.join(WORLDS)}")
+    recipe: Recipe = Generated(seed, size, world)
+    if photographs is not None:
+        recipe = Forged(seed, size, open_library(photographs, segments, split))
+    settings = {"generator": "sapl_jax", "version": VERSION, "seed": seed, "size": size}
     try:
-        _claim(folder, {"generator": "sapl_jax", "version": VERSION, "seed": seed, "size": size})
+        _claim(folder, settings | recipe.settings())
         with only_one(folder / MARK, "generates the same pictures"):
-            missing = [n for n in range(images) if not _picture_path(folder, seed, n).is_file()]
+            missing = [n for n in range(images) if not _picture_path(folder, recipe, n).is_file()]
             bar = tqdm(total=images, initial=images - len(missing), unit="pictures",
                        desc=f"generating {folder.name}", disable=not progress)
             with bar:
-                for _ in _write_all(folder, missing, seed, size, workers or os.cpu_count() or 1):
+                for _ in _write_all(folder, missing, recipe, workers or os.cpu_count() or 1):
                     bar.update()
-            _write_sources(folder, images, seed)
+            _write_sources(folder, images, recipe)
     except OSError as error:
         if error.errno in _FULL:
             raise UserError(
@@ -98,16 +115,16 @@ def _claim(folder: Path, settings: dict[str, object]) -> None:
         (folder / name).mkdir(exist_ok=True)
 
 
-def _picture_path(folder: Path, seed: int, number: int) -> Path:
-    kind = kind_of(seed, number)
+def _picture_path(folder: Path, recipe: Recipe, number: int) -> Path:
+    kind = recipe.kind(number)
     return folder / ("Au" if kind == "authentic" else "Tp") / f"{number:06d}_{kind}.jpg"
 
 
 def _write_all(
-    folder: Path, numbers: list[int], seed: int, size: int, workers: int
+    folder: Path, numbers: list[int], recipe: Recipe, workers: int
 ) -> Iterator[None]:
     """Writes the pictures of these numbers, yielding after each."""
-    jobs = [(str(folder), number, seed, size) for number in numbers]
+    jobs = [(folder, number, recipe) for number in numbers]
     if workers == 1 or len(jobs) < 8:
         yield from map(_write_one, jobs)
         return
@@ -125,10 +142,10 @@ def _one_thread() -> None:
     cv2.setNumThreads(1)  # The processes fill the cores.
 
 
-def _write_one(job: tuple[str, int, int, int]) -> None:
-    folder, number, seed, size = Path(job[0]), *job[1:]
-    path = _picture_path(folder, seed, number)
-    example = make_example(seed, number, size)
+def _write_one(job: tuple[Path, int, Recipe]) -> None:
+    folder, number, recipe = job
+    path = _picture_path(folder, recipe, number)
+    example = recipe.make(number)
     if example.mask is not None:
         done, png = cv2.imencode(".png", example.mask)
         if not done:
@@ -138,15 +155,14 @@ def _write_one(job: tuple[str, int, int, int]) -> None:
     _replace(path, example.jpeg)
 
 
-def _write_sources(folder: Path, images: int, seed: int) -> None:
+def _write_sources(folder: Path, images: int, recipe: Recipe) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["picture", "kind", "sources"])
     for number in range(images):
-        path, kind = _picture_path(folder, seed, number), kind_of(seed, number)
-        sources = [2 * number, 2 * number + 1] if kind == "splicing" else [2 * number]
-        names = " ".join(f"{seed}:{source}" for source in sources)
-        writer.writerow([path.relative_to(folder).as_posix(), kind, names])
+        name = _picture_path(folder, recipe, number).relative_to(folder).as_posix()
+        sources = "/".join(map(str, recipe.sources(number)))  # no file name has a slash
+        writer.writerow([name, recipe.kind(number), sources])
     _replace(folder / SOURCES, text.getvalue().encode())
 
 

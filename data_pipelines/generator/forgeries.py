@@ -8,6 +8,7 @@ import numpy as np
 from data_pipelines.generator.scenes import blob
 
 KINDS = ("splicing", "copy-move", "removal")
+SOFT = (0.4, 1.6)  # Gaussian sigmas of an outline, pixels: an edge softened over up to two
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def choose_region(
             return mask
 
 
-def _place(
+def place(
     rng: np.random.Generator,
     source: Source,
     mask: np.ndarray,
@@ -93,13 +94,17 @@ def _place(
     return moved, np.where(moved_mask > 127, 255, 0).astype(np.uint8)
 
 
-def _blend(
-    rng: np.random.Generator, below: np.ndarray, above: np.ndarray, mask: np.ndarray
-) -> np.ndarray:
-    """Pastes `above` over `below` with an edge softened over up to two pixels, uint8."""
-    weight = cv2.GaussianBlur(mask, (0, 0), rng.uniform(0.4, 1.6)).astype(np.float32) / 255
+def blend(below: np.ndarray, above: np.ndarray, mask: np.ndarray, soft: float) -> np.ndarray:
+    """Pastes `above` over `below`, uint8, its edge softened by a Gaussian of `soft` pixels."""
+    weight = cv2.GaussianBlur(mask, (0, 0), soft).astype(np.float32) / 255
     mixed = below + weight[..., None] * (above.astype(np.float32) - below)
     return np.rint(mixed).astype(np.uint8)
+
+
+def outline_step(below: np.ndarray, above: np.ndarray, mask: np.ndarray) -> float:
+    """The mean step along the mask's outline when `above` is laid over `below`, as they measure."""
+    outline = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+    return float(np.abs(above[outline].astype(np.float32) - below[outline]).mean())
 
 
 def _match_colours(below: np.ndarray, above: np.ndarray, mask: np.ndarray, share: float):
@@ -119,12 +124,12 @@ def splice(
         turned = rng.random() < 0.5
         scale = rng.uniform(0.75, 1.25) if turned else 1.0
         angle = rng.uniform(-25, 25) if turned else 0.0
-        above, mask = _place(rng, donor, region, shape, scale, angle)
+        above, mask = place(rng, donor, region, shape, scale, angle)
         if limits.accept(mask):
             break
     if rng.random() < 0.5:
         above = _match_colours(target.picture, above, mask, rng.uniform(0.3, 0.9))
-    return _blend(rng, target.picture, above, mask), mask
+    return blend(target.picture, above, mask, rng.uniform(*SOFT)), mask
 
 
 def copy_move(
@@ -136,10 +141,10 @@ def copy_move(
         region = choose_region(rng, target, limits)
         scale = rng.uniform(1.3, 2.2) if rng.random() < 0.7 else rng.uniform(0.5, 0.75)
         angle = rng.uniform(-30, 30)
-        above, mask = _place(rng, target, region, shape, scale, angle)
+        above, mask = place(rng, target, region, shape, scale, angle)
         overlap = float(np.mean(region[mask > 127] > 127)) if mask.any() else 1.0
         if limits.accept(mask) and overlap < 0.5:
-            return _blend(rng, target.picture, above, mask), mask
+            return blend(target.picture, above, mask, rng.uniform(*SOFT)), mask
 
 
 def remove(

@@ -1,0 +1,259 @@
+"""Forgeries from a folder of real photographs, with the history that both classes share.
+
+Pictures 2k and 2k + 1, one authentic, one tampered, show the same photograph in two crops, so every
+photograph is as often in one class as in the other. Photographs are parted twice: by a hash of
+their names into train, validation and test (`--split`), and each of these into groups. Forgeries
+take target and donor from one group, so that a training set can be split again without sharing one.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from data_pipelines.generator.benchmark import (
+    Example,
+    draw_shrink,
+    finish,
+    stream,
+)
+from data_pipelines.generator.forgeries import (
+    Limits,
+    Source,
+    blend,
+    choose_region,
+    outline_step,
+    place,
+    remove,
+)
+from data_pipelines.images import read_image, read_mask
+from data_pipelines.listing import list_pictures
+from sapl_jax.errors import UserError
+
+SPLITS = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
+# Removals are rare, as in CASIA: an inpainted outline is weaker than the edges around it.
+ODDS = {"splicing": 0.45, "copy-move": 0.45, "removal": 0.1}
+CANDIDATES = 2  # pastes drawn for each one that is made, the one with the strongest step
+_GROUPS, _GROUP_SIZE = 20, 4  # at most so many groups, of at least so many photographs
+
+
+@dataclass(frozen=True)
+class Library:
+    """The photographs of one split in the order of their hash, and label images by stem."""
+
+    pictures: tuple[Path, ...]
+    segments: dict[str, Path]
+    split: str
+
+    def groups(self) -> int:
+        """The number of groups: photographs i and j share one where i = j modulo it."""
+        return max(1, min(_GROUPS, len(self.pictures) // _GROUP_SIZE))
+
+    def digest(self) -> str:
+        """12 hex digits that change with the names and sizes of the files."""
+        files = [*self.pictures, *(self.segments.get(p.stem) for p in self.pictures)]
+        text = [f"{file.name}:{file.stat().st_size}" for file in files if file]
+        return hashlib.sha256("/".join(text).encode()).hexdigest()[:12]
+
+
+def open_library(
+    folder: str | Path, segments: str | Path | None = None, split: str = "train"
+) -> Library:
+    """Lists the photographs of a folder that belong to a split.
+
+    The name decides: SHA-256 of "split/<stem>" as a share of 1 is below .8 for train, below .9
+    for validation, else test. So a photograph keeps its side when others come or go. segments: a
+    folder of label images <stem>.png (grey levels, one per object, of the photograph's size); where
+    one is missing, OpenCV finds objects.
+
+    Raises UserError for a folder that is none, fewer than two photographs in the split, label
+    images none of which belongs to a photograph, an unknown split.
+    """
+    if split not in SPLITS:
+        raise UserError(f"--split {split}: expected one of {', '.join(SPLITS)}")
+    found = _pictures(folder, "--photographs")
+    low, high = SPLITS[split]
+    ranked = sorted((_share(path.stem), path) for path in found)
+    pictures = tuple(path for share, path in ranked if low <= share < high)
+    if len(pictures) < 2:
+        raise UserError(
+            f"--photographs {folder}: {len(pictures)} of its {len(found)} photographs belong to "
+            f"--split {split}; expected at least 2 there, so give it more photographs"
+        )
+    labels = {} if segments is None else {p.stem: p for p in _pictures(segments, "--segments")}
+    if segments is not None and not any(path.stem in labels for path in found):
+        raise UserError(
+            f"--segments {segments}: none of its {len(labels)} pictures is named as a photograph "
+            f"of {folder}; expected <stem>.png, for instance {found[0].stem}.png"
+        )
+    return Library(pictures, labels, split)
+
+
+def _pictures(folder: str | Path, flag: str) -> list[Path]:
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise UserError(f"{flag} {folder}: no such folder; expected one of pictures")
+    return list_pictures(path)[0]
+
+
+def _share(stem: str) -> float:
+    return int.from_bytes(hashlib.sha256(f"split/{stem}".encode()).digest()[:4]) / 2**32
+
+
+def kind_of(seed: int, number: int) -> str:
+    """What picture `number` is: "authentic" for even numbers, else by ODDS."""
+    if number % 2 == 0:
+        return "authentic"
+    return str(stream(seed, number, 4).choice(list(ODDS), p=list(ODDS.values())))
+
+
+def _chosen(library: Library, seed: int, number: int) -> tuple[Path, Path]:
+    """The photographs, target and donor, of picture `number`; they differ."""
+    group, turn = number // 2 % library.groups(), number // 2 // library.groups()
+    members = library.pictures[group :: library.groups()]
+    order = stream(seed, group, 5).permutation(len(members))
+    step = int(stream(seed, number, 6).integers(1, len(members)))
+    return tuple(members[order[(turn + k) % len(members)]] for k in (0, step))
+
+
+def photograph_example(
+    library: Library, seed: int, number: int, size: int = 256, limits: Limits | None = None
+) -> Example:
+    """Picture `number` of the endless set `seed` of a library, its longer side `size` pixels.
+
+    Even numbers are authentic, odd ones tampered; crop, size, edits and saves are drawn alike.
+    """
+    limits, rng = limits or Limits(), stream(seed, number, 1)
+    longer = round(size / draw_shrink(rng))
+    kind = kind_of(seed, number)
+    paths = _chosen(library, seed, number)
+    target = _view(rng, library, paths[0], longer, kind in ("copy-move", "removal"), limits)
+    picture, mask = target.picture, None
+    if kind == "removal":
+        picture, mask = remove(rng, target, limits)
+    elif kind != "authentic":
+        splicing = kind == "splicing"
+        donor = _view(rng, library, paths[1], longer, True, limits) if splicing else target
+        picture, mask = _paste(rng, target, donor, limits)
+    jpeg, mask = finish(seed, number, picture, mask, size)
+    return Example(jpeg, mask, kind, sources_of(library, seed, number))
+
+
+def sources_of(library: Library, seed: int, number: int) -> tuple[str, ...]:
+    """Names of the photographs that picture `number` is made from."""
+    paths = _chosen(library, seed, number)
+    return tuple(p.name for p in paths[: 2 if kind_of(seed, number) == "splicing" else 1])
+
+
+def _view(
+    rng: np.random.Generator,
+    library: Library,
+    path: Path,
+    longer: int,
+    objects: bool,
+    limits: Limits,
+) -> Source:
+    """A random crop of a photograph, perhaps mirrored, resized; with its objects if asked for."""
+    picture = read_image(path)
+    height, width = picture.shape[:2]
+    label_file = library.segments.get(path.stem) if objects else None
+    labels = None if label_file is None else read_mask(label_file)
+    if labels is not None and labels.shape != (height, width):
+        raise UserError(
+            f"{label_file}: {labels.shape[1]} x {labels.shape[0]} pixels, but its photograph has "
+            f"{width} x {height}; expected the same size"
+        )
+    share = rng.uniform(0.75, 1)
+    tall, wide = max(2, round(share * height)), max(2, round(share * width))
+    y, x = int(rng.integers(height - tall + 1)), int(rng.integers(width - wide + 1))
+    window = np.s_[y : y + tall, x : x + wide]
+    mirror = slice(None, None, -1 if rng.random() < 0.5 else 1)
+    scale = longer / max(tall, wide)
+    shape = (max(2, round(scale * wide)), max(2, round(scale * tall)))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    picture = cv2.resize(picture[window][:, mirror], shape, interpolation=how)
+    if not objects:
+        return Source(picture, [])
+    if labels is None:
+        labels = find_segments(picture)
+    else:
+        labels = cv2.resize(labels[window][:, mirror], shape, interpolation=cv2.INTER_NEAREST)
+    return Source(picture, _objects(labels, limits))
+
+
+def find_segments(picture: np.ndarray) -> np.ndarray:
+    """Labels, int32 [H, W], of the even-coloured areas of a picture, uint8 [H, W, 3]; 0: none.
+
+    Mean shift evens out texture; areas away from its edges are grown back to them by watershed.
+    """
+    smooth = cv2.pyrMeanShiftFiltering(picture, 8, 24)
+    edges = cv2.Canny(smooth, 30, 80, L2gradient=True)
+    distance = cv2.distanceTransform(255 - edges, cv2.DIST_L2, 5)
+    cores = (distance > max(2, 0.015 * max(picture.shape[:2]))).astype(np.uint8)
+    return np.maximum(cv2.watershed(smooth, cv2.connectedComponents(cores)[1]), 0)
+
+
+def _objects(labels: np.ndarray, limits: Limits) -> list[np.ndarray]:
+    """Masks, uint8 [H, W], of the labelled areas of a size worth cutting out, holes filled."""
+    masks = []
+    for label in np.unique(labels[labels > 0]):
+        area = (labels == label).astype(np.uint8)
+        outlines = cv2.findContours(area, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+        largest = max(outlines, key=cv2.contourArea)
+        mask = cv2.drawContours(np.zeros_like(area), [largest], 0, 255, -1)
+        if limits.accept(mask):
+            masks.append(mask)
+    return masks
+
+
+def _paste(
+    rng: np.random.Generator, target: Source, donor: Source, limits: Limits
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pastes an object of `donor`, perhaps scaled and turned, into `target` (maybe the same)."""
+    shape = (target.picture.shape[0], target.picture.shape[1])
+    pastes: list[tuple[np.ndarray, np.ndarray]] = []
+    while len(pastes) < CANDIDATES:
+        region = choose_region(rng, donor, limits, objects=1.0)
+        turned = rng.random() < 0.5
+        scale = rng.uniform(0.7, 1.4) if turned else 1.0
+        angle = rng.uniform(-30, 30) if turned else 0.0
+        above, mask = place(rng, donor, region, shape, scale, angle)
+        if limits.accept(mask) and (donor is not target or np.mean(region[mask > 0] > 0) < 0.5):
+            pastes.append((above, mask))
+    above, mask = max(pastes, key=lambda paste: outline_step(target.picture, *paste))
+    # Hard as scissors cut, or slightly softened as an editor's brush does.
+    soft = 0.0 if rng.random() < 0.6 else rng.uniform(0.4, 1.0)
+    if soft:
+        return blend(target.picture, above, mask, soft), mask
+    return np.where(mask[..., None] > 0, above, target.picture), mask
+
+
+@dataclass(frozen=True)
+class Forged:
+    """The endless set `seed` of a library as the folder's writer takes it."""
+
+    seed: int
+    size: int
+    library: Library
+
+    def settings(self) -> dict[str, object]:
+        """What tells this set from others."""
+        library = self.library
+        return {
+            "photographs": len(library.pictures), "split": library.split,
+            "files": library.digest(),
+        }
+
+    def kind(self, number: int) -> str:
+        """What picture `number` is."""
+        return kind_of(self.seed, number)
+
+    def sources(self, number: int) -> tuple[str, ...]:
+        """What picture `number` is made from."""
+        return sources_of(self.library, self.seed, number)
+
+    def make(self, number: int) -> Example:
+        """Picture `number`."""
+        return photograph_example(self.library, self.seed, number, self.size)
