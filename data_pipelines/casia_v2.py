@@ -10,7 +10,7 @@ class CasiaV2(PictureBuilder):
     """
 
     DATASET = "casia_v2"
-    RELEASE_NOTES = {"1.0.0": "Resized pictures as PNG with patch-level soft edge maps."}
+    RELEASE_NOTES = {"1.1.0": "Resized pictures as PNG, soft edges as means inside the picture."}
     BUILDER_CONFIGS = [PictureConfig(name="512p14", description="The paper's geometry.")]
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
     CASIA v2.0 is for research. It was published at http://forensics.idealtest.org/casiav2/

@@ -7,7 +7,7 @@ class Folder(PictureBuilder):
     """Your own pictures: authentic ones in `Au/`, tampered ones in `Tp/`."""
 
     DATASET = "folder"
-    RELEASE_NOTES = {"1.0.0": "Resized pictures as PNG with patch-level soft edge maps."}
+    RELEASE_NOTES = {"1.1.0": "Resized pictures as PNG, soft edges as means inside the picture."}
     BUILDER_CONFIGS = [PictureConfig(name="512p14", description="The paper's geometry.")]
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
     Put authentic pictures into Au/ and tampered ones into Tp/ of one folder and run

@@ -61,7 +61,7 @@ class PictureBuilder(tfds.core.GeneratorBasedBuilder):
     Unreadable files are left out and listed in skipped.json beside the records.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     # TFDS 4.9.10 would find this file through importlib_resources, which it does not install.
     code_path = Path(__file__)
     workers: int = os.cpu_count() or 1

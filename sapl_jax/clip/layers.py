@@ -104,5 +104,15 @@ class Block(nnx.Module):
         h = self.norm2(x)
         return x + self.fc2(ACTIVATIONS[self.activation](self.fc1(h)))
 
+    def with_values(self, x: jax.Array, patches: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """One block of the V-V path beside the usual one, not causal: both [B, T, D].
+
+        `patches` collects softmax(v v^T) v of every block and skips the MLPs, as in CLIP Surgery
+        (arXiv 2304.05653) and AnomalyCLIP (arXiv 2310.18961).
+        """
+        v = self._split_heads(self.v(self.norm1(x)))
+        patches = patches + self.out(attention(v, v, v, causal=False).reshape(x.shape))
+        return self(x, causal=False), patches
+
     def _split_heads(self, x: jax.Array) -> jax.Array:
         return x.reshape(*x.shape[:-1], self.heads, -1)

@@ -37,7 +37,13 @@ def make_blocks(config: TowerConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Block:
 
 
 def run_blocks(
-    blocks: Block, x: jax.Array, taps: Sequence[int], *, causal: bool, remat: bool
+    blocks: Block,
+    x: jax.Array,
+    taps: Sequence[int],
+    *,
+    causal: bool,
+    remat: bool,
+    values: bool = False,
 ) -> tuple[list[jax.Array], jax.Array]:
     """Runs all blocks and keeps the hidden states that `taps` names.
 
@@ -48,6 +54,8 @@ def run_blocks(
         causal: whether the attention is causal.
         remat: recompute each block in the backward pass. Otherwise the results of its linear
             layers are kept; norms, activations and attention weights are recomputed either way.
+        values: the tapped states are those of the V-V path (`Block.with_values`), which leaves the
+            usual one at the block of the first tap above 0.
 
     Returns:
         The tapped states in the order of `taps`, and the last hidden state. Each [B, T, D].
@@ -64,30 +72,33 @@ def run_blocks(
         )
     kept = {0: x}
     stops = sorted({tap for tap in taps if tap > 0} | {depth})
-    start = 0
+    start, state = 0, (x,)
     for stop in stops:
-        x = _run_segment(blocks, x, start, stop, causal, remat)
-        kept[stop] = x
+        if values and start == 0:
+            (x,) = _run_segment(blocks, state, 0, stop - 1, causal, remat)
+            start, state = stop - 1, (x, x)
+        state = _run_segment(blocks, state, start, stop, causal, remat)
+        kept[stop] = state[-1]
         start = stop
-    return [kept[tap] for tap in taps], x
+    return [kept[tap] for tap in taps], state[0]
 
 
 def _run_segment(
-    blocks: Block, x: jax.Array, start: int, stop: int, causal: bool, remat: bool
-) -> jax.Array:
-    graphdef, state = nnx.split(blocks)
-    lora, frozen = nnx.split_state(state, LoRAParam, nnx.Param)
+    blocks: Block, state: tuple, start: int, stop: int, causal: bool, remat: bool
+) -> tuple:
+    graphdef, weights = nnx.split(blocks)
+    lora, frozen = nnx.split_state(weights, LoRAParam, nnx.Param)
 
     # The frozen weights are closed over and indexed inside the step: as scanned inputs, each
     # segment's slice of them would be a copy. The checkpoint policy keeps what indexing gives out
     # of the residuals, where it would be a second copy of all weights.
-    def step(h: jax.Array, scanned: tuple[jax.Array, nnx.State]) -> tuple[jax.Array, None]:
+    def step(h: tuple, scanned: tuple[jax.Array, nnx.State]) -> tuple[tuple, None]:
         index, lora_of_block = scanned
         frozen_of_block = jax.tree.map(
             lambda w: jax.lax.dynamic_index_in_dim(w, index, keepdims=False), frozen
         )
         block = nnx.merge(graphdef, lora_of_block, frozen_of_block)
-        return block(h, causal=causal), None
+        return (block.with_values(*h) if len(h) == 2 else (block(*h, causal=causal),)), None
 
     # By name rather than "all products": LoRA's two would each be kept beside their sum.
     policies = jax.checkpoint_policies
@@ -97,4 +108,4 @@ def _run_segment(
     scanned = (jnp.arange(start, stop), lora_of_segment)
     # A scan keeps forward and backward apart, so the costly barrier against CSE is not needed.
     checkpointed = jax.checkpoint(step, policy=policy, prevent_cse=False)
-    return jax.lax.scan(checkpointed, x, scanned)[0]
+    return jax.lax.scan(checkpointed, state, scanned)[0]

@@ -39,7 +39,11 @@ class VisionTower(nnx.Module):
         self.post_norm = LayerNorm(width, config.layer_norm_eps, dtype)
 
     def __call__(
-        self, pixels: jax.Array, taps: tuple[int, ...] = (), remat: bool = False
+        self,
+        pixels: jax.Array,
+        taps: tuple[int, ...] = (),
+        remat: bool = False,
+        values: bool = False,
     ) -> VisionFeatures:
         """Features of normalised pictures.
 
@@ -48,12 +52,15 @@ class VisionTower(nnx.Module):
                 patch; pixels beyond the last whole patch are not used (as in the original).
             taps: hidden states wanted: k is the output of block k, 0 the input of the first.
             remat: recompute each block in the backward pass, for less memory.
+            values: tap the V-V path (`run_blocks`).
 
         Raises:
             UserError: a tap is beyond the depth, or the picture is smaller than a patch.
         """
         x = self.embed(pixels)
-        tapped, last = run_blocks(self.blocks, x, taps, causal=False, remat=remat)
+        tapped, last = run_blocks(
+            self.blocks, x, taps, causal=False, remat=remat, values=values
+        )
         stacked = jnp.stack(tapped) if tapped else jnp.zeros((0, *x.shape), x.dtype)
         return VisionFeatures(taps=stacked, pooled=self.post_norm(last[:, 0]))
 

@@ -28,7 +28,9 @@ def score_and_patch_map(
     """
     outputs = model(image, edge_map, valid)
     scores = jax.nn.softmax(outputs.image_logits, axis=-1)[:, TAMPERED]
-    heat = tampered_heat(outputs.similarity, model.scale, model.miss_cost)
+    heat = tampered_heat(
+        outputs.similarity, model.scale, valid.reshape(len(scores), -1), model.heat_map
+    )
     return scores, heat.reshape(edge_map.shape)
 
 

@@ -15,7 +15,7 @@ from sapl_jax.clip.tokens import class_token_ids
 from sapl_jax.errors import UserError
 from sapl_jax.models.hecl import ProjectionHeads
 from sapl_jax.models.layers import l2_normalize
-from sapl_jax.models.localization import pooled_logits
+from sapl_jax.models.localization import HeatMap, pooled_logits
 from sapl_jax.models.prompts import Prompts
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -49,18 +49,23 @@ class SAPL(nnx.Module):
         heads: ProjectionHeads | None,
         taps: tuple,
         pooled_patches: int = 0,
-        miss_cost: float = 1.0,
+        heat_map: HeatMap | None = None,
         edges: str = "own",
+        logit_scale: float = 0.0,
+        value_attention: bool = False,
     ):
         """`taps` are vision blocks counted from 1; `heads`: HECL's own, where it has them.
 
         `pooled_patches`: patches that give the image logits; 0: the CLS feature gives them.
-        `miss_cost`: see `tampered_heat`; training does not depend on it.
+        `heat_map`: see `tampered_heat`; training does not depend on it.
         `edges`: "own", or "another": each picture gets the edge map of its neighbour in the batch
         (of this device). A control: what edges are worth must be lost with another's.
+        `logit_scale`: of all cosines; 0: CLIP's own. `value_attention`: patches from the V-V path.
         """
+        self.logit_scale = logit_scale
+        self.value_attention = value_attention
         self.edges = edges
-        self.miss_cost = miss_cost
+        self.heat_map = heat_map or HeatMap()
         self.pooled_patches = pooled_patches
         self.clip = clip
         self.prompts = prompts
@@ -74,7 +79,9 @@ class SAPL(nnx.Module):
 
     @property
     def scale(self) -> jax.Array:
-        """CLIP's frozen logit scale, exponentiated, float32."""
+        """The logit scale, float32: the configured one, or CLIP's frozen one, exponentiated."""
+        if self.logit_scale:
+            return jnp.float32(self.logit_scale)
         return jnp.exp(self.clip.logit_scale[...].astype(jnp.float32))
 
     def __call__(
@@ -92,7 +99,9 @@ class SAPL(nnx.Module):
         edge_map, valid = edge_map.reshape(batch, -1), valid.reshape(batch, -1)
         if self.edges == "another":
             edge_map = jnp.roll(edge_map, 1, axis=0) * valid
-        features = self.clip.vision(normalize_pixels(image), self.taps, remat=remat)
+        features = self.clip.vision(
+            normalize_pixels(image), self.taps, remat=remat, values=self.value_attention
+        )
         # The frozen final layer norm puts all depths on one scale before they are compared.
         normed = self.clip.vision.post_norm(features.taps[:, :, 1:])
         embeddings = self.clip.visual_projection(normed)
@@ -178,8 +187,19 @@ def assemble_sapl(clip: CLIP, class_ids: Sequence[Sequence[int]], config: Config
     if model.hecl.enabled and model.hecl.space == "own":
         width = clip.config.projection_dim
         heads = ProjectionHeads(len(taps), width, model.hecl.feature_dim, rngs)
+    heat_map = HeatMap(
+        model.heat_map.miss_cost, taps=model.heat_map.taps, normalize=model.heat_map.normalize
+    )
     return SAPL(
-        clip, prompts, heads, taps, model.pooled_patches, model.heat_map.miss_cost, model.edges
+        clip,
+        prompts,
+        heads,
+        taps,
+        model.pooled_patches,
+        heat_map,
+        model.edges,
+        model.logit_scale,
+        model.value_attention,
     )
 
 

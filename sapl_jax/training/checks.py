@@ -11,8 +11,10 @@ from sapl_jax.models.hecl import GIVERS
 _MEMBERS = {"model.taps": int, "model.class_words": str, "clip.lora_targets": str}
 _CHOICES: dict[str, Collection[str]] = {
     "model.edges": ("own", "another"),
+    "model.heat_map.taps": ("logits", "probabilities"),
     "model.hecl.givers": GIVERS,
     "model.hecl.space": ("shared", "own"),
+    "train.keep": ("last", "best"),
     "model.hecl.keys": ("all", "prototypes"),
 }
 _ABOVE_ZERO = (
@@ -21,6 +23,7 @@ _ABOVE_ZERO = (
     "train.eval_every",
     "train.checkpoint_every",
     "train.learning_rate",
+    "train.prompt_rate",
     "train.tampered_weight",
     "model.attention_heads",
     "model.heat_map.miss_cost",
@@ -38,6 +41,7 @@ _AT_LEAST_ZERO = (
     "train.eval_batch_size",
     "model.prompt_length",
     "model.pooled_patches",
+    "model.logit_scale",
     "model.hecl.weight",
     "model.hecl.top_share",
     "model.heat_map.sigma",
