@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
     train.background_share = 0.75  # The generator's forgeries cover a quarter at most.
     train.warmup_steps = 50
     train.schedule = "cosine"
+    train.keep = "best"
     train.eval_every = 200
     train.checkpoint_every = 100
     train.eval_batch_size = 20

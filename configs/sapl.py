@@ -49,6 +49,8 @@ def get_config() -> ConfigDict:
     model.pooled_share = 0.1  # [ours] That share.
     # [ours] Soft edges: the picture's "own", or "another" picture's, a control: it must not gain.
     model.edges = "own"
+    model.logit_scale = 0.0  # [ours] Of all cosines. 0: CLIP's, about 100. AnomalyCLIP has 1 / .07.
+    model.value_attention = False  # [ours] Patches from V-V attention, as in AnomalyCLIP.
     model.attention_heads = 8  # [ours] Heads of ECPL's attention. Must divide the text width.
 
     model.hecl = hecl = ConfigDict()
@@ -72,6 +74,8 @@ def get_config() -> ConfigDict:
     # [ours] A missed tampered pixel costs as much as this many authentic ones marked by mistake: it
     # raises the heat map so that 0.5 is the threshold of least cost. 1 leaves the map as it is.
     heat_map.miss_cost = 1.0
+    heat_map.taps = "logits"  # [ours] Mean over the taps of "logits", or of "probabilities".
+    heat_map.normalize = False  # [ours] Stretch every map to [0,1].
     heat_map.threshold = 0.5  # The mask is heat map > threshold.
 
     config.train = train = ConfigDict()
@@ -79,6 +83,7 @@ def get_config() -> ConfigDict:
     train.epochs = 30.0  # [paper]
     train.num_steps = 0  # Optimizer steps. 0: as many as the epochs ask for.
     train.learning_rate = 1e-5  # [paper] AdamW.
+    train.prompt_rate = 1.0  # [ours] Times the learning rate, for learned context vectors.
     train.weight_decay = 0.01  # [ours] AdamW's decoupled decay, PyTorch's default.
     train.warmup_steps = 0  # [ours] Linear warm-up of the learning rate.
     train.schedule = "constant"  # [ours] "constant" or "cosine" (to zero at the last step).
@@ -94,5 +99,6 @@ def get_config() -> ConfigDict:
     train.eval_every = 500  # Steps between validations (I-AUC on the held-out training pictures).
     train.eval_batch_size = 0  # Global. 0: the training batch size.
     train.checkpoint_every = 500  # Steps between checkpoints of the run ("last").
+    train.keep = "last"  # Checkpoint to use: "last", or "best" by validation I-AUC.
     train.max_bad_steps = 10  # Steps with non-finite gradients, in a row, before the run stops.
     return config.lock()

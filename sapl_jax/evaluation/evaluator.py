@@ -231,15 +231,7 @@ def evaluate_dataset(
     summary = protocols.summarise(protocol, [record.scores for record in records])
     summary |= {"skipped": len(skipped), "noted": len(notes)}
     result = DatasetResult(
-        label,
-        listing.name,
-        listing.root,
-        summary,
-        records,
-        skipped,
-        notes,
-        digest.hexdigest(),
-        0.0,
+        label, listing.name, listing.root, summary, records, skipped, notes, digest.hexdigest(), 0.0
     )
     result.draws = intervals.bootstrap(protocol, result.by_name)
     result.seconds = time.monotonic() - start

@@ -1,5 +1,6 @@
 """From patch-prompt similarity to the image score and the heat map."""
 
+import dataclasses
 import math
 
 import cv2
@@ -8,6 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.listing import TAMPERED  # Also the index of the "fake" prompt.
+
+
+@dataclasses.dataclass(frozen=True)
+class HeatMap:
+    """How patches become a heat map.
+
+    miss_cost: of a missed tampered patch, where one marked by mistake costs 1; above 0.
+    taps: the mean over the taps is one of their "logits", or of their "probabilities".
+    normalize: stretch each picture's map so that its valid patches span [0,1].
+    """
+
+    miss_cost: float = 1.0
+    taps: str = "logits"
+    normalize: bool = False
 
 
 def tampered_margin(similarity: jax.Array, scale: jax.Array) -> jax.Array:
@@ -23,20 +38,33 @@ def tampered_margin(similarity: jax.Array, scale: jax.Array) -> jax.Array:
     return jnp.mean(scale * difference, axis=0)
 
 
-def tampered_heat(similarity: jax.Array, scale: jax.Array, miss_cost: float) -> jax.Array:
+def tampered_heat(
+    similarity: jax.Array, scale: jax.Array, valid: jax.Array, options: HeatMap
+) -> jax.Array:
     """Patch heat map [B,T] float32 in [0,1].
 
-    At a miss_cost of 1 it is the softmax over the classes of the logits' mean over the taps: a
-    probability p. Calling a patch tampered costs least where p > 1 / (1 + miss_cost) (Elkan 2001,
-    "The foundations of cost-sensitive learning"); log(miss_cost) added to the margin moves that
-    threshold to 0.5. Ours.
+    At a miss_cost of 1 it is the softmax over the classes of the logits' mean over the taps (or the
+    mean of the taps' softmax): a probability p. Calling a patch tampered costs least where p > 1 /
+    (1 + miss_cost) (Elkan 2001, "The foundations of cost-sensitive learning"); log(miss_cost) added
+    to the margin moves that threshold to 0.5. Ours.
 
     Args:
         similarity: [L,B,T,2] cosine of patch and prompt, authentic first.
         scale: CLIP's logit scale, scalar.
-        miss_cost: of a missed tampered patch, where one marked by mistake costs 1; above 0.
+        valid: [B,T] bool, patches inside the picture.
+        options: see `HeatMap`.
     """
-    return jax.nn.sigmoid(tampered_margin(similarity, scale) + math.log(miss_cost))
+    if options.taps == "probabilities":
+        each = jax.vmap(lambda s: jax.nn.sigmoid(tampered_margin(s[None], scale)))(similarity)
+        margin = jax.scipy.special.logit(jnp.mean(each, axis=0))
+    else:
+        margin = tampered_margin(similarity, scale)
+    heat = jax.nn.sigmoid(margin + math.log(options.miss_cost))
+    if options.normalize:
+        low = jnp.min(jnp.where(valid, heat, 1.0), axis=1, keepdims=True)
+        high = jnp.max(jnp.where(valid, heat, 0.0), axis=1, keepdims=True)
+        heat = jnp.clip((heat - low) / jnp.maximum(high - low, 1e-6), 0.0, 1.0)
+    return heat
 
 
 def pooled_logits(

@@ -115,7 +115,8 @@ class Prompts(nnx.Module):
         if self.uses_edges:
             if self.variant == "ecpl_no_edge":
                 edge_map = jnp.ones_like(edge_map)
-            tokens = self.edge_tokens(patches, cls, edge_map, valid)
+            norm = jnp.mean(jnp.linalg.norm(words[:, 0], axis=-1))
+            tokens = norm * self.edge_tokens(patches, cls, edge_map, valid)
             parts.append(jnp.broadcast_to(tokens[:, None], (batch, num_classes, *tokens.shape[1:])))
         parts.append(jnp.broadcast_to(words, (batch, *words.shape)))
         return jnp.concatenate(parts, axis=2), jnp.asarray(self.eot_positions, jnp.int32)

@@ -17,7 +17,7 @@ from sapl_jax.clip.tokens import class_token_ids
 from sapl_jax.errors import UserError
 from sapl_jax.models.hecl import ProjectionHeads
 from sapl_jax.models.layers import l2_normalize
-from sapl_jax.models.localization import TAMPERED, pooled_logits, tampered_heat
+from sapl_jax.models.localization import TAMPERED, HeatMap, pooled_logits, tampered_heat
 from sapl_jax.models.prompts import Prompts
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -55,19 +55,24 @@ class SAPL(nnx.Module):
         *,
         image_logits: str = "cls",
         pooled_share: float = 0.0,
-        miss_cost: float = 1.0,
+        heat_map: HeatMap | None = None,
         edges: str = "own",
+        logit_scale: float = 0.0,
+        value_attention: bool = False,
     ):
         """`taps` are vision blocks counted from 1; `heads`: HECL's own, where it has them.
 
         `image_logits`: "cls": the CLS feature gives them; "patches": the share `pooled_share` of
         the patches, those that look most tampered; "both": either does, and the score is the mean.
-        `miss_cost`: see `tampered_heat`; training does not depend on it.
+        `heat_map`: see `tampered_heat`; training does not depend on it.
         `edges`: "own", or "another": each picture gets the edge map of its neighbour in the batch
         (of this device). A control: what edges are worth must be lost with another's.
+        `logit_scale`: of all cosines; 0: CLIP's own. `value_attention`: patches from the V-V path.
         """
+        self.logit_scale = logit_scale
+        self.value_attention = value_attention
         self.edges = edges
-        self.miss_cost = miss_cost
+        self.heat_map = heat_map or HeatMap()
         self.image_logits = image_logits
         self.pooled_share = pooled_share
         self.clip = clip
@@ -82,7 +87,9 @@ class SAPL(nnx.Module):
 
     @property
     def scale(self) -> jax.Array:
-        """CLIP's frozen logit scale, exponentiated, float32."""
+        """The logit scale, float32: the configured one, or CLIP's frozen one, exponentiated."""
+        if self.logit_scale:
+            return jnp.float32(self.logit_scale)
         return jnp.exp(self.clip.logit_scale[...].astype(jnp.float32))
 
     def __call__(
@@ -105,7 +112,9 @@ class SAPL(nnx.Module):
         edge_map, valid = edge_map.reshape(batch, -1), valid.reshape(batch, -1)
         if self.edges == "another":
             edge_map = jnp.roll(edge_map, 1, axis=0) * valid
-        features = self.clip.vision(normalize_pixels(image), self.taps, recompute)
+        features = self.clip.vision(
+            normalize_pixels(image), self.taps, recompute, values=self.value_attention
+        )
         # The frozen final layer norm puts all depths on one scale before they are compared.
         normed = self.clip.vision.post_norm(features.taps[:, :, 1:])
         embeddings = self.clip.visual_projection(normed)
@@ -193,6 +202,9 @@ def assemble_sapl(clip: CLIP, class_ids: Sequence[Sequence[int]], config: Config
     if model.hecl.enabled and model.hecl.space == "own":
         width = clip.config.projection_dim
         heads = ProjectionHeads(len(taps), width, model.hecl.feature_dim, rngs)
+    heat_map = HeatMap(
+        model.heat_map.miss_cost, taps=model.heat_map.taps, normalize=model.heat_map.normalize
+    )
     return SAPL(
         clip,
         prompts,
@@ -200,8 +212,10 @@ def assemble_sapl(clip: CLIP, class_ids: Sequence[Sequence[int]], config: Config
         taps,
         image_logits=model.image_logits,
         pooled_share=model.pooled_share,
-        miss_cost=model.heat_map.miss_cost,
+        heat_map=heat_map,
         edges=model.edges,
+        logit_scale=model.logit_scale,
+        value_attention=model.value_attention,
     )
 
 
@@ -227,7 +241,8 @@ def score_and_patch_map(
     """
     outputs = model(image, edge_map, valid)
     scores = jax.nn.softmax(outputs.image_logits, axis=-1)[:, TAMPERED]
-    heat = tampered_heat(outputs.similarity, model.scale, model.miss_cost)
+    flat = valid.reshape(len(scores), -1)
+    heat = tampered_heat(outputs.similarity, model.scale, flat, model.heat_map)
     return scores, heat.reshape(edge_map.shape)
 
 

@@ -13,8 +13,10 @@ _CHOICES: dict[str, Collection[str]] = {
     "model.edges": ("own", "another"),
     "model.image_logits": ("cls", "patches", "both"),
     "train.background_of": ("all", "authentic"),
+    "model.heat_map.taps": ("logits", "probabilities"),
     "model.hecl.givers": GIVERS,
     "model.hecl.space": ("shared", "own"),
+    "train.keep": ("last", "best"),
     "model.hecl.keys": ("all", "prototypes"),
 }
 _ABOVE_ZERO = (
@@ -23,6 +25,7 @@ _ABOVE_ZERO = (
     "train.eval_every",
     "train.checkpoint_every",
     "train.learning_rate",
+    "train.prompt_rate",
     "train.tampered_weight",
     "model.attention_heads",
     "model.pooled_share",
@@ -41,6 +44,7 @@ _AT_LEAST_ZERO = (
     "train.max_bad_steps",
     "train.eval_batch_size",
     "model.prompt_length",
+    "model.logit_scale",
     "model.hecl.weight",
     "model.hecl.top_share",
     "model.heat_map.sigma",

@@ -61,6 +61,8 @@ def test_similarities_and_logits_are_those_of_the_equations(tiny_config, batch):
     def word(*ids):
         return np.asarray(clip.text.embed(jnp.asarray(ids)))
 
+    words = [word(*ids) for ids in class_token_ids(clip, tiny_config.model.class_words)]
+    tokens *= np.linalg.norm(np.concatenate(words), axis=-1).mean()
     outputs = model(*batch)
     context = np.asarray(model.prompts.context[...])
     for b in range(3):

@@ -53,6 +53,8 @@ def test_overrides_reach_the_configuration(parse):
         ((PAPER, "--config.train.eval_every=0"), "eval_every is 0; expected more than 0"),
         ((PAPER, "--config.train.num_steps=-1"), "num_steps is -1; expected at least 0"),
         ((PAPER, "--config.train.learning_rate=nan"), "learning_rate is nan; expected more"),
+        ((PAPER, "--config.model.hecl.givers=all"), "expected one of label, tampered_both, both"),
+        ((PAPER, "--config.train.keep=first"), "keep is 'first'; expected one of last, best"),
         ((PAPER, "--wrkdir=x"), "Unknown command line flag 'wrkdir'"),
         (("--config=configs/absent.py",), "configs/absent.py"),
         (("--config=configs/ablations.py:absent",), "no ablation 'absent'"),

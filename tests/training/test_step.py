@@ -146,6 +146,21 @@ def test_a_step_with_bad_gradients_changes_only_the_counters(tiny_config):
     assert not np.isfinite(history[0]["loss"])
 
 
+def test_learned_context_has_a_rate_of_its_own(tiny_config):
+    start = flatten(split_model(build_sapl(tiny_config, jnp.float32))[0])
+    moved = []
+    for rate in (1.0, 10.0):
+        tiny_config.train.prompt_rate = rate
+        state, _ = run(tiny_config, jax.devices()[:1], steps=1)
+        after = flatten(state.params)
+        moved.append({name: after[name] - np.asarray(start[name]) for name in start})
+    for name, distance in moved[0].items():
+        times = 10.0 if name == "prompts/context" else 1.0
+        np.testing.assert_allclose(
+            moved[1][name], times * distance, rtol=1e-2, atol=1e-6, err_msg=name
+        )
+
+
 def test_weights_and_rates_follow_the_schedules(tiny_config):
     tiny_config.train.warmup_steps = 2
     tiny_config.train.schedule = "cosine"
