@@ -23,7 +23,7 @@ from data_pipelines.prepared import Prepared, fingerprint, open_prepared
 from data_pipelines.preprocess import Geometry
 from data_pipelines.readers import read_dataset
 from data_pipelines.soft_edges import EdgeOptions
-from sapl_jax import devices
+from sapl_jax import devices, processes
 from sapl_jax.errors import UserError, run_main
 from sapl_jax.models.sapl import build_sapl
 from sapl_jax.training.checks import check_values
@@ -142,15 +142,15 @@ def main(argv: list[str]) -> int | None:
     if config is None:
         raise UserError("No configuration. The paper's: --config configs/sapl.py")
 
-    devices.start_runtime()
+    processes.start_runtime()
     dtype = devices.compute_dtype(config.train.dtype)
     sizes = {"batch_size": config.train.batch_size, "eval_batch_size": config.train.eval_batch_size}
     for name, size in sizes.items():
         if name == "batch_size" or size:
             devices.check_batch_size(f"config.train.{name}", size, jax.device_count())
-    devices.report_devices(dtype)
+    processes.report_devices(dtype)
     first = jax.process_index() == 0
-    with devices.leave_on_error(), open_workdir(workdir, config, write=first):
+    with processes.leave_on_error(), open_workdir(workdir, config, write=first):
         model = build_sapl(config, dtype)
         prepared = prepare_records(config, model.clip.config.vision.patch_size, workdir)
         multihost_utils.sync_global_devices("data is prepared")
