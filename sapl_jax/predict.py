@@ -75,11 +75,17 @@ def main() -> int:
     localizer = Localizer.load(checkpoint)
     threshold = arguments.threshold
     if threshold is None:
-        threshold = localizer.config.model.heat_map.threshold
+        threshold = localizer.threshold
+    calibration = localizer.calibration if arguments.tile is None else None
+    if calibration is not None:
+        log.info(calibration.rule)
+    elif localizer.calibration is not None:
+        log.warning("The calibration does not hold for tiles: verdicts are without it.")
     settings = {
         "threshold": threshold,
         "model": localizer.source["checkpoint"],
         "model_sha256": tree_sha256(Path(localizer.source["weights"])),
+        "verdicts": calibration and calibration.rule,
         "tile": arguments.tile,
         "tile_overlap": arguments.tile_overlap if arguments.tile else None,
     }
@@ -90,7 +96,9 @@ def main() -> int:
         )
     limits = Limits(round(arguments.max_megapixels * 1e6), arguments.batch_size)
     with OutputFolder(arguments.output, settings) as output:
-        summary = predict(detector, found.pictures, output, threshold, limits)
+        summary = predict(
+            detector, found.pictures, output, threshold, limits, calibration=calibration
+        )
         skipped = found.skipped + summary.skipped
         output.write_skipped(skipped)
     for path, reason in skipped[:_SHOWN]:

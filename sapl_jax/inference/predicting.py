@@ -16,6 +16,7 @@ from data_pipelines.read_ahead import batches_ahead
 from sapl_jax.files import sha256_of
 from sapl_jax.inference import drawing as rendering
 from sapl_jax.inference import reading
+from sapl_jax.inference.calibration import Calibration, verdict
 from sapl_jax.inference.detector import Detector
 from sapl_jax.inference.detector import Result as Result
 from sapl_jax.inference.output_folder import OutputFolder
@@ -63,6 +64,7 @@ def predict(
     threshold: float,
     limits: Limits,
     progress: bool = True,
+    calibration: Calibration | None = None,
 ) -> Summary:
     """Analyses every picture that `output` does not hold yet.
 
@@ -73,6 +75,7 @@ def predict(
         threshold: the mask is heat map > threshold.
         limits: of memory.
         progress: whether to show a bar.
+        calibration: of the detector, which gives probabilities and verdicts.
 
     Raises:
         UserError: the output cannot be written. A file that cannot be used never raises: it is in
@@ -102,7 +105,7 @@ def predict(
             images = [item.picture.rgb for item in readable if item.picture is not None]
             analyses = detector.analyse(images) if images else []
             rendered = [
-                pool.submit(_render, item, analysis, threshold)
+                pool.submit(_render, item, analysis, threshold, calibration)
                 for item, analysis in zip(readable, analyses, strict=True)
             ]
             for item, future in zip(readable, rendered, strict=True):
@@ -119,7 +122,7 @@ def predict(
 
 
 def _render(
-    item: _Loaded, analysis: Result, threshold: float
+    item: _Loaded, analysis: Result, threshold: float, calibration: Calibration | None
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     picture = item.picture
     assert picture is not None
@@ -132,22 +135,19 @@ def _render(
         "mask": rendering.encode_png(rendering.mask_to_grey(mask)),
         "overlay": rendering.encode_png(rendering.overlay(picture.rgb, heat_map, mask)),
     }
+    probability = calibration.probability(analysis.score) if calibration else None
     record = {
         "sha256": picture.sha256,
         "height": heat_map.shape[0],
         "width": heat_map.shape[1],
         "score": round(float(analysis.score), 6),
-        "verdict": verdict(analysis.score),
+        "probability": None if probability is None else round(float(probability), 6),
+        "verdict": verdict(analysis.score, calibration),
         "tampered_fraction": round(float(np.mean(mask)), 6),
         "regions": rendering.regions(mask),
         "notes": list(picture.notes),
     }
     return files, record
-
-
-def verdict(score: float) -> str:
-    """In a word: "tampered" where the "fake" prompt is the more similar one, else "authentic"."""
-    return LABEL_NAMES[int(score > 0.5)]
 
 
 def _pixels(item: _Loaded) -> int:
