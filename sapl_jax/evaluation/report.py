@@ -183,8 +183,8 @@ def _calibration(session: Session) -> Section | None:
         "pictures. ECE: mean distance from the diagonal. It depends on the set's share of tampered "
         "pictures, so a probability fitted on another share is off here."
     )
-    found = getattr(first.detector, "calibration", None)
-    rule = [found.rule] if found else []
+    calibration = getattr(first.detector, "calibration", None)
+    rule = [calibration.rule] if calibration else []
     return Section("Calibration", [*rule, Picture("reliability", png, caption)])
 
 

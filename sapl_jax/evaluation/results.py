@@ -37,8 +37,9 @@ def probabilities(session: Session, method: Method, result: DatasetResult) -> di
         return {}
     found = {"score": np.clip(scores, 0, 1)}
     calibration = getattr(method.detector, "calibration", None)  # none behind tiles
-    of_model = calibration is not None and session.protocol.image_score == "model"
-    calibrated = calibration.probability(scores) if of_model else None
+    if calibration is None or session.protocol.image_score != "model":
+        return found
+    calibrated = calibration.probability(scores)
     return found if calibrated is None else {**found, "calibrated": calibrated}
 
 

@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from sapl_jax.inference.output_folder import OutputFolder
 
 _THREADS = 4
 _BATCH_PIXELS = 32_000_000  # decoded pixels in one batch, and waiting for one; or one picture
+
+
+Report = Callable[[Path, reading.Picture, np.ndarray, dict[str, Any]], bytes]
 
 
 @dataclass
@@ -65,6 +68,7 @@ def predict(
     limits: Limits,
     progress: bool = True,
     calibration: Calibration | None = None,
+    report: Report | None = None,
 ) -> Summary:
     """Analyses every picture that `output` does not hold yet.
 
@@ -76,6 +80,7 @@ def predict(
         limits: of memory.
         progress: whether to show a bar.
         calibration: of the detector, which gives probabilities and verdicts.
+        report: makes a picture's page of its path, pixels, heat map and record.
 
     Raises:
         UserError: the output cannot be written. A file that cannot be used never raises: it is in
@@ -105,7 +110,7 @@ def predict(
             images = [item.picture.rgb for item in readable if item.picture is not None]
             analyses = detector.analyse(images) if images else []
             rendered = [
-                pool.submit(_render, item, analysis, threshold, calibration)
+                pool.submit(_render, item, analysis, threshold, calibration, report)
                 for item, analysis in zip(readable, analyses, strict=True)
             ]
             for item, future in zip(readable, rendered, strict=True):
@@ -122,7 +127,11 @@ def predict(
 
 
 def _render(
-    item: _Loaded, analysis: Result, threshold: float, calibration: Calibration | None
+    item: _Loaded,
+    analysis: Result,
+    threshold: float,
+    calibration: Calibration | None,
+    report: Report | None,
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     picture = item.picture
     assert picture is not None
@@ -147,6 +156,8 @@ def _render(
         "regions": rendering.regions(mask),
         "notes": list(picture.notes),
     }
+    if report is not None:
+        files["report"] = report(item.path, picture, heat_map, record)
     return files, record
 
 
