@@ -101,7 +101,9 @@ def _pictures(
         ),
         "Heat map: white is suspected": drawing.heat_map_to_grey(small_map),
         "Mask": drawing.mask_to_grey(small_mask),
-        "Soft edge map, as the model is shown it": drawing.heat_map_to_grey(edges),
+        "Soft edge map, as the model is shown it": cv2.resize(
+            drawing.heat_map_to_grey(edges), size, interpolation=cv2.INTER_NEAREST
+        ),
     }
     return [Picture("", _encode(pixels), caption) for caption, pixels in shown.items()]
 
@@ -185,7 +187,7 @@ def _limits(localizer: Localizer) -> list[str]:
         f"It sees the picture with its longer side at {size} pixels, in patches of {patch}: what "
         "is smaller than a few of these, it does not see.",
         "Changes of the whole picture, strong or repeated compression, screenshots and pictures "
-        "that a model generated are beyond it. `Authentic` means that nothing was found.",
+        "that a model generated are beyond it. Authentic means that nothing was found.",
         "Metadata can be written by anyone; their absence is usual on the web.",
     ]
 

@@ -102,7 +102,8 @@ th { font-weight: 600; color: var(--soft); }
 th.name, td.name { text-align: left; }
 tr.ours td { background: var(--tint); font-weight: 600; }
 figure { margin: 1.25rem 0 2rem; }
-figure img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
+figure img { max-width: 100%; height: auto; background: #fff; border-radius: 4px;
+  box-sizing: border-box; border: 1px solid var(--line); }
 .columns-2 figure { display: inline-block; vertical-align: top; width: calc(50% - .6rem);
   margin: 0 .4rem 1rem 0; }
 @media (max-width: 40rem) { .columns-2 figure { width: 100%; } }
