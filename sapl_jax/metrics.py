@@ -40,6 +40,23 @@ def roc_auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
     return None if curve is None else float(np.trapezoid(curve[1], curve[0]))
 
 
+def reliability(labels: np.ndarray, scores: np.ndarray, bins: int = 10) -> np.ndarray:
+    """Mean score, share of positives and count per occupied bin of scores: float64 [3, B].
+
+    Bins are of equal width in [0, 1]; labels [N] in {0, 1}.
+    """
+    place = np.minimum((scores * bins).astype(int), bins - 1)
+    counts, score, share = (np.bincount(place, w, bins) for w in (None, scores, labels))
+    used = counts > 0
+    return np.stack([score[used] / counts[used], share[used] / counts[used], counts[used]])
+
+
+def expected_calibration_error(labels: np.ndarray, scores: np.ndarray) -> float:
+    """The mean distance of score and share of positives over `reliability`'s bins, by count."""
+    score, share, count = reliability(labels, scores)
+    return float(np.average(np.abs(score - share), weights=count))
+
+
 @dataclasses.dataclass(frozen=True)
 class Confusion:
     """Counts of true and false positives and negatives."""

@@ -7,6 +7,7 @@ skipped.jsonl.
 """
 
 import argparse
+import functools
 import logging
 import sys
 from pathlib import Path
@@ -33,6 +34,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--tile", type=int, help="analyse pictures with a longer side in tiles of this many pixels")
     add("--tile_overlap", type=float, default=0.25, help="share of a tile, 0 to 0.9")
     add("--batch_size", type=int, default=8, help="pictures handed to the model at once")
+    add("--report", action="store_true", help="write a case report, <stem>_report.html, as well")
     add("--max_megapixels", type=float, default=100, help="larger pictures are refused")
     return parser.parse_args(arguments)
 
@@ -75,12 +77,19 @@ def main() -> int:
     localizer = Localizer.load(checkpoint)
     threshold = arguments.threshold
     if threshold is None:
-        threshold = localizer.config.model.heat_map.threshold
+        threshold = localizer.threshold
+    calibration = localizer.calibration if arguments.tile is None else None
+    if calibration is not None:
+        log.info(calibration.rule)
+    elif localizer.calibration is not None:
+        log.warning("The calibration does not hold for tiles: verdicts are without it.")
     settings = {
         "threshold": threshold,
         "model": localizer.source["checkpoint"],
         "model_sha256": tree_sha256(Path(localizer.source["weights"])),
+        "verdicts": calibration and calibration.rule,
         "tile": arguments.tile,
+        "report": arguments.report or None,
         "tile_overlap": arguments.tile_overlap if arguments.tile else None,
     }
     detector: Detector = localizer
@@ -88,9 +97,22 @@ def main() -> int:
         detector = TiledDetector(
             localizer, arguments.tile, arguments.tile_overlap, arguments.batch_size
         )
+    report = None
+    if arguments.report:
+        from sapl_jax.evaluation.case_report import case_report
+
+        report = functools.partial(case_report, localizer, settings)
     limits = Limits(round(arguments.max_megapixels * 1e6), arguments.batch_size)
     with OutputFolder(arguments.output, settings) as output:
-        summary = predict(detector, found.pictures, output, threshold, limits)
+        summary = predict(
+            detector,
+            found.pictures,
+            output,
+            threshold,
+            limits,
+            calibration=calibration,
+            report=report,
+        )
         skipped = found.skipped + summary.skipped
         output.write_skipped(skipped)
     for path, reason in skipped[:_SHOWN]:

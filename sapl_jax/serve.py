@@ -70,7 +70,7 @@ def main() -> None:
         examples = [] if arguments.no_examples else write_examples(downloads.folder / "examples")
         page = pages.build_page(
             localizer,
-            threshold=localizer.config.model.heat_map.threshold,
+            threshold=localizer.threshold,
             downloads=downloads,
             notice=notice,
             examples=examples,

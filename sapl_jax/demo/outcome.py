@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from data_pipelines.readers import read_dataset
 from sapl_jax import files
 from sapl_jax.demo.illustrations import best_and_worst, case_figure, read_metrics, training_curves
@@ -130,9 +128,7 @@ def _roc(session: Session) -> list[Section]:
     curves, aucs = {}, {}
     for method in session.methods:
         (found,) = session.results[method.name]
-        labels = np.array([record.scores.label for record in found.records])
-        scores = np.array([record.scores.score for record in found.records])
-        curves[method.name] = (labels, scores)
+        curves[method.name] = found.labels_and_scores
         aucs[method.name] = found.summary["i_auc"]
     png = figures.roc_curves({_NAME: curves}, {_NAME: aucs})
     return [Section("ROC", [Picture("roc", png, "ROC of the image scores.")])] if png else []

@@ -99,6 +99,12 @@ class DatasetResult:
         """The scores of every picture by its name."""
         return {record.name: record.scores for record in self.records}
 
+    @property
+    def labels_and_scores(self) -> tuple[np.ndarray, np.ndarray]:
+        """Labels int [N] and image scores float64 [N] of the pictures, in order."""
+        scores = [record.scores for record in self.records]
+        return np.array([s.label for s in scores], int), np.array([s.score for s in scores], float)
+
     @functools.cached_property
     def intervals(self) -> dict[str, list[float]]:
         """The bootstrap interval [low, high] of each measure that is defined."""

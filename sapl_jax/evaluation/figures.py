@@ -14,7 +14,7 @@ from sapl_jax.evaluation.gallery import Exhibit
 from sapl_jax.evaluation.perturbations import Sweep
 from sapl_jax.evaluation.results import TITLES, number
 from sapl_jax.evaluation.session import Session, SweepPoint
-from sapl_jax.metrics import roc_curve
+from sapl_jax.metrics import expected_calibration_error, reliability, roc_curve
 
 # Okabe and Ito's colours, told apart with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -121,6 +121,27 @@ def robustness_curves(
         )
         axis.grid(axis="y", color="0.9")
         axis.legend(fontsize=8, frameon=False)
+    return png(figure)
+
+
+def reliability_curves(
+    panels: Mapping[str, tuple[np.ndarray, Mapping[str, np.ndarray]]],
+) -> bytes | None:
+    """Reliability diagrams, a panel per data set: its labels [N] and named scores [N]."""
+    if not panels:
+        return None
+    figure, axes = _grid(len(panels), 3, 3.6, 3.5)
+    for axis, (dataset, (labels, named)) in zip(axes, panels.items(), strict=True):
+        axis.plot([0, 1], [0, 1], color="0.75", linewidth=1, linestyle=":")
+        for index, (name, scores) in enumerate(named.items()):
+            score, share, count = reliability(labels, scores)
+            label = f"{name}, ECE {number(expected_calibration_error(labels, scores))}"
+            style = {"color": COLOURS[index], "label": label}
+            axis.plot(score, share, **style)
+            axis.scatter(score, share, 8 + 120 * count / count.sum(), color=COLOURS[index])
+        axis.set(title=dataset, xlabel="score", ylabel="share of tampered pictures")
+        axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+        axis.legend(loc="upper left", fontsize=8, frameon=False)
     return png(figure)
 
 

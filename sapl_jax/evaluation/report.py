@@ -60,6 +60,7 @@ def build(
         _measures(session),
         _table_1(session),
         _roc(session),
+        _calibration(session),
         _robustness(session),
         _galleries(session),
         _embeddings(embeddings),
@@ -161,14 +162,30 @@ def _roc(session: Session) -> Section | None:
         for result in session.results.get(method.name, []):
             if result.summary["i_auc"] is None:
                 continue
-            labels = np.array([record.scores.label for record in result.records])
-            scores = np.array([record.scores.score for record in result.records])
-            curves.setdefault(result.name, {})[method.name] = (labels, scores)
+            curves.setdefault(result.name, {})[method.name] = result.labels_and_scores
             aucs.setdefault(result.name, {})[method.name] = result.summary["i_auc"]
     png = figures.roc_curves(curves, aucs)
     if png is None:
         return None
     return Section("ROC curves", [Picture("roc", png, "ROC curves of the image scores.")])
+
+
+def _calibration(session: Session) -> Section | None:
+    first, panels = session.methods[0], {}
+    for result in session.main:
+        if found := results.probabilities(session, first, result):
+            panels[result.name] = (result.labels_and_scores[0], found)
+    png = figures.reliability_curves(panels)
+    if png is None:
+        return None
+    caption = (
+        f"How often pictures of a score are tampered, for {first.name}; larger dots are more "
+        "pictures. ECE: mean distance from the diagonal. It depends on the set's share of tampered "
+        "pictures, so a probability fitted on another share is off here."
+    )
+    calibration = getattr(first.detector, "calibration", None)
+    rule = [calibration.rule] if calibration else []
+    return Section("Calibration", [*rule, Picture("reliability", png, caption)])
 
 
 def _robustness(session: Session) -> Section | None:

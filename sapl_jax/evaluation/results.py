@@ -12,8 +12,9 @@ import numpy as np
 from sapl_jax.evaluation import intervals
 from sapl_jax.evaluation.evaluator import DatasetResult
 from sapl_jax.evaluation.protocols import PIXEL_MEASURES
-from sapl_jax.evaluation.session import Session
+from sapl_jax.evaluation.session import Method, Session
 from sapl_jax.files import versions, write_atomically
+from sapl_jax.metrics import expected_calibration_error
 
 ALIKE = "\N{ALMOST EQUAL TO}"  # behind what cannot be told from the first method's number
 FORMAT = 1  # of results.json; raised when a key changes its meaning
@@ -29,11 +30,32 @@ TITLES = {
 }
 
 
-def dataset_entry(result: DatasetResult) -> dict[str, Any]:
+def probabilities(session: Session, method: Method, result: DatasetResult) -> dict[str, np.ndarray]:
+    """What a method gives as image scores in [0, 1]: its "score", and "calibrated" if it can."""
+    scores = result.labels_and_scores[1]
+    if not np.isfinite(scores).all():
+        return {}
+    found = {"score": np.clip(scores, 0, 1)}
+    calibration = getattr(method.detector, "calibration", None)  # none behind tiles
+    if calibration is None or session.protocol.image_score != "model":
+        return found
+    calibrated = calibration.probability(scores)
+    return found if calibrated is None else {**found, "calibrated": calibrated}
+
+
+def calibration_errors(session: Session, method: Method, result: DatasetResult) -> dict[str, float]:
+    """The expected calibration error of each of `probabilities`."""
+    labels = result.labels_and_scores[0]
+    found = probabilities(session, method, result)
+    return {name: expected_calibration_error(labels, values) for name, values in found.items()}
+
+
+def dataset_entry(session: Session, method: Method, result: DatasetResult) -> dict[str, Any]:
     """One data set's part of results.json; its `skipped` count and the files behind it."""
     return {
         **result.summary,
         "intervals": result.intervals,
+        "calibration_error": calibration_errors(session, method, result),
         "layout": result.layout,
         "root": str(result.root),
         "data_sha256": result.digest,
@@ -62,7 +84,7 @@ def build(session: Session) -> dict[str, Any]:
         "seed": session.seed,
         "method": {"name": first.name, **first.source},
         "versions": versions(),
-        "datasets": {result.name: dataset_entry(result) for result in session.main},
+        "datasets": {r.name: dataset_entry(session, first, r) for r in session.main},
         "mean": mean_entry(session.main),
         "peers": {},
         "unusable": session.unusable,
@@ -84,7 +106,7 @@ def build(session: Session) -> dict[str, Any]:
         found = session.results.get(method.name, [])
         content["peers"][method.name] = {
             "method": {"name": method.name, **method.source},
-            "datasets": {result.name: dataset_entry(result) for result in found},
+            "datasets": {r.name: dataset_entry(session, method, r) for r in found},
             "mean": mean_entry(found),
         }
     return content
