@@ -1,4 +1,4 @@
-"""Writes a benchmark of generated pictures or of forged photographs: Au/, Tp/ and masks in Gt/.
+"""Writes a set of generated pictures or of forged photographs: Au/, Tp/ and masks in Gt/.
 
 python -m data_pipelines.generate --output DIR --images N --seed S [--world WORLD]
 python -m data_pipelines.generate --output DIR --images N --photographs DIR [--segments DIR]
@@ -6,7 +6,7 @@ python -m data_pipelines.generate --output DIR --images N --photographs DIR [--s
 
 import argparse
 
-from data_pipelines.generator.benchmark import WORLDS
+from data_pipelines.generator.examples import WORLDS
 from data_pipelines.generator.folder import generate
 from data_pipelines.generator.photographs import SPLITS
 from sapl_jax.errors import UserError, run_main

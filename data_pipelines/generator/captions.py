@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from data_pipelines.generator.benchmark import publish, whole_picture_edit
 from data_pipelines.generator.camera import decode, level, resave, sample_camera
+from data_pipelines.generator.examples import publish, whole_picture_edit
 from data_pipelines.generator.scenes import render_scene
 
 # Each property of the history takes one of its words in every picture.

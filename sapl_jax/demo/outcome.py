@@ -14,7 +14,7 @@ from sapl_jax.inference.localizer import Localizer
 _NAME = "held-out"
 _CASES = 4  # best and as many worst pictures
 _MEASURES = ("i_auc", "p_f1", "p_f1_best", "p_auc", "p_iou", "i_f1", "balanced_accuracy")
-# The figures this benchmark is meant to reach.
+# The figures the demo is meant to reach.
 _GOAL_I_AUC, _GOAL_P_F1 = 0.90, 0.45
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_pipelines.generator.benchmark import make_example
+from data_pipelines.generator.examples import make_example
 from data_pipelines.preprocess import resize
 from data_pipelines.soft_edges import soft_edge_map
 from sapl_jax.errors import UserError

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from data_pipelines.generator.benchmark import make_example
+from data_pipelines.generator.examples import make_example
 from data_pipelines.generator.photographs import open_library, photograph_example
 from data_pipelines.soft_edges import canny_edges
 

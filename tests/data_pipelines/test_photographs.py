@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import generate as command
-from data_pipelines.generator.benchmark import make_example
+from data_pipelines.generator.examples import make_example
 from data_pipelines.generator.folder import generate
 from data_pipelines.generator.photographs import (
     ODDS,

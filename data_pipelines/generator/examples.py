@@ -1,4 +1,4 @@
-"""One numbered benchmark picture: sources, forgery or none, and the history both classes share."""
+"""One numbered picture: sources, forgery or none, and the history both classes share."""
 
 from dataclasses import dataclass
 
@@ -115,7 +115,7 @@ def _last_edit(seed: int, number: int, world: str) -> str:
 def make_example(
     seed: int, number: int, size: int = 256, limits: Limits | None = None, world: str = "interior"
 ) -> Example:
-    """Picture `number` of the endless benchmark `seed`, the same each time it is asked for.
+    """Picture `number` of the endless set `seed`, the same each time it is asked for.
 
     Picture n owns the sources 2n and 2n + 1, so no two pictures share one, nor do two seeds.
     The longer side of the result is `size` pixels. world: one of WORLDS.
