@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from sapl_jax.errors import UserError
-from sapl_jax.inference.exports import is_export, load_orbax
+from sapl_jax.inference.export_folder import is_export
+from sapl_jax.inference.exports import load_orbax
 from sapl_jax.inference.trained import TrainedModel, load_trained
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "demo_model"
