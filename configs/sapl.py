@@ -57,11 +57,9 @@ def get_config() -> ConfigDict:
     hecl.enabled = True  # False trains with the classification loss alone.
     hecl.use_edges = True  # False selects patches by class probability alone.
     # [ours] Who gives: "label" (a picture's own class), "tampered_both" (tampered pictures give
-    # manipulated and authentic edges, authentic ones authentic), "both" (every picture).
+    # manipulated and authentic edges, authentic ones authentic).
     hecl.givers = "tampered_both"
     hecl.top_k = 16  # [ours] Edge patches of either class taken from a picture at each tap.
-    hecl.top_share = 0.0  # [ours] Above 0: this share of a picture's usable patches instead.
-    hecl.keys = "all"  # [ours] Contrast with "all" keys or the queues' means, "prototypes".
     # [ours] Contrast behind the similarity's projection, "shared", or "own" heads.
     hecl.space = "shared"
     hecl.feature_dim = 128  # [ours] Width of the contrasted features in a space of their own.

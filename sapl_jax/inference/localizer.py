@@ -79,7 +79,6 @@ class Localizer:
                 outputs.edge_map,
                 valid.reshape(len(label), -1),
                 top_k=hecl.top_k,
-                top_share=hecl.top_share,
                 use_edges=hecl.use_edges,
             )
             gives = jax.nn.one_hot(label, 2, dtype=bool)

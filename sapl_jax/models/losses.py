@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from sapl_jax.errors import UserError
 from sapl_jax.models.hecl import GIVERS, Anchors, make_anchors, select_patches
-from sapl_jax.models.layers import l2_normalize
 from sapl_jax.models.localization import TAMPERED, tampered_margin
 from sapl_jax.models.queues import Queues, enqueue, filled
 
@@ -127,12 +126,11 @@ def hecl_loss(
         outputs.edge_map,
         valid,
         top_k=hecl.top_k,
-        top_share=hecl.top_share,
         use_edges=hecl.use_edges,
     )
     gives = jnp.asarray(GIVERS[hecl.givers])[label]
     anchors = make_anchors(model.heads, outputs.embeddings, indices, usable, gives)
-    sums, counts = contrast(anchors, queues, hecl.temperature, hecl.keys)
+    sums, counts = contrast(anchors, queues, hecl.temperature)
     counts = jnp.maximum(jax.lax.psum(counts, axis), 1.0)
     loss = jnp.mean(jnp.sum(sums / counts, axis=-1)) * jax.lax.axis_size(axis)
 
@@ -144,9 +142,7 @@ def hecl_loss(
     return loss, enqueue(queues, keys, new.reshape(-1), kind.reshape(-1))
 
 
-def contrast(
-    anchors: Anchors, queues: Queues, temperature: float, against: str
-) -> tuple[jax.Array, jax.Array]:
+def contrast(anchors: Anchors, queues: Queues, temperature: float) -> tuple[jax.Array, jax.Array]:
     """Summed contrast losses and the number of anchors behind each sum, Eq. (5).
 
     For an anchor f against the two queues of its tap,
@@ -155,8 +151,7 @@ def contrast(
         loss = -log( e^{cos(f,k+)/tau}
                      / (e^{cos(f,k+)/tau} + sum over the other queue e^{cos(f,k-)/tau}) ).
 
-    With `against` "prototypes" each queue is one key, the mean direction of those it holds. The
-    positive key and tau are ours. An anchor whose own queue is empty has no positive key and
+    The positive key and tau are ours. An anchor whose own queue is empty has no positive key and
     does not count. Keys carry no gradient. Division by the (global) count is the caller's, so that
     several devices give the mean over all of them.
 
@@ -166,9 +161,6 @@ def contrast(
     """
     keys = jax.lax.stop_gradient(queues.keys)
     exists = filled(queues)
-    if against == "prototypes":  # Slots not filled yet are zero.
-        keys = l2_normalize(jnp.sum(keys, axis=2, keepdims=True))
-        exists = exists[:, :1]
     sums, counts = [], []
     for c in range(2):
         features = anchors.features[:, :, c].reshape(keys.shape[0], -1, keys.shape[-1])

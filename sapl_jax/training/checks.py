@@ -23,7 +23,6 @@ CHOICES: dict[str, Collection[str]] = {
     "model.hecl.givers": ("label", "tampered_both", "both"),
     "model.hecl.space": ("shared", "own"),
     "train.keep": ("last", "best"),
-    "model.hecl.keys": ("all", "prototypes"),
 }
 _ABOVE_ZERO = (
     "image.size",
@@ -54,7 +53,6 @@ _AT_LEAST_ZERO = (
     "model.prompt_length",
     "model.logit_scale",
     "model.hecl.weight",
-    "model.hecl.top_share",
     "model.heat_map.sigma",
 )
 
