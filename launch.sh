@@ -71,14 +71,6 @@ extra() { # Installs an optional part of the project when its package is not the
       --constraint requirements.lock --editable ".[$1]"
 }
 
-train() {
-  case " $* " in
-    *" --config "* | *" --config="*) ;;
-    *) set -- --config configs/sapl.py "$@" ;;
-  esac
-  exec "$venv/bin/python" -m sapl_jax.train "$@"
-}
-
 hosts() { # One process per host; when one ends badly, the others are stopped.
   local names count index=0 command status=0
   read -ra names <<<"$1"
@@ -105,11 +97,11 @@ command=${1:-help}
 [ $# -gt 0 ] && shift
 case $command in
   setup) setup ;;
-  train) setup && train "$@" ;;
-  demo | calibrate | evaluate | predict | export | serve)
+  train | demo | calibrate | evaluate | predict | export | serve | ablate | prepare | doctor | generate | \
+    edge-statistics)
     setup
     [ "$command" != serve ] || extra serve gradio
-    exec "$venv/bin/python" -m "sapl_jax.$command" "$@"
+    exec "$venv/bin/python" -m sapl_jax "$command" "$@"
     ;;
   ablation) setup && exec "$venv/bin/python" -m sapl_jax.demo.ablation "$@" ;;
   hosts) hosts "$@" ;;

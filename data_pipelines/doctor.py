@@ -16,7 +16,7 @@ import numpy as np
 from data_pipelines.diagnosis import Examined, Finding, diagnose, examine, formats_tell_the_class
 from data_pipelines.listing import LABEL_NAMES, Listing
 from data_pipelines.readers import READERS, read_dataset
-from sapl_jax.errors import UserError, run_main
+from sapl_jax.errors import Parser, UserError, run_main
 
 _SHOWN = 5  # files listed per finding
 
@@ -73,9 +73,7 @@ def report(findings: Sequence[Finding], show_all: bool) -> list[str]:
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_pipelines.doctor", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = Parser("sapl doctor", __doc__)
     parser.add_argument("--dataset", required=True, choices=sorted(READERS), help="layout")
     parser.add_argument("--root", type=Path, required=True, help="its folder or list file")
     parser.add_argument(

@@ -28,7 +28,7 @@ from data_pipelines.listing import TAMPERED, Sample
 from data_pipelines.masks import load_mask
 from data_pipelines.readers import READERS, read_dataset
 from data_pipelines.soft_edges import canny_edges
-from sapl_jax.errors import UserError, run_main
+from sapl_jax.errors import Parser, UserError, run_main
 
 REGIONS = ("tampered edges", "authentic edges", "tampered interior", "authentic interior")
 STATISTICS = ("local variance", "Sobel gradient", "skewness", "excess kurtosis")
@@ -203,9 +203,7 @@ def plot(means: np.ndarray, path: Path, title: str) -> None:
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_pipelines.edge_statistics", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = Parser("sapl edge-statistics", __doc__)
     parser.add_argument("--dataset", required=True, choices=sorted(READERS), help="layout")
     parser.add_argument("--root", type=Path, required=True, help="its folder or list file")
     parser.add_argument("--output", type=Path, required=True, help="folder for what it writes")

@@ -4,17 +4,15 @@ python -m data_pipelines.generate --output DIR --images N --seed S [--world WORL
 python -m data_pipelines.generate --output DIR --images N --photographs DIR [--segments DIR]
 """
 
-import argparse
-
 from data_pipelines.generator.examples import WORLDS
 from data_pipelines.generator.folder import generate
 from data_pipelines.generator.photographs import SPLITS
-from sapl_jax.errors import UserError, run_main
+from sapl_jax.errors import Parser, UserError, run_main
 
 
 def main() -> int | None:
     """The command: flags, generate, summary."""
-    parser = argparse.ArgumentParser(prog="python -m data_pipelines.generate", description=__doc__)
+    parser = Parser("sapl generate", __doc__)
     parser.add_argument("--output", required=True, help="folder to write; empty, absent or ours")
     parser.add_argument("--images", type=int, required=True, help="pictures, half of them tampered")
     parser.add_argument("--seed", type=int, default=0, help="no two seeds share a source picture")

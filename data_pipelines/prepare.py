@@ -3,7 +3,6 @@
 python -m data_pipelines.prepare --dataset casia_v2 --root PATH --output DIR
 """
 
-import argparse
 import errno
 import io
 import os
@@ -21,7 +20,7 @@ from data_pipelines.prepared import METADATA, Prepared, fingerprint, open_prepar
 from data_pipelines.preprocess import PAPER_GEOMETRY, Geometry
 from data_pipelines.readers import read_dataset
 from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions
-from sapl_jax.errors import UserError, run_main
+from sapl_jax.errors import Parser, UserError, check_numbers, run_main
 from sapl_jax.files import hold_lock
 
 BUILDERS: dict[str, type[PictureBuilder]] = {"casia_v2": CasiaV2, "folder": Folder}
@@ -119,17 +118,18 @@ def _remove_leftovers(folder: Path) -> None:
 
 def main() -> int | None:
     """The command: flags, prepare, summary."""
-    parser = argparse.ArgumentParser(prog="python -m data_pipelines.prepare", description=__doc__)
+    parser = Parser("sapl prepare", __doc__)
     parser.add_argument("--dataset", required=True, choices=sorted(BUILDERS))
     parser.add_argument("--root", required=True, help="folder of the data set")
     parser.add_argument("--output", help="folder for the records (default: TFDS's data folder)")
     paper = PAPER_GEOMETRY
     parser.add_argument("--size", type=int, default=paper.size, help="longer side in pixels")
     parser.add_argument("--patch", type=int, default=paper.patch, help="ViT patch in pixels")
-    parser.add_argument("--val_fraction", type=float, default=0.1, help="share for validation")
+    parser.add_argument("--val-fraction", type=float, default=0.1, help="share for validation")
     parser.add_argument("--seed", type=int, default=0, help="seed of the validation split")
     parser.add_argument("--workers", type=int, help="threads (default: one per core)")
     flags = parser.parse_args()
+    check_numbers(flags, val_fraction=(0, 0.99), workers=(1, 1024))
     absl.logging.set_verbosity(absl.logging.ERROR)  # TFDS warns of every config not built in
     prepared = prepare(
         flags.dataset,

@@ -20,22 +20,19 @@ from typing import Any
 
 from configs import ablations
 from sapl_jax.command_line import INTERRUPTED, parse_with_config_flags
-from sapl_jax.errors import run_main
+from sapl_jax.errors import Parser, run_main
 from sapl_jax.evaluation.document import Section, Table, to_markdown
 from sapl_jax.evaluation.protocols import DEFAULT, PROTOCOLS
 from sapl_jax.evaluation.results import number
 from sapl_jax.files import make_output_folder, write_atomically, write_json
+from sapl_jax.training.configuration import load_config
 
 Launcher = Callable[[list[str]], int]
 
 
 def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Reads the command line; the second part holds the --config.* flags for training."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sapl_jax.ablate",
-        description=(__doc__ or "").splitlines()[0],
-        allow_abbrev=False,
-    )
+    parser = Parser("sapl ablate", __doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder of the whole study")
     add("--dataset", action="append", required=True, metavar="NAME=PATH", help="as for evaluate")
@@ -48,7 +45,7 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
     )
     add("--row", nargs="+", choices=sorted(ablations.ROWS), help="single rows, instead of groups")
     add("--protocol", default=DEFAULT, choices=sorted(PROTOCOLS))
-    add("--dry_run", action="store_true", help="print the commands and run nothing")
+    add("--dry-run", action="store_true", help="print the commands and run nothing")
     return parse_with_config_flags(parser, arguments)
 
 
@@ -205,6 +202,7 @@ def main() -> int:
             ):
                 print(shlex.join(command))
         return 0
+    load_config(f"{ablations.__file__}:{rows[0]}", config_flags)  # A mistake in them is told now.
     make_output_folder(arguments.output)
     failed = run_rows(rows, arguments.output, arguments.dataset, arguments.protocol, config_flags)
     print((arguments.output / "ablations.md").read_text())

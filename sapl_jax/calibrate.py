@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sapl_jax.errors import UserError, run_main
+from sapl_jax.errors import Parser, UserError, run_main
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,11 +28,7 @@ _SHOWN = 10
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sapl_jax.calibrate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("sapl calibrate", __doc__)
     add = parser.add_argument
     add("--checkpoint", type=Path, required=True, help="a training run's folder, or an export")
     add("--authentic", type=Path, help="folder of your own authentic pictures, with all below it")

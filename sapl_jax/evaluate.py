@@ -14,7 +14,8 @@ from typing import Any
 from data_pipelines.duplicates import without_training_pictures
 from data_pipelines.readers import READERS, Listing, read_dataset
 from sapl_jax import files
-from sapl_jax.errors import UserError, run_main
+from sapl_jax.command_line import TILES, check_checkpoint
+from sapl_jax.errors import Parser, UserError, check_numbers, run_main
 from sapl_jax.evaluation import protocols, results
 from sapl_jax.evaluation.classics import CLASSICS, classic
 from sapl_jax.evaluation.evaluator import DatasetResult
@@ -59,9 +60,7 @@ def _plain(name: str) -> str:
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sapl_jax.evaluate", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = Parser("sapl evaluate", __doc__)
     add = parser.add_argument
     add("--checkpoint", type=Path, help="a training run's folder, or an export's")
     add(
@@ -103,10 +102,10 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     )
     add("--seed", type=int, default=0, help="of the sweeps' noise and of t-SNE")
     add("--tile", type=int, help="analyse pictures with a longer side in tiles of this many pixels")
-    add("--tile_overlap", type=float, default=0.25, help="share of a tile, 0 to 0.9")
-    add("--batch_size", type=int, help="pictures handed to the model at once (default: its own)")
+    add("--tile-overlap", type=float, default=0.25, help="share of a tile, 0 to 0.9")
+    add("--batch-size", type=int, help="pictures handed to the model at once (default: its own)")
     add("--gallery", type=int, default=6, help="pictures per data set in the report")
-    add("--no_report", action="store_true", help="write no report.md and report.html")
+    add("--no-report", action="store_true", help="write no report.md and report.html")
     return parser.parse_args(arguments)
 
 
@@ -163,10 +162,6 @@ def load_methods(arguments: argparse.Namespace) -> list[Method]:
             raise UserError(f"--maps {text!r} is not NAME=FOLDER with a name that is still free")
         source = {"folder": folder, "sha256": files.tree_sha256(Path(folder).expanduser())}
         methods.append(Method(name, MapFolder(folder), source))
-    if not methods:
-        raise UserError("give --checkpoint DIR, --method noi1 or cfa1, or --maps NAME=FOLDER")
-    if arguments.robustness and isinstance(methods[0].detector, MapFolder):
-        raise UserError("--robustness needs a method that can analyse pictures, not --maps alone")
     return methods
 
 
@@ -229,10 +224,11 @@ def write_report(
 def main() -> None:
     """The command."""
     arguments = parse_arguments(sys.argv[1:])
-    for name, least in (("batch_size", 1), ("gallery", 0), ("seed", 0)):
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name} is {value}, it must be at least {least}")
+    limits = {"batch_size": (1, 4096), "gallery": (0, 1000), "seed": (0, 2**32 - 1), **TILES}
+    check_numbers(arguments, **limits)
+    check_checkpoint(arguments.checkpoint)
+    if not (arguments.checkpoint or arguments.method):
+        raise UserError("give --checkpoint DIR, or --method noi1 or cfa1, or both")
     files.make_output_folder(arguments.output)
     listings = read_datasets(arguments.dataset, arguments.exclude)
     plain = load_methods(arguments)

@@ -10,7 +10,9 @@ import logging
 import sys
 from pathlib import Path
 
-from sapl_jax.errors import run_main
+from sapl_jax.command_line import check_checkpoint
+from sapl_jax.errors import Parser, run_main
+from sapl_jax.inference.export_folder import refuse_foreign
 
 log = logging.getLogger(__name__)
 
@@ -19,11 +21,7 @@ FORMATS = ("orbax", "stablehlo", "onnx", "huggingface")
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sapl_jax.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("sapl export", __doc__)
     add = parser.add_argument
     add("--checkpoint", type=Path, required=True, help="a training run's folder, or an export")
     add("--output", type=Path, required=True, help="folder to make; an earlier export is replaced")
@@ -41,10 +39,11 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 def main() -> None:
     """The command."""
     arguments = parse_arguments(sys.argv[1:])
-    from sapl_jax.exporting import checking, writing  # loads JAX: not for --help
+    check_checkpoint(arguments.checkpoint)
+    refuse_foreign(arguments.output)
+    from sapl_jax.exporting import checking, writing  # loads JAX: not for a mistake
     from sapl_jax.inference.opening import load_model
 
-    writing.refuse_foreign(arguments.output)
     trained = load_model(arguments.checkpoint, dtype="float32")
     log.info("checkpoint %s of %s", trained.source["checkpoint"], arguments.checkpoint)
     pictures = arguments.pictures or checking.photographs()

@@ -12,7 +12,10 @@ import logging
 import sys
 from pathlib import Path
 
-from sapl_jax.errors import UserError, run_main
+from sapl_jax.command_line import TILES, check_checkpoint
+from sapl_jax.errors import Parser, check_numbers, run_main
+from sapl_jax.files import make_output_folder, tree_sha256
+from sapl_jax.inference.inputs import find_pictures
 
 log = logging.getLogger(__name__)
 
@@ -21,45 +24,33 @@ _SHOWN = 10  # files that could not be used, printed at the end; skipped.jsonl h
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sapl_jax.predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("sapl predict", __doc__)
     add = parser.add_argument
     add("paths", nargs="+", metavar="PATH", help="a picture, a folder, or a quoted glob")
     add("--checkpoint", type=Path, help="a training run's folder or an export; without: the demo's")
     add("--output", type=Path, required=True, help="folder for the results")
     add("--threshold", type=float, help="mask = heat map above this; default: the checkpoint's")
     add("--tile", type=int, help="analyse pictures with a longer side in tiles of this many pixels")
-    add("--tile_overlap", type=float, default=0.25, help="share of a tile, 0 to 0.9")
-    add("--batch_size", type=int, default=8, help="pictures handed to the model at once")
+    add("--tile-overlap", type=float, default=0.25, help="share of a tile, 0 to 0.9")
+    add("--batch-size", type=int, default=8, help="pictures handed to the model at once")
     add("--report", action="store_true", help="write a case report, <stem>_report.html, as well")
-    add("--max_megapixels", type=float, default=100, help="larger pictures are refused")
+    add("--max-megapixels", type=float, default=100, help="larger pictures are refused")
     return parser.parse_args(arguments)
-
-
-def check(arguments: argparse.Namespace) -> None:
-    """UserError for numbers that cannot work."""
-    for name, low, high in (
-        ("threshold", 0, 1),
-        ("batch_size", 1, 4096),
-        ("max_megapixels", 1e-6, 1000),
-    ):
-        value = getattr(arguments, name)
-        if value is not None and not low <= value <= high:
-            raise UserError(f"--{name} is {value}; expected {low} to {high}")
 
 
 def main() -> int:
     """The command."""
     arguments = parse_arguments(sys.argv[1:])
-    check(arguments)
+    check_numbers(
+        arguments, threshold=(0, 1), batch_size=(1, 4096), max_megapixels=(1e-6, 1000), **TILES
+    )
+    check_checkpoint(arguments.checkpoint)
+    found = find_pictures(arguments.paths, leave_out=arguments.output)
+    log.info("%d pictures (%d other files left alone)", len(found.pictures), found.others)
+    make_output_folder(arguments.output)
     # These load JAX: not for --help, nor before the arguments are known to be good.
     from sapl_jax.devices import use_compilation_cache
-    from sapl_jax.files import tree_sha256
     from sapl_jax.inference.detector import Detector
-    from sapl_jax.inference.inputs import find_pictures
     from sapl_jax.inference.localizer import Localizer
     from sapl_jax.inference.opening import NOTICE
     from sapl_jax.inference.opening import shipped_model as demo_model
@@ -67,8 +58,6 @@ def main() -> int:
     from sapl_jax.inference.predicting import Limits, predict
     from sapl_jax.inference.tiling import TiledDetector
 
-    found = find_pictures(arguments.paths, leave_out=arguments.output)
-    log.info("%d pictures (%d other files left alone)", len(found.pictures), found.others)
     checkpoint = arguments.checkpoint
     if checkpoint is None:
         checkpoint = demo_model()

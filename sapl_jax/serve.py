@@ -5,44 +5,54 @@ Drop a picture into the browser; see its score, its heat map and its mask. Needs
 
 import argparse
 import logging
+import socket
 import sys
 from pathlib import Path
 
-import numpy as np
-
-from sapl_jax.errors import UserError, run_main
+from sapl_jax.command_line import check_checkpoint
+from sapl_jax.errors import Parser, UserError, check_numbers, run_main
 
 log = logging.getLogger(__name__)
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sapl_jax.serve", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = Parser("sapl serve", __doc__)
     add = parser.add_argument
     add("--checkpoint", type=Path, help="a training run's folder or an export; without: the demo's")
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
     add("--port", type=int, default=7860)
-    add("--max_megabytes", type=int, default=50, help="of an uploaded file")
-    add("--max_megapixels", type=int, default=50, help="of an uploaded picture")
+    add("--max-megabytes", type=int, default=50, help="of an uploaded file")
+    add("--max-megapixels", type=int, default=50, help="of an uploaded picture")
     add("--concurrency", type=int, default=2, help="pictures analysed at the same time")
-    add("--no_examples", action="store_true", help="offer no generated pictures")
+    add("--no-examples", action="store_true", help="offer no generated pictures")
     return parser.parse_args(arguments)
+
+
+def check_address(host: str, port: int) -> None:
+    """UserError where the port is taken or the address is not this machine's."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise UserError(
+            f"The page cannot listen on {host}, port {port}: {error}. Another program may use the "
+            "port: give another --port."
+        ) from error
 
 
 def main() -> None:
     """The command."""
     arguments = parse_arguments(sys.argv[1:])
-    for name, low, high in (
-        ("port", 0, 65535),
-        ("max_megabytes", 1, 4096),
-        ("max_megapixels", 1, 500),
-        ("concurrency", 1, 64),
-    ):
-        value = getattr(arguments, name)
-        if not low <= value <= high:
-            raise UserError(f"--{name} is {value}; expected {low} to {high}")
+    check_numbers(
+        arguments,
+        port=(0, 65535),
+        max_megabytes=(1, 4096),
+        max_megapixels=(1, 500),
+        concurrency=(1, 64),
+    )
+    check_checkpoint(arguments.checkpoint)
+    check_address(arguments.host, arguments.port)
     try:
         from sapl_jax.serving import page as pages
     except ModuleNotFoundError as error:
@@ -51,6 +61,8 @@ def main() -> None:
         raise UserError(
             "The page needs Gradio, which is not installed: pip install 'sapl-jax[serve]'."
         ) from error
+    import numpy as np
+
     from sapl_jax.devices import use_compilation_cache
     from sapl_jax.inference.localizer import Localizer
     from sapl_jax.inference.opening import NOTICE

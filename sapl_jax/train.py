@@ -1,37 +1,28 @@
-"""Trains SAPL: python -m sapl_jax.train --config configs/sapl.py --workdir runs/sapl.
+"""Trains SAPL: sapl train --config.data.root=/data/CASIA2 --workdir runs/sapl.
 
-Run the same command again to continue a run. configs/sapl.py explains every field; change one with
-for example --config.data.root=/data/CASIA2.
+Run the same command again to continue a run. The configuration is the paper's, configs/sapl.py,
+which explains every field, unless --config names another. What can be wrong with a command line, a
+data root or a work directory is said before JAX and TensorFlow are imported or weights fetched.
 """
 
 import logging
+import os
 import signal
-import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import jax
-import numpy as np
-from absl import app, flags
-from jax.experimental import multihost_utils
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from data_pipelines import record_batches as records
-from data_pipelines.prepare import prepare, summary
 from data_pipelines.prepared import Prepared, fingerprint, open_prepared
 from data_pipelines.preprocess import Geometry
 from data_pipelines.readers import read_dataset
 from data_pipelines.soft_edges import EdgeOptions
-from sapl_jax import devices, processes
-from sapl_jax.errors import UserError, run_main
-from sapl_jax.models.sapl import build_sapl
-from sapl_jax.training.checks import check_values
-from sapl_jax.training.loop import train
+from sapl_jax.errors import Parser, UserError, run_main
+from sapl_jax.training.configuration import PAPER, load_config
 from sapl_jax.workdir import open_workdir, remember_data, trained_on
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", "runs/sapl", "Folder of the run.")
 
 log = logging.getLogger(__name__)
 
@@ -48,42 +39,64 @@ class RecordData:
         """Training pictures over all processes."""
         return self.prepared.num_train
 
-    def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
+    def train_batches(self, start_step: int) -> Iterator[dict[str, Any]]:
         """Training batches from `start_step` on."""
-        return records.train_batches(
+        from data_pipelines import record_batches
+
+        return record_batches.train_batches(
             self.prepared,
-            batch_size=self.config.train.batch_size // jax.process_count(),
             seed=self.config.seed,
             start_step=start_step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
             horizontal_flip=self.config.data.flip_horizontal,
             vertical_flip=self.config.data.flip_vertical,
             jpeg_share=self.config.data.jpeg_share,
+            **self._share(self.config.train.batch_size),
         )
 
-    def val_batches(self) -> Iterator[dict[str, np.ndarray]]:
+    def val_batches(self) -> Iterator[dict[str, Any]]:
         """The held-out pictures; none where the records have no validation split."""
+        from data_pipelines import record_batches
+
         if not self.prepared.num_val:
             return iter(())
         size = self.config.train.eval_batch_size or self.config.train.batch_size
-        return records.eval_batches(
-            self.prepared,
-            batch_size=size // jax.process_count(),
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+        return record_batches.eval_batches(self.prepared, **self._share(size))
+
+    def _share(self, batch_size: int) -> dict[str, Any]:
+        import jax
+
+        index, count = jax.process_index(), jax.process_count()
+        return {"batch_size": batch_size // count, "process_index": index, "process_count": count}
+
+
+def check_data(config: ConfigDict, workdir: Path) -> None:
+    """UserError where `prepare_records` could find nothing to train on; reads names only."""
+    data, before = config.data, trained_on(workdir)
+    if before and data.root and not Path(data.root).expanduser().exists():
+        open_prepared(before["dir"])
+    elif data.root:
+        read_dataset(data.dataset, data.root, both_classes=True)
+    elif data.prepared:
+        open_prepared(data.prepared)
+    else:
+        raise UserError(
+            "No training data was given. Set --config.data.root to the folder that holds Au/ and "
+            "Tp/ (CASIA v2.0, or your own pictures with --config.data.dataset=folder)."
         )
 
 
 def prepare_records(config: ConfigDict, patch: int, workdir: Path) -> Prepared:
     """The prepared records the configuration asks for, made now if they are not there yet.
 
-    Without `data.root`, `data.prepared` must be a folder that `data_pipelines.prepare` made.
+    Without `data.root`, `data.prepared` must be a folder that `data_pipelines.prepare` made; one
+    of both is given (`check_data`).
     A run that continues needs the records it was started on, and not the pictures behind them.
 
     Raises:
         UserError: the data cannot be prepared, or are not those the run was started on.
     """
+    from data_pipelines.prepare import prepare  # TensorFlow Datasets
+
     data = config.data
     geometry = Geometry(size=config.image.size, patch=patch)
     options = EdgeOptions.from_config(config.image)
@@ -107,11 +120,6 @@ def prepare_records(config: ConfigDict, patch: int, workdir: Path) -> Prepared:
             seed=config.seed,
             val_fraction=data.val_fraction,
         )
-    if not data.prepared:
-        raise UserError(
-            "No training data was given. Set --config.data.root to the folder that holds Au/ and "
-            "Tp/ (CASIA v2.0, or your own pictures with --config.data.dataset=folder)."
-        )
     prepared = open_prepared(data.prepared)
     if (prepared.geometry, prepared.options) != (geometry, options):
         raise UserError(
@@ -134,23 +142,38 @@ def _refuse_other_data(workdir: Path, before: dict[str, str], given: str, mark: 
         )
 
 
-def main(argv: list[str]) -> int | None:
+def main() -> int | None:
     """Flags to a run; 143 or 130 when SIGTERM or Ctrl-C stopped it (its state is saved)."""
-    if len(argv) > 1:
-        raise UserError(f"Unexpected argument {argv[1]!r}. Flags look like --config.seed=1.")
-    config, workdir = _CONFIG.value, Path(_WORKDIR.value)
-    if config is None:
-        raise UserError("No configuration. The paper's: --config configs/sapl.py")
+    parser = Parser("sapl train", __doc__, allow_abbrev=False)
+    parser.add_argument("--config", default=PAPER, help="FILE.py (default: configs/sapl.py)")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/sapl"), help="folder of the run")
+    given, overrides = parser.parse_known_args()
+    config, workdir = load_config(given.config, overrides), given.workdir
+    alone = not os.environ.get("SAPL_COORDINATOR")  # Else JAX must say which process writes.
+    with ExitStack() as stack:
+        if alone:
+            stack.enter_context(open_workdir(workdir, config))
+        check_data(config, workdir)
+        # These load JAX: not before what was given is known to be good.
+        import jax
+        from jax.experimental import multihost_utils
 
-    processes.start_runtime()
-    dtype = devices.compute_dtype(config.train.dtype)
-    sizes = {"batch_size": config.train.batch_size, "eval_batch_size": config.train.eval_batch_size}
-    for name, size in sizes.items():
-        if name == "batch_size" or size:
-            devices.check_batch_size(f"config.train.{name}", size, jax.device_count())
-    processes.report_devices(dtype)
-    first = jax.process_index() == 0
-    with processes.leave_on_error(), open_workdir(workdir, config, write=first):
+        from sapl_jax import devices, processes
+
+        processes.start_runtime()
+        dtype = devices.compute_dtype(config.train.dtype)
+        for name in ("batch_size", "eval_batch_size"):
+            if size := config.train[name]:
+                devices.check_batch_size(f"config.train.{name}", size, jax.device_count())
+        processes.report_devices(dtype)
+        stack.enter_context(processes.leave_on_error())
+        first = jax.process_index() == 0
+        if not alone:
+            stack.enter_context(open_workdir(workdir, config, write=first))
+        from data_pipelines.prepare import summary
+        from sapl_jax.models.sapl import build_sapl
+        from sapl_jax.training.loop import train
+
         model = build_sapl(config, dtype)
         prepared = prepare_records(config, model.clip.config.vision.patch_size, workdir)
         multihost_utils.sync_global_devices("data is prepared")
@@ -165,35 +188,5 @@ def main(argv: list[str]) -> int | None:
     return None
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Reads the command line; returns what is no flag. UserError for a mistake in it."""
-    app.define_help_flags()
-    try:
-        rest = flags.FLAGS(argv)
-        if _CONFIG.value is not None:
-            check_values(_CONFIG.value)  # Also meets a file that could not be loaded.
-    # A name or type that the locked configuration does not have comes up as any of these.
-    except (
-        flags.Error,
-        AttributeError,
-        KeyError,
-        OSError,
-        SyntaxError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise UserError(f"{_reason(error)}\nconfigs/sapl.py explains every field.") from error
-    return rest
-
-
-def _reason(error: Exception) -> str:
-    missing = error if isinstance(error, KeyError) else error.__context__
-    if isinstance(missing, KeyError):
-        return f"The configuration has no field {missing.args[0]}"
-    # An error inside a configuration file arrives with the text of its traceback.
-    what, _, trace = str(error).partition("\n\nTraceback")
-    return f"{what} {trace.strip().splitlines()[-1]}" if trace else what
-
-
 if __name__ == "__main__":
-    run_main(lambda: main(parse_flags(sys.argv)))
+    run_main(main)

@@ -26,8 +26,7 @@ def run(module_name: str, arguments: list[str]) -> dict[str, object]:
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
             sys.argv = [module_name, *arguments]
-            parse = getattr(module, "parse_flags", None)
-            run_main(module.main if parse is None else lambda: module.main(parse(sys.argv)))
+            run_main(module.main)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         texts = []
         for file in (out, err):

@@ -13,22 +13,19 @@ from pathlib import Path
 
 from data_pipelines.generator.folder import generate
 from sapl_jax.command_line import INTERRUPTED, parse_with_config_flags
-from sapl_jax.errors import UserError, run_main
+from sapl_jax.errors import Parser, UserError, check_numbers, run_main
+from sapl_jax.training.configuration import load_config
 
 TRAIN_SEED, TEST_SEED = 1, 2
 
 
 def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Reads the command line; the second part holds the --config.* flags for training."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sapl_jax.demo",
-        description=(__doc__ or "").splitlines()[0],
-        allow_abbrev=False,
-    )
+    parser = Parser("sapl demo", __doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--output", type=Path, default=Path("demo"), help="folder for everything (default: demo)")
-    add("--train_images", type=int, default=6000, help="training pictures (default: 6000)")
-    add("--test_images", type=int, default=300, help="held-out pictures (default: 300)")
+    add("--train-images", type=int, default=6000, help="training pictures (default: 6000)")
+    add("--test-images", type=int, default=300, help="held-out pictures (default: 300)")
     return parse_with_config_flags(parser, arguments)
 
 
@@ -59,6 +56,8 @@ def train_command(output: Path, data: Path, config_flags: list[str]) -> list[str
 def main() -> int:
     """The command; the exit status of the training where that stopped early."""
     arguments, config_flags = parse_arguments(sys.argv[1:])
+    check_numbers(arguments, train_images=(1, 10**8), test_images=(1, 10**8))
+    load_config("configs/demo.py", config_flags)  # A mistake in them is told before data are made.
     output = arguments.output.expanduser()
     try:
         train, test = make_data(output, arguments.train_images, arguments.test_images)

@@ -20,7 +20,7 @@ from configs import ablations
 from sapl_jax.ablate import chosen_rows, run_rows
 from sapl_jax.command_line import parse_with_config_flags
 from sapl_jax.demo.__main__ import make_data
-from sapl_jax.errors import UserError, run_main
+from sapl_jax.errors import Parser, UserError, run_main
 from sapl_jax.evaluation.document import Section, Table, to_markdown
 from sapl_jax.evaluation.protocols import DEFAULT
 from sapl_jax.evaluation.results import number
@@ -32,16 +32,12 @@ _NAME = "held-out"
 
 def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Reads the command line; the second part holds the --config.* flags for training."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sapl_jax.demo.ablation",
-        description=(__doc__ or "").splitlines()[0],
-        allow_abbrev=False,
-    )
+    parser = Parser("python -m sapl_jax.demo.ablation", __doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--output", type=Path, default=Path("demo/ablation"), help="folder of the whole study")
     add("--seeds", type=int, default=3, help="trainings of every row (default: 3)")
-    add("--train_images", type=int, default=6000)
-    add("--test_images", type=int, default=300)
+    add("--train-images", type=int, default=6000)
+    add("--test-images", type=int, default=300)
     add("--row", nargs="+", choices=chosen_rows(_GROUPS, None), help="single rows")
     known, rest = parse_with_config_flags(parser, arguments)
     if known.seeds < 1:

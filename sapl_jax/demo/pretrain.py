@@ -25,16 +25,14 @@ from sapl_jax.clip.weights import save_clip
 from sapl_jax.demo.captioned_batches import LOCAL, WORDS, Batch, make_batch, make_pictures, phrases
 from sapl_jax.demo.objective import MAX_SCALE, build_clip, pretraining_loss, small_config
 from sapl_jax.demo.vocabulary import Vocabulary
-from sapl_jax.errors import UserError, run_main
+from sapl_jax.errors import Parser, UserError, run_main
 
 _REPORT_EVERY = 250  # steps
 
 
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sapl_jax.demo.pretrain", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = Parser("python -m sapl_jax.demo.pretrain", __doc__)
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder to write, in Hugging Face's format")
     add("--pictures", type=int, default=8000, help="photographs to generate")
@@ -42,10 +40,10 @@ def parse_arguments() -> argparse.Namespace:
     add("--canvas", type=int, default=96, help="side of a training image in pixels")
     add("--patch", type=int, default=16, help="side of the ViT's patches in pixels")
     add("--steps", type=int, default=10000)
-    add("--batch_size", type=int, default=16)
-    add("--learning_rate", type=float, default=1.5e-3)
+    add("--batch-size", type=int, default=16)
+    add("--learning-rate", type=float, default=1.5e-3)
     add("--sheets", type=float, default=0.5, help="share of contact sheets among the images")
-    add("--clip_weight", type=float, default=0.05, help="weight of the whole-image contrast")
+    add("--clip-weight", type=float, default=0.05, help="weight of the whole-image contrast")
     add("--seed", type=int, default=10**6, help="of the photographs and of everything else")
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes that generate")
     return parser.parse_args()

@@ -8,7 +8,7 @@ from typing import Any
 
 from data_pipelines.preprocess import PADDING, Geometry
 from sapl_jax.files import versions, write_json
-from sapl_jax.inference.exports import FILE, NAME, VERSION
+from sapl_jax.inference.export_folder import FILE, NAME, VERSION
 from sapl_jax.inference.trained import TrainedModel
 from sapl_jax.models.sapl import SAPL
 

@@ -17,7 +17,7 @@ from sapl_jax.exporting.formats import (
     write_orbax,
     write_stablehlo,
 )
-from sapl_jax.inference.exports import is_export, read_description
+from sapl_jax.inference.export_folder import read_description, refuse_foreign
 from sapl_jax.inference.localizer import Localizer
 from sapl_jax.inference.trained import TrainedModel
 
@@ -60,17 +60,6 @@ def export(
         )
         checking.require_equal(found)
     return found
-
-
-def refuse_foreign(output: Path) -> None:
-    """UserError where `output` is there and is neither empty nor an earlier export."""
-    if output.is_symlink() or (output.exists() and not output.is_dir()):
-        raise UserError(f"{output} is a file or a link; give a folder that is not there yet.")
-    if output.is_dir() and any(output.iterdir()) and not is_export(output):
-        raise UserError(
-            f"{output} holds files that are not an export of this project, and nothing is "
-            "overwritten. Give another --output."
-        )
 
 
 @contextmanager

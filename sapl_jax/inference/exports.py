@@ -1,6 +1,5 @@
-"""Reads exports back: what every export folder says of itself, and the weights of an Orbax one."""
+"""Reads the weights of an Orbax export back."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,42 +12,13 @@ from sapl_jax.checkpoints import CheckpointFolder
 from sapl_jax.clip.config import CLIPConfig, TextConfig, VisionConfig
 from sapl_jax.clip.model import CLIP, CLIPSource
 from sapl_jax.errors import UserError
+from sapl_jax.inference.export_folder import read_description
 from sapl_jax.inference.trained import TrainedModel, require_current
 from sapl_jax.models.sapl import SAPL, assemble_sapl
 from sapl_jax.training.state import PyTree, merge_model, split_model
 from sapl_jax.workdir import config_of
 
-FILE = "export.json"
-NAME = "sapl_jax export"
 ORBAX_WEIGHTS = "weights"
-VERSION = 1  # Raised when a reader of the version before could not read the new folder.
-
-
-def is_export(folder: Path) -> bool:
-    """Whether a folder says that it is an export of this project."""
-    try:
-        content = json.loads((folder / FILE).read_text())
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and content.get("format") == NAME
-
-
-def read_description(folder: Path) -> dict[str, Any]:
-    """The checked content of export.json; UserError where it is of another version."""
-    path = folder / FILE
-    try:
-        content = json.loads(path.read_text())
-        name, version = content["format"], content["format_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a readable description of an export: {error}") from error
-    if name != NAME or version != VERSION:
-        writer = content.get("versions", {}).get("sapl-jax", "an unknown version")
-        raise UserError(
-            f"{folder} is an export of format {version!r}, written by sapl_jax {writer}; this "
-            f"version reads format {VERSION}. Export the checkpoint again with this version, or "
-            "open the folder with the version that wrote it."
-        )
-    return content
 
 
 def load_orbax(folder: Path, dtype: str | None = None) -> TrainedModel:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from sapl_jax.errors import UserError
 from sapl_jax.inference import calibration
-from sapl_jax.inference.exports import is_export, load_orbax
+from sapl_jax.inference.export_folder import is_export
+from sapl_jax.inference.exports import load_orbax
 from sapl_jax.inference.trained import TrainedModel, load_trained
 
 log = logging.getLogger(__name__)

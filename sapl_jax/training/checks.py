@@ -1,25 +1,33 @@
 """What a configuration may hold, beyond the types of its fields."""
 
+import re
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from sapl_jax.errors import UserError
-from sapl_jax.models.hecl import GIVERS
 
 _MEMBERS = {"model.taps": int, "model.class_words": str, "clip.lora_targets": str}
-_CHOICES: dict[str, Collection[str]] = {
+# Written out, not imported: what knows them also loads JAX, and mistakes are told before that.
+CHOICES: dict[str, Collection[str]] = {
+    "data.dataset": ("casia_v2", "folder"),
+    "train.schedule": ("constant", "cosine"),
+    "train.dtype": ("auto", "float32", "bfloat16"),
+    "model.prompts": ("fixed", "coop", "cocoop", "ecpl_no_edge", "ecpl"),
     "model.edges": ("own", "another"),
     "model.image_logits": ("cls", "patches", "both"),
     "train.background_of": ("all", "authentic"),
     "model.heat_map.taps": ("logits", "probabilities"),
-    "model.hecl.givers": GIVERS,
+    "model.hecl.givers": ("label", "tampered_both", "both"),
     "model.hecl.space": ("shared", "own"),
     "train.keep": ("last", "best"),
     "model.hecl.keys": ("all", "prototypes"),
 }
 _ABOVE_ZERO = (
+    "image.size",
+    "train.batch_size",
     "train.epochs",
     "train.log_every",
     "train.eval_every",
@@ -81,7 +89,7 @@ def check_values(config: ConfigDict) -> None:
         if not (value > 0 or (value == 0 and field in _AT_LEAST_ZERO)):
             least = "at least 0" if field in _AT_LEAST_ZERO else "more than 0"
             raise UserError(f"--config.{field} is {value}; expected {least}.")
-    for field, choices in _CHOICES.items():
+    for field, choices in CHOICES.items():
         if _value(config, field) not in choices:
             raise UserError(
                 f"--config.{field} is {_value(config, field)!r}; expected one of "
@@ -92,6 +100,13 @@ def check_values(config: ConfigDict) -> None:
             raise UserError(
                 f"--config.{field} is {_value(config, field)}; expected a share, from 0 to 1."
             )
+    clip = config.clip.pretrained  # A folder, random:NAME or a name on the hub.
+    if not (Path(clip).is_dir() or re.fullmatch(r"random:.+|\w[\w.-]*(/[\w.-]+)?", clip)):
+        raise UserError(f"{clip}: no such folder. Give a CLIP folder or a Hugging Face hub name.")
+    if not 0 <= config.data.val_fraction < 1:
+        raise UserError(
+            f"--config.data.val_fraction is {config.data.val_fraction}; expected 0 to under 1."
+        )
     if len(config.model.class_words) != 2:
         raise UserError(
             f"--config.model.class_words is {','.join(config.model.class_words)!r}; expected two "

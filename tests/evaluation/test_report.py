@@ -201,8 +201,8 @@ def test_an_output_that_is_a_file_is_refused_before_any_work(monkeypatch, folder
     ("arguments", "message"),
     [
         ((), "give --checkpoint"),
-        (("--method", "noi1", "--batch_size", "0"), "batch_size is 0"),
-        (("--method", "noi1", "--tile", "4"), "too small"),
+        (("--method", "noi1", "--batch_size", "0"), "batch-size is 0"),
+        (("--method", "noi1", "--tile", "4"), "tile is 4; expected 32"),
     ],
 )
 def test_wrong_flags_are_clear_errors(monkeypatch, folder, tmp_path, arguments, message) -> None:

@@ -1,0 +1,49 @@
+"""What every export folder says of itself; read without loading JAX."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sapl_jax.errors import UserError
+
+FILE = "export.json"
+NAME = "sapl_jax export"
+VERSION = 1  # Raised when a reader of the version before could not read the new folder.
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder says that it is an export of this project."""
+    try:
+        content = json.loads((folder / FILE).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("format") == NAME
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """The checked content of export.json; UserError where it is of another version."""
+    path = folder / FILE
+    try:
+        content = json.loads(path.read_text())
+        name, version = content["format"], content["format_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a readable description of an export: {error}") from error
+    if name != NAME or version != VERSION:
+        writer = content.get("versions", {}).get("sapl-jax", "an unknown version")
+        raise UserError(
+            f"{folder} is an export of format {version!r}, written by sapl_jax {writer}; this "
+            f"version reads format {VERSION}. Export the checkpoint again with this version, or "
+            "open the folder with the version that wrote it."
+        )
+    return content
+
+
+def refuse_foreign(output: Path) -> None:
+    """UserError where `output` is there and is neither empty nor an earlier export."""
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        raise UserError(f"{output} is a file or a link; give a folder that is not there yet.")
+    if output.is_dir() and any(output.iterdir()) and not is_export(output):
+        raise UserError(
+            f"{output} holds files that are not an export of this project, and nothing is "
+            "overwritten. Give another --output."
+        )

@@ -1,0 +1,118 @@
+"""`sapl`: every command under one name; mistakes are told before JAX or TensorFlow is imported."""
+
+import json
+import socket
+import subprocess
+import sys
+
+from sapl_jax.command_line import COMMANDS
+from sapl_jax.models.hecl import GIVERS
+from sapl_jax.models.prompts import VARIANTS
+from sapl_jax.training.checks import CHOICES
+from tests.data_pipelines.picture_trees import make_casia
+from tests.training.run_in_memory import environment
+
+# Each command line in a fork of one process; what was imported until its end is printed.
+FORKS = """
+import json, os, sys, tempfile
+from sapl_jax.__main__ import run
+HEAVY = ("jax", "flax", "tensorflow", "transformers", "gradio", "matplotlib")
+results = []
+for arguments in json.load(sys.stdin):
+    with tempfile.TemporaryFile() as out:
+        if not os.fork():
+            os.dup2(out.fileno(), 1)
+            os.dup2(out.fileno(), 2)
+            sys.argv = ["sapl", *arguments]
+            try:
+                run()
+            except SystemExit as left:
+                print(json.dumps([left.code, [m for m in HEAVY if m in sys.modules]]), flush=True)
+            os._exit(0)
+        os.wait()
+        out.seek(0)
+        results.append(out.read().decode().splitlines())
+print(json.dumps(results))
+"""
+
+
+def run_all(commands):
+    """Exit status, heavy modules imported, and all that was printed, of each command line."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS],
+        input=json.dumps([[str(text) for text in command] for command in commands]),
+        env=environment(devices=1, HF_HUB_OFFLINE="1"),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [(*json.loads(lines[-1]), "\n".join(lines[:-1])) for lines in json.loads(done.stdout)]
+
+
+def test_help_of_every_command_imports_nothing_heavy():
+    for name, (status, heavy, text) in zip(
+        COMMANDS, run_all([[name, "--help"] for name in COMMANDS]), strict=True
+    ):
+        assert (status, heavy) == (0, []), (name, text)
+        assert f"usage: sapl {name}" in text
+        assert not any("_" in word for word in text.split() if word.startswith("--")), text
+
+
+def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path):
+    root, out = make_casia(tmp_path / "casia"), tmp_path / "out"
+    file = tmp_path / "file"
+    file.write_text("")
+    data, given = f"--config.data.root={root}", ("--dataset", f"casia_v2={root}", "--output", out)
+    here = ("--workdir", tmp_path / "run")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        mistakes = [
+            (["trian"], "no command 'trian'"),
+            (["train", data, "--wrkdir=x"], "'wrkdir'"),
+            (["train", data, "--config.train.batchsize=4"], "batchsize"),
+            (["train", data, "--config.train.batch_size=0"], "batch_size is 0"),
+            (["train", data, "--config.train.dtype=float8"], "float8"),
+            (["train", data, "--config.model.prompts=magic"], "magic"),
+            (["train", *here], "No training data was given"),
+            (["train", *here, f"--config.data.root={tmp_path / 'absent'}"], "does not exist"),
+            (["train", *here, f"--config.data.prepared={tmp_path / 'absent'}"], "absent"),
+            (["train", data, "--workdir", file / "run"], "cannot be written"),
+            (["train", data, *here, f"--config.clip.pretrained={tmp_path / 'none'}"], "none"),
+            (["train", data, *here, "--config.data.val_fraction=1"], "val_fraction is 1"),
+            (["evaluate", *given, "--flag"], "--flag"),
+            (["evaluate", *given], "--checkpoint"),
+            (["evaluate", *given, "--checkpoint", tmp_path / "none"], "no folder"),
+            (["evaluate", *given, "--method", "noi1", "--tile=4"], "--tile is 4"),
+            (["predict", root, "--output", out, "--batch_size=0"], "--batch-size is 0"),
+            (["predict", root, "--output", out, "--checkpoint", file], "no folder"),
+            (["predict", tmp_path / "absent", "--output", out], "No pictures were found"),
+            (["predict", root, "--output", file], "cannot be written"),
+            (["export", "--checkpoint", root, "--output", root, "--format=onnx"], "not an export"),
+            (["serve", "--port", port], "Another program may use the port"),
+            (["serve", "--max-megapixels=0"], "--max-megapixels is 0"),
+            (["serve", "--checkpoint", file], "no folder"),
+            (["demo", "--output", out, "--config.train.stepz=1"], "stepz"),
+            (["demo", "--output", out, "--train-images=0"], "--train-images is 0"),
+            (["ablate", *given, data, "--config.seed=one"], "seed"),
+            (["prepare", "--dataset=casia_v2", "--root", tmp_path / "absent"], "does not exist"),
+            (["prepare", "--dataset=casia_v2", "--root", root, "--val-fraction=2"], "is 2"),
+            (["generate", "--output", file, "--images=2"], "file"),
+            (["doctor", "--dataset=casia_v2", "--root", tmp_path / "absent"], "does not exist"),
+        ]
+        results = run_all([arguments for arguments, _ in mistakes])
+    unclear = [
+        (arguments, result)
+        for (arguments, message), result in zip(mistakes, results, strict=True)
+        if result[0] != (1 if arguments[0] == "doctor" else 2)
+        or result[1]
+        or message not in result[2]
+        or "Traceback" in result[2]
+    ]
+    assert not unclear, json.dumps(unclear, indent=1, default=str)
+    assert not (out / "data").exists()
+
+
+def test_the_words_checked_early_are_those_of_the_code():
+    assert CHOICES["model.prompts"] == VARIANTS
+    assert CHOICES["model.hecl.givers"] == tuple(GIVERS)
