@@ -170,12 +170,12 @@ def test_pictures_of_the_training_data_are_left_out(caplog, own, trained_run, tm
     write(tmp_path / "data" / "Au" / "same.png", picture(seed=3))
     (tmp_path / "data" / "Au" / "same.png").write_bytes((own / "3.png").read_bytes())
     write(tmp_path / "data" / "Tp" / "t.png", picture(seed=99))
-    localizer = Localizer.load(trained_run)
+    config = Localizer.load(trained_run).config.copy_and_resolve_references()
     arguments = command.parse_arguments(
         ["--checkpoint", "x", "--authentic", str(own), "--data", str(tmp_path / "data")]
     )
-    localizer.config.unlock()
-    localizer.config.data.dataset = "folder"
-    kept, _ = command.choose_pictures(arguments, localizer)
+    config.unlock()
+    config.data.dataset = "folder"
+    kept, _ = command.choose_pictures(arguments, config)
     assert "1 pictures of the training data" in caplog.text
     assert len(kept) == 12 and not any(sample.image.name == "3.png" for sample in kept)
