@@ -106,7 +106,7 @@ def main() -> None:
     calibration.write(arguments.checkpoint, found)
     print(found.rule)
     print(
-        f"Maps mark at most {found.marked:.1%} of authentic pixels above {found.map_threshold:.3f}"
+        f"Maps mark at most {found.marked:.1%} of authentic pixels above {found.map_threshold:.4g}"
     )
     if found.temperature is not None:
         print(f"probability = sigmoid(logit(score) / {found.temperature:.3f} {found.bias:+.3f})")

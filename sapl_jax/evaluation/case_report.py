@@ -66,8 +66,8 @@ def case_report(
 def _finding(localizer: Localizer, settings: dict, record: dict) -> list:
     share, score = record["tampered_fraction"], record["score"]
     parts: list = [
-        f"Verdict: {record['verdict']}. Image score {score:.3f}. {share:.1%} of the pixels are in "
-        f"the mask (heat map above {settings['threshold']:.3f})."
+        f"Verdict: {record['verdict']}. Image score {score:.4g}. {share:.1%} of the pixels are in "
+        f"the mask (heat map above {settings['threshold']:.4g})."
     ]
     found = localizer.calibration if settings["verdicts"] else None
     if found is None:
