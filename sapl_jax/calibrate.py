@@ -12,18 +12,20 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from data_pipelines.duplicates import identical_across, identical_groups
 from data_pipelines.listing import AUTHENTIC, Sample
+from data_pipelines.prepared import fingerprint
 from data_pipelines.readers import read_dataset
 from data_pipelines.splits import split_samples
 from sapl_jax.errors import UserError, run_main
 from sapl_jax.inference.detector import Detector
 from sapl_jax.inference.inputs import find_pictures
+from sapl_jax.workdir import trained_on
 
 log = logging.getLogger(__name__)
 _BATCH = 32  # pictures handed to the model at once
@@ -45,26 +47,31 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def choose_pictures(arguments: argparse.Namespace, config: ConfigDict) -> tuple[list[Sample], str]:
-    """The pictures to calibrate on, and where they come from; config: the model's."""
-    data = config.data
-    root, samples = arguments.data or Path(data.root or "/dev/null").expanduser(), None
+def choose_pictures(arguments: argparse.Namespace, localizer: Any) -> tuple[list[Sample], str]:
+    """The pictures to calibrate on, and where they come from."""
+    config, data = localizer.config, localizer.config.data
+    root, listing = arguments.data or Path(data.root or "/dev/null").expanduser(), None
     if arguments.data or root.is_dir():
-        samples = read_dataset(data.dataset, root).samples
+        listing = read_dataset(data.dataset, root)
     if arguments.authentic is None:
-        if samples is None:
+        if listing is None:
             raise UserError(
                 "The training data are not here: give their folder with --data, or your own "
                 "authentic pictures with --authentic."
             )
-        split = split_samples(samples, data.val_fraction, config.seed)
+        settings = (localizer.geometry, localizer.edge_options, data.val_fraction, config.seed)
+        before = trained_on(arguments.checkpoint)
+        if before is None or fingerprint(listing, *settings) != before["fingerprint"]:
+            log.warning("%s may not be what it was trained on, nor its validation split", root)
+        split = split_samples(listing.samples, data.val_fraction, config.seed)
         if not split.validation:
             raise UserError("Training held no validation pictures out: give --authentic FOLDER.")
         return split.validation, f"the validation split of {root.name}"
     paths = find_pictures([str(arguments.authentic)]).pictures
     twins = {path for group in identical_groups(paths) for path in group[1:]}
-    seen = set(identical_across(paths, [sample.image for sample in samples or []])) - twins
-    if samples is None:
+    known = [sample.image for sample in listing.samples] if listing else []
+    seen = set(identical_across(paths, known)) - twins
+    if listing is None:
         log.warning("The training data are not here (--data): whether these are in it is unknown.")
     for found, what in ((twins, "copies of others"), (seen, "pictures of the training data")):
         if found:
@@ -86,7 +93,7 @@ def main() -> None:
 
     use_compilation_cache()
     localizer = Localizer.load(arguments.checkpoint)
-    samples, origin = choose_pictures(arguments, localizer.config)
+    samples, origin = choose_pictures(arguments, localizer)
     found = calibration.calibrate(
         *measure(localizer, samples),
         false_alarms=arguments.false_alarms,
