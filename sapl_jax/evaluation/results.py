@@ -35,7 +35,7 @@ def probabilities(session: Session, method: Method, result: DatasetResult) -> di
     if not np.isfinite(scores).all():
         return {}
     found = {"score": np.clip(scores, 0, 1)}
-    calibration = getattr(method.detector, "calibration", None)  # none behind tiles
+    calibration = getattr(method.detector, "calibration", None)
     if calibration is None or session.protocol.image_score != "model":
         return found
     calibrated = calibration.probability(scores)
