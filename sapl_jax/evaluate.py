@@ -141,12 +141,10 @@ def load_methods(arguments: argparse.Namespace) -> list[Method]:
 
         use_compilation_cache()
         localizer = Localizer.load(arguments.checkpoint)
-        inside = arguments.checkpoint / "checkpoints" / str(localizer.source.get("checkpoint"))
-        weights = inside if inside.exists() else arguments.checkpoint
         source = {
             "folder": str(arguments.checkpoint),
             **localizer.source,
-            "sha256": files.tree_sha256(weights),
+            "sha256": files.tree_sha256(Path(localizer.source["weights"])),
         }
         methods.append(Method("SAPL", localizer, source))
     for name in dict.fromkeys(arguments.method):

@@ -91,30 +91,6 @@ class Confusion:
         union = self.tp + self.fp + self.fn
         return self.tp / union if union else empty
 
-    def recall(self) -> float | None:
-        """TP / (TP + FN), the true positive rate; None without positives."""
-        return self.tp / (self.tp + self.fn) if self.tp + self.fn else None
-
-    def specificity(self) -> float | None:
-        """TN / (TN + FP); None without negatives."""
-        return self.tn / (self.tn + self.fp) if self.tn + self.fp else None
-
-    def balanced_accuracy(self) -> float | None:
-        """Mean of recall and specificity; None when one of the classes is absent."""
-        recall, specificity = self.recall(), self.specificity()
-        return None if recall is None or specificity is None else (recall + specificity) / 2
-
-    def harmonic_f1(self) -> float | None:
-        """Harmonic mean of recall and specificity, the image-level "F1" of MVSS-Net and WSCL.
-
-        None when one of the classes is absent.
-        """
-        recall, specificity = self.recall(), self.specificity()
-        if recall is None or specificity is None:
-            return None
-        total = recall + specificity
-        return 2 * recall * specificity / total if total else 0.0
-
 
 @dataclasses.dataclass(frozen=True)
 class ScoreHistogram:

@@ -66,12 +66,12 @@ def main() -> int:
     localizer = Localizer.load(checkpoint)
     threshold = arguments.threshold
     if threshold is None:
-        threshold = localizer.threshold
-    calibration = localizer.calibration if arguments.tile is None else None
+        # Tiles have maps of another kind than those that were calibrated; their score is the same.
+        whole = arguments.tile is None
+        threshold = localizer.threshold if whole else localizer.config.model.heat_map.threshold
+    calibration = localizer.calibration
     if calibration is not None:
         log.info(calibration.rule)
-    elif localizer.calibration is not None:
-        log.warning("The calibration does not hold for tiles: verdicts are without it.")
     settings = {
         "threshold": threshold,
         "model": localizer.source["checkpoint"],

@@ -64,25 +64,21 @@ def case_report(
 
 
 def _finding(localizer: Localizer, settings: dict, record: dict) -> list:
-    share, score = record["tampered_fraction"], record["score"]
-    parts: list = [
-        f"Verdict: {record['verdict']}. Image score {score:.3f}. {share:.1%} of the pixels are in "
-        f"the mask (heat map above {settings['threshold']:.3f})."
-    ]
-    found = localizer.calibration if settings["verdicts"] else None
-    if found is None:
-        parts.append(
-            "Rule: tampered above a score of 0.5. The score is not calibrated: 0.9 does not mean "
-            "that nine of ten such pictures are tampered, and no rate of false alarms is known."
-        )
-        return parts
-    parts.append(f"Rule: {found.rule}")
-    if record["probability"] is not None:
-        parts.append(
-            f"Calibrated probability {record['probability']:.1%}, where {found.fitted_on[1]} of "
+    verdict, score, share = (record[key] for key in ("verdict", "score", "tampered_fraction"))
+    text = (
+        f"Verdict: {verdict}. Image score {score:.4g}. {share:.1%} of the pixels are in the mask "
+        f"(heat map above {settings['threshold']:.4g})."
+    )
+    if (found := localizer.calibration) is None:
+        return [text, "Rule: tampered above a score of 0.5. The score is not calibrated: 0.9 does "
+                "not mean that nine of ten such pictures are tampered, and no rate of false alarms "
+                "is known."]  # fmt: skip
+    if (probability := record["probability"]) is not None:
+        text += (
+            f" Calibrated probability {probability:.1%}, where {found.fitted_on[1]} of "
             f"{sum(found.fitted_on)} pictures are tampered, as in the data it was fitted on."
         )
-    return parts
+    return [text, f"Rule: {found.rule}"]
 
 
 def _pictures(
@@ -111,8 +107,7 @@ def _pictures(
 def _encode(pixels: np.ndarray) -> bytes:
     if pixels.ndim == 2:
         return drawing.encode_png(pixels)
-    bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+    return cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
 def _regions(record: dict) -> list:
@@ -193,18 +188,15 @@ def _limits(localizer: Localizer) -> list[str]:
 
 
 def _provenance(localizer: Localizer, settings: dict, name: str) -> list:
-    source = localizer.source
+    source, clip = localizer.source, localizer.source["clip"]
     tile = f" --tile {settings['tile']}" if settings["tile"] else ""
     command = (
-        f"python -m sapl_jax.predict --checkpoint CHECKPOINT --threshold {settings['threshold']:g}"
+        f"python -m sapl_jax.predict --checkpoint CHECKPOINT --threshold {settings['threshold']!r}"
         f"{tile} --report --output OUTPUT {shlex.quote(name)}"
     )
-    clip = source["clip"]
-    return [
-        [
-            f"model: checkpoint {source['checkpoint']}, SHA-256 {settings['model_sha256']}",
-            f"CLIP: {clip['name']}, SHA-256 {clip['sha256']}",
-            "versions: " + ", ".join(f"{key} {value}" for key, value in versions().items()),
-            f"command: {command}",
-        ]
-    ]
+    return [[
+        f"model: checkpoint {source['checkpoint']}, SHA-256 {settings['model_sha256']}",
+        f"CLIP: {clip['name']}, SHA-256 {clip['sha256']}",
+        "versions: " + ", ".join(f"{key} {value}" for key, value in versions().items()),
+        f"command: {command}",
+    ]]  # fmt: skip

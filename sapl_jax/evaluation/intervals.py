@@ -4,12 +4,12 @@ Methods that saw the same pictures get the same draws, so that they are compared
 """
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from sapl_jax.evaluation.protocols import PIXEL_MEASURES, THRESHOLD, ImageScores, Protocol
+from sapl_jax.evaluation.protocols import ImageScores, Protocol, measures
 
 DRAWS = 2000
 COVERAGE = 0.95
@@ -44,48 +44,6 @@ def _weights(images: Named) -> Iterator[np.ndarray]:
             counts = np.bincount(drawn.ravel(), minlength=count * own.size)
             weights[:, own] = counts.reshape(count, own.size)
         yield weights
-
-
-def measures(protocol: Protocol, images: Sequence[ImageScores], weights: np.ndarray) -> Draws:
-    """`protocols.summarise` for D weightings of the pictures at once.
-
-    Args:
-        weights: float64 [D, N], how often each picture counts.
-
-    Returns:
-        Per measure float64 [D], NaN where no picture that has it counts. Image-level measures are
-        there only where both classes are and every picture has a score.
-    """
-    labels = np.array([image.label for image in images], bool)
-    scores = np.array([image.score for image in images], np.float64)
-    pixels = np.array([[getattr(i, m) for m in PIXEL_MEASURES] for i in images], np.float64)
-    with np.errstate(invalid="ignore"):  # 0 / 0, where no picture with a mask was drawn
-        means = weights @ np.nan_to_num(pixels) / (weights @ ~np.isnan(pixels))
-    found = dict(zip(PIXEL_MEASURES, means.T, strict=True))
-    if labels.all() or not labels.any() or not np.isfinite(scores).all():
-        return found
-    above, below = weights[:, labels], weights[:, ~labels]
-    positives, negatives = above.sum(axis=1), below.sum(axis=1)
-    recall = above @ (scores[labels] > THRESHOLD) / positives
-    specificity = below @ (scores[~labels] <= THRESHOLD) / negatives
-    found["balanced_accuracy"] = (recall + specificity) / 2
-    if protocol.image_f1 == "harmonic":
-        harmonic = 2 * recall * specificity / np.maximum(recall + specificity, 1e-12)
-        found["i_f1"] = harmonic
-    else:
-        tp, fp = recall * positives, (1 - specificity) * negatives
-        found["i_f1"] = 2 * tp / (tp + fp + positives)
-    # The share of (tampered, authentic) pairs in the right order, ties half: authentic pictures
-    # sorted once, their weights summed up to each tampered one's score.
-    order = np.argsort(scores[~labels])
-    upto = np.cumsum(below[:, order], axis=1)
-    upto = np.concatenate([np.zeros((len(upto), 1)), upto], axis=1)
-    left, right = (
-        np.searchsorted(scores[~labels][order], scores[labels], side) for side in ("left", "right")
-    )
-    pairs = np.einsum("dp,dp->d", above, upto[:, left] + upto[:, right]) / 2
-    found["i_auc"] = pairs / (positives * negatives)
-    return found
 
 
 def interval(draws: np.ndarray | None) -> list[float] | None:

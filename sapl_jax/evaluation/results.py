@@ -11,14 +11,13 @@ import numpy as np
 
 from sapl_jax.evaluation import intervals
 from sapl_jax.evaluation.evaluator import DatasetResult
-from sapl_jax.evaluation.protocols import PIXEL_MEASURES
+from sapl_jax.evaluation.protocols import MEASURES, PIXEL_MEASURES
 from sapl_jax.evaluation.session import Method, Session
 from sapl_jax.files import versions, write_atomically
 from sapl_jax.metrics import expected_calibration_error
 
 ALIKE = "\N{ALMOST EQUAL TO}"  # behind what cannot be told from the first method's number
 FORMAT = 1  # of results.json; raised when a key changes its meaning
-MEASURES = ("i_auc", "i_f1", "balanced_accuracy", *PIXEL_MEASURES)
 TITLES = {
     "i_auc": "I-AUC",
     "i_f1": "I-F1",
@@ -36,7 +35,7 @@ def probabilities(session: Session, method: Method, result: DatasetResult) -> di
     if not np.isfinite(scores).all():
         return {}
     found = {"score": np.clip(scores, 0, 1)}
-    calibration = getattr(method.detector, "calibration", None)  # none behind tiles
+    calibration = getattr(method.detector, "calibration", None)
     if calibration is None or session.protocol.image_score != "model":
         return found
     calibrated = calibration.probability(scores)

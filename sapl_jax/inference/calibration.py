@@ -86,11 +86,11 @@ class Calibration:
             rest = "no score is low enough to be called authentic, for want of tampered pictures"
         else:
             rest = (
-                f"authentic up to {self.authentic_to:.3f}, below which at most "
+                f"authentic up to {self.authentic_to:.4g}, below which at most "
                 f"{self.false_alarms:.1%} of {self.tampered} tampered ones lie"
             )
         return (
-            f"Tampered above a score of {self.tampered_above:.3f}, which {self.alarms} of "
+            f"Tampered above a score of {self.tampered_above:.4g}, which {self.alarms} of "
             f"{self.authentic} authentic pictures exceed (stated: {self.false_alarms:.1%}; with "
             f"{_CONFIDENCE:.0%} confidence {low:.1%} to {high:.1%} of pictures like these); {rest}"
             f"; else inconclusive. Measured on {self.pictures}."

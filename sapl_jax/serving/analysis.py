@@ -109,7 +109,7 @@ def summary(analysed: Analysed, threshold: float) -> str:
     probability = found.probability(score) if found else None
     calibrated = "" if probability is None else f", calibrated probability {probability:.1%}"
     lines = [
-        f"### {verdict(score, found).capitalize()}: score {score:.3f}{calibrated}",
+        f"### {verdict(score, found).capitalize()}: score {score:.4g}{calibrated}",
         *([found.rule] if found else []),
         f"{width} x {height} pixels; {share:.1%} of the picture is above the threshold.",
         *(f"Note: {note}." for note in analysed.notes),

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from sapl_jax.evaluation import intervals
-from sapl_jax.evaluation.protocols import PROTOCOLS, ImageScores, summarise
+from sapl_jax.evaluation.protocols import PROTOCOLS, ImageScores, measures, summarise
+from sapl_jax.metrics import roc_auc
 
 
 def _images(seed: int, count: int = 60, shift: float = 0.2) -> dict[str, ImageScores]:
@@ -22,10 +23,12 @@ def _images(seed: int, count: int = 60, shift: float = 0.2) -> dict[str, ImageSc
 def test_pictures_that_count_once_or_twice_give_the_measures_of_that_data_set(name) -> None:
     protocol, images = PROTOCOLS[name], list(_images(0).values())
     weights = np.random.default_rng(1).integers(0, 3, (2, len(images)))
-    found = intervals.measures(protocol, images, weights.astype(float))
+    found = measures(protocol, images, weights.astype(float))
     for draw, row in enumerate(weights):
         drawn = [image for image, times in zip(images, row, strict=True) for _ in range(times)]
         expected = summarise(protocol, drawn)
+        labels, scores = ([getattr(i, key) for i in drawn] for key in ("label", "score"))
+        assert expected["i_auc"] == pytest.approx(roc_auc(labels, scores))
         for measure, values in found.items():
             assert values[draw] == pytest.approx(expected[measure]), measure
 

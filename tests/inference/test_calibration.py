@@ -4,18 +4,23 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy.special import expit, logit
 from scipy.stats import beta, binomtest
 
+from data_pipelines.prepared import fingerprint
+from data_pipelines.readers import read_dataset
+from data_pipelines.splits import split_samples
 from sapl_jax import calibrate as command
 from sapl_jax.errors import UserError
 from sapl_jax.exporting.writing import export
 from sapl_jax.inference import calibration
 from sapl_jax.inference.localizer import Localizer
 from sapl_jax.inference.opening import load_model
+from sapl_jax.workdir import remember_data
 from tests.inference.hostile import picture, write
 
 UNIFORM = np.ones(calibration.BINS) / calibration.BINS
@@ -166,16 +171,38 @@ def test_exports_carry_it(monkeypatch, own, run, tmp_path) -> None:
     assert found is not None and found == Localizer.load(run).calibration
 
 
+def test_training_data_that_changed_are_said_to_have_changed(caplog, own, run, tmp_path) -> None:
+    for number in range(6):
+        write(tmp_path / "data" / "Au" / f"a{number}.png", picture(seed=number))
+        write(tmp_path / "data" / "Tp" / f"t{number}.png", picture(seed=number))
+    localizer = Localizer.load(run)
+    config = localizer.config.copy_and_resolve_references().unlock()
+    config.data.dataset, config.data.val_fraction = "folder", 0.5
+    listing = read_dataset("folder", tmp_path / "data")
+    options = (localizer.geometry, localizer.edge_options, 0.5, config.seed)
+    remember_data(run, tmp_path, fingerprint(listing, *options))
+    arguments = command.parse_arguments(["--checkpoint", str(run), "--data", str(listing.root)])
+    named = SimpleNamespace(
+        config=config, geometry=localizer.geometry, edge_options=localizer.edge_options
+    )
+    kept, _ = command.choose_pictures(arguments, named)
+    assert kept == split_samples(listing.samples, 0.5, config.seed).validation
+    assert "may not be" not in caplog.text
+    (tmp_path / "data" / "Tp" / "t0.png").unlink()
+    command.choose_pictures(arguments, named)
+    assert "may not be what it was trained on" in caplog.text
+
+
 def test_pictures_of_the_training_data_are_left_out(caplog, own, trained_run, tmp_path) -> None:
     write(tmp_path / "data" / "Au" / "same.png", picture(seed=3))
     (tmp_path / "data" / "Au" / "same.png").write_bytes((own / "3.png").read_bytes())
     write(tmp_path / "data" / "Tp" / "t.png", picture(seed=99))
-    localizer = Localizer.load(trained_run)
+    config = Localizer.load(trained_run).config.copy_and_resolve_references()
     arguments = command.parse_arguments(
         ["--checkpoint", "x", "--authentic", str(own), "--data", str(tmp_path / "data")]
     )
-    localizer.config.unlock()
-    localizer.config.data.dataset = "folder"
-    kept, _ = command.choose_pictures(arguments, localizer)
+    config.unlock()
+    config.data.dataset = "folder"
+    kept, _ = command.choose_pictures(arguments, SimpleNamespace(config=config))
     assert "1 pictures of the training data" in caplog.text
     assert len(kept) == 12 and not any(sample.image.name == "3.png" for sample in kept)
