@@ -225,8 +225,10 @@ def main() -> None:
     limits = {"batch_size": (1, 4096), "gallery": (0, 1000), "seed": (0, 2**32 - 1), **TILES}
     check_numbers(arguments, **limits)
     check_checkpoint(arguments.checkpoint)
-    if not (arguments.checkpoint or arguments.method):
-        raise UserError("give --checkpoint DIR, or --method noi1 or cfa1, or both")
+    if not (arguments.checkpoint or arguments.method or arguments.maps):
+        raise UserError("give --checkpoint DIR, --method noi1 or cfa1, or --maps NAME=FOLDER")
+    if arguments.robustness and not (arguments.checkpoint or arguments.method):
+        raise UserError("--robustness needs a method that can analyse pictures, not --maps alone")
     files.make_output_folder(arguments.output)
     listings = read_datasets(arguments.dataset, arguments.exclude)
     plain = load_methods(arguments)

@@ -241,7 +241,7 @@ def score_and_patch_map(
     """
     outputs = model(image, edge_map, valid)
     scores = jax.nn.softmax(outputs.image_logits, axis=-1)[:, TAMPERED]
-    flat = valid.reshape(len(scores), -1)
+    flat = valid.reshape(valid.shape[0], -1)
     heat = tampered_heat(outputs.similarity, model.scale, flat, model.heat_map)
     return scores, heat.reshape(edge_map.shape)
 
