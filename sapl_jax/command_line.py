@@ -27,6 +27,9 @@ INTERRUPTED = (130, 143, -2, -15)
 TILES = {"tile": (32, 10**6), "tile_overlap": (0, 0.9)}
 
 
+WHICH_HELP = "checkpoint of a run, best by validation I-AUC; default: what its train.keep says"
+
+
 def check_checkpoint(folder: Path | None) -> None:
     """UserError where the model of --checkpoint cannot be there: it costs no import to see."""
     if folder is not None and not folder.is_dir():

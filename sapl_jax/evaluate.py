@@ -14,7 +14,7 @@ from typing import Any
 from data_pipelines.duplicates import without_training_pictures
 from data_pipelines.readers import READERS, Listing, read_dataset
 from sapl_jax import files
-from sapl_jax.command_line import TILES, check_checkpoint
+from sapl_jax.command_line import TILES, WHICH_HELP, check_checkpoint
 from sapl_jax.errors import Parser, UserError, check_numbers, run_main
 from sapl_jax.evaluation import protocols, results
 from sapl_jax.evaluation.classics import CLASSICS, classic
@@ -63,6 +63,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = Parser("sapl evaluate", __doc__)
     add = parser.add_argument
     add("--checkpoint", type=Path, help="a training run's folder, or an export's")
+    add("--which", choices=("last", "best"), help=WHICH_HELP)
     add(
         "--method",
         action="append",
@@ -140,7 +141,7 @@ def load_methods(arguments: argparse.Namespace) -> list[Method]:
         )
 
         use_compilation_cache()
-        localizer = Localizer.load(arguments.checkpoint)
+        localizer = Localizer.load(arguments.checkpoint, which=arguments.which)
         source = {
             "folder": str(arguments.checkpoint),
             **localizer.source,

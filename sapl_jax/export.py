@@ -10,7 +10,7 @@ import logging
 import sys
 from pathlib import Path
 
-from sapl_jax.command_line import check_checkpoint
+from sapl_jax.command_line import WHICH_HELP, check_checkpoint
 from sapl_jax.errors import Parser, run_main
 from sapl_jax.inference.export_folder import refuse_foreign
 
@@ -24,6 +24,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = Parser("sapl export", __doc__)
     add = parser.add_argument
     add("--checkpoint", type=Path, required=True, help="a training run's folder, or an export")
+    add("--which", choices=("last", "best"), help=WHICH_HELP)
     add("--output", type=Path, required=True, help="folder to make; an earlier export is replaced")
     add("--format", required=True, choices=FORMATS)
     add(
@@ -44,7 +45,7 @@ def main() -> None:
     from sapl_jax.exporting import checking, writing  # loads JAX: not for a mistake
     from sapl_jax.inference.opening import load_model
 
-    trained = load_model(arguments.checkpoint, dtype="float32")
+    trained = load_model(arguments.checkpoint, dtype="float32", which=arguments.which)
     log.info("checkpoint %s of %s", trained.source["checkpoint"], arguments.checkpoint)
     pictures = arguments.pictures or checking.photographs()
     found = writing.export(trained, arguments.format, arguments.output, pictures)

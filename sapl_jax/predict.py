@@ -12,7 +12,7 @@ import logging
 import sys
 from pathlib import Path
 
-from sapl_jax.command_line import TILES, check_checkpoint
+from sapl_jax.command_line import TILES, WHICH_HELP, check_checkpoint
 from sapl_jax.errors import Parser, check_numbers, run_main
 from sapl_jax.files import make_output_folder, tree_sha256
 from sapl_jax.inference.inputs import find_pictures
@@ -28,6 +28,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("paths", nargs="+", metavar="PATH", help="a picture, a folder, or a quoted glob")
     add("--checkpoint", type=Path, help="a training run's folder or an export; without: the demo's")
+    add("--which", choices=("last", "best"), help=WHICH_HELP)
     add("--output", type=Path, required=True, help="folder for the results")
     add("--threshold", type=float, help="mask = heat map above this; default: the checkpoint's")
     add("--tile", type=int, help="analyse pictures with a longer side in tiles of this many pixels")
@@ -63,7 +64,7 @@ def main() -> int:
         checkpoint = demo_model()
         log.warning(NOTICE)
     use_compilation_cache()
-    localizer = Localizer.load(checkpoint)
+    localizer = Localizer.load(checkpoint, which=arguments.which)
     threshold = arguments.threshold
     if threshold is None:
         # Tiles have maps of another kind than those that were calibrated; their score is the same.

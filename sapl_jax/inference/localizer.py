@@ -92,22 +92,24 @@ class Localizer:
         self._edge_features = devices.split_batch(edge_features, self._mesh)
 
     @classmethod
-    def load(cls, checkpoint: str | Path, *, dtype: str | None = None) -> "Localizer":
+    def load(
+        cls, checkpoint: str | Path, *, dtype: str | None = None, which: str | None = None
+    ) -> "Localizer":
         """A trained model from a training run's folder or from an export.
-
-        Of a run, the best checkpoint is taken, or its last one where none was validated.
 
         Args:
             checkpoint: a work directory of `sapl_jax.train`, or a folder that
                 `sapl_jax.export --format orbax` wrote.
             dtype: compute type, "float32" or "bfloat16"; None: the one the model was trained with
-                ("auto" is bfloat16 on GPU and TPU, float32 on CPU).
+                ("auto" is bfloat16 where the hardware has it, else float32).
+            which: of a run's checkpoints, "last", or "best" by validation I-AUC; None: what its
+                configuration keeps (`train.keep`).
 
         Raises:
             UserError: nothing there, an export of another version, damaged files, or CLIP's weights
                 are not those the run was trained on.
         """
-        return cls(*load_model(checkpoint, dtype))
+        return cls(*load_model(checkpoint, dtype, which))
 
     def __call__(self, image: np.ndarray) -> Result:
         """Analyses one picture, uint8 RGB [H,W,3]."""

@@ -19,7 +19,9 @@ NOTICE = (
 )
 
 
-def load_model(checkpoint: str | Path, dtype: str | None = None) -> TrainedModel:
+def load_model(
+    checkpoint: str | Path, dtype: str | None = None, which: str | None = None
+) -> TrainedModel:
     """The model that `Localizer.load` opens, with its LoRA if it has one; same arguments.
 
     Its source has a "fingerprint" of the weights, and a "calibration" where one is beside them.
@@ -27,8 +29,13 @@ def load_model(checkpoint: str | Path, dtype: str | None = None) -> TrainedModel
     folder = Path(checkpoint)
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}: give a training run's folder or an export.")
-    read = load_orbax if is_export(folder) else load_trained
-    trained, found = read(folder, dtype), calibration.read(folder)
+    if not is_export(folder):
+        trained = load_trained(folder, dtype, which)
+    elif which:
+        raise UserError(f"{folder} is an export, which has one checkpoint: leave out --which.")
+    else:
+        trained = load_orbax(folder, dtype)
+    found = calibration.read(folder)
     source = {**trained.source, "fingerprint": calibration.fingerprint(trained.model)}
     if found is not None and found.model != source["fingerprint"]:
         log.warning(

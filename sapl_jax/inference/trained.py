@@ -31,12 +31,13 @@ class TrainedModel(NamedTuple):
 
 
 def load_trained(workdir: Path, dtype: str | None = None, which: str | None = None) -> TrainedModel:
-    """A checkpoint of a training run, or of its other series where the wanted one is empty.
+    """A checkpoint of a training run.
 
     Args:
         workdir: a work directory of `sapl_jax.train`.
         dtype: compute type, "float32" or "bfloat16"; None: the configuration's.
-        which: "last", or "best" by validation I-AUC; None: the configuration's `train.keep`.
+        which: "last", or "best" by validation I-AUC; None: the configuration's `train.keep`, or
+            the other where there is none of it.
 
     Raises:
         UserError: nothing there, or CLIP's weights are not those the run was trained on.
@@ -45,9 +46,12 @@ def load_trained(workdir: Path, dtype: str | None = None, which: str | None = No
     require_current(config, workdir)
     checkpoints = workdir / "checkpoints"
     order = ("best", "last") if (which or config.train.keep) == "best" else ("last", "best")
-    series = next((name for name in order if _has_steps(checkpoints / name)), None)
-    if series is None:
+    there = [name for name in order if _has_steps(checkpoints / name)]
+    if not there:
         raise UserError(f"{workdir} holds no checkpoint yet: let the run save one first.")
+    series = there[0]
+    if which and series != which:
+        raise UserError(f"{workdir} has no {which} checkpoint, only {series}: leave out --which.")
     model = build_sapl(config, devices.compute_dtype(dtype or config.train.dtype))
     params, frozen = split_model(model)
     tx, dim = make_optimizer(config.train), model.feature_dim

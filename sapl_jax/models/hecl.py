@@ -22,8 +22,8 @@ class Anchors(NamedTuple):
     """Edge-patch features of a batch, by the class they stand for: 0 authentic, 1 manipulated.
 
     Attributes:
-      features: [L, B, 2, K, D] float32 unit vectors.
-      valid: [B, 2, K] bool; false where a picture has fewer than K usable patches, or gives none.
+        features: [L, B, 2, K, D] float32 unit vectors.
+        valid: [B, 2, K] bool; false where a picture has fewer than K usable patches, or gives none.
     """
 
     features: jax.Array
@@ -66,12 +66,12 @@ def select_patches(
     The number of usable patches does not depend on the tap.
 
     Args:
-      similarity: [L, B, T, 2] cosine of patch and prompt, authentic first.
-      scale: CLIP's logit scale, scalar.
-      edge_map: [B, T] in [0,1]; ignored (taken as 1) when not `use_edges`.
-      valid: [B, T] bool.
-      top_k: patches per picture and class, lowered to T where the grid has fewer.
-      use_edges: false for the ablation "HECL without edge".
+        similarity: [L, B, T, 2] cosine of patch and prompt, authentic first.
+        scale: CLIP's logit scale, scalar.
+        edge_map: [B, T] in [0,1]; ignored (taken as 1) when not `use_edges`.
+        valid: [B, T] bool.
+        top_k: patches per picture and class, lowered to T where the grid has fewer.
+        use_edges: false for the ablation "HECL without edge".
     """
     top_k = min(top_k, similarity.shape[2])
     usable = valid & (edge_map > 0) if use_edges else valid
@@ -94,11 +94,11 @@ def make_anchors(
     """Anchors from the selected patches (`select_patches`) of joint-space embeddings [L,B,T,P].
 
     Args:
-      heads: None: the contrast is in the joint space itself, behind the similarity's projection.
-      embeddings: [L,B,T,P], any float type.
-      indices: [L,B,2,K].
-      usable: [B,K] bool.
-      gives: [B,2] bool: which classes' edges a picture may give (GIVERS).
+        heads: None: the contrast is in the joint space itself, behind the similarity's projection.
+        embeddings: [L,B,T,P], any float type.
+        indices: [L,B,2,K].
+        usable: [B,K] bool.
+        gives: [B,2] bool: which classes' edges a picture may give (GIVERS).
     """
     num_taps, batch, _, top_k = indices.shape
     flat = indices.reshape(num_taps, batch, 2 * top_k, 1)

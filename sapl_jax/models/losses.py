@@ -33,16 +33,16 @@ def sapl_loss(
     """This replica's loss, its parts, and the queues with the global batch enqueued.
 
     Args:
-      model: gave `outputs`.
-      outputs: of the batch.
-      batch: valid [B,g,g], label [B].
-      queues: HECL's keys before this batch.
-      config: see configs/sapl.py.
-      hecl_weight: w(t).
-      axis: name of the axis the replicas are mapped over.
+        model: gave `outputs`.
+        outputs: of the batch.
+        batch: valid [B,g,g], label [B].
+        queues: HECL's keys before this batch.
+        config: see configs/sapl.py.
+        hecl_weight: w(t).
+        axis: name of the axis the replicas are mapped over.
 
     Returns:
-      loss, and (parts, queues); parts: loss_cls, loss_background, loss_hecl, accuracy, scalars.
+        loss, and (parts, queues); parts: loss_cls, loss_background, loss_hecl, accuracy, scalars.
     """
     train, label = config.train, batch["label"]
     if config.model.edges == "another" and len(label) < 2:
@@ -156,8 +156,8 @@ def contrast(anchors: Anchors, queues: Queues, temperature: float) -> tuple[jax.
     several devices give the mean over all of them.
 
     Returns:
-      sums: [L, 2] float32, loss summed over the anchors of each class at each tap.
-      counts: [2] float32, anchors of each class that count.
+        sums: [L, 2] float32, loss summed over the anchors of each class at each tap.
+        counts: [2] float32, anchors of each class that count.
     """
     keys = jax.lax.stop_gradient(queues.keys)
     exists = filled(queues)

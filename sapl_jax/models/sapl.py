@@ -28,12 +28,12 @@ class Outputs(NamedTuple):
     """What one forward pass gives.
 
     Attributes:
-      image_logits: [B,2] float32, authentic first: the mean of `logits`.
-      logits: [S,B,2] float32, of each source of a verdict: logit_scale * cos(image, prompt), and
-        pooled from the patches (`pooled_logits`), or one of them.
-      similarity: [L,B,T,2] float32, cosine of patch and prompt.
-      embeddings: [L,B,T,P] patch features in the joint space, compute dtype, not normalised.
-      edge_map: [B,T] the soft edges that were used.
+        image_logits: [B,2] float32, authentic first: the mean of `logits`.
+        logits: [S,B,2] float32, of each source of a verdict: logit_scale * cos(image, prompt), and
+          pooled from the patches (`pooled_logits`), or one of them.
+        similarity: [L,B,T,2] float32, cosine of patch and prompt.
+        embeddings: [L,B,T,P] patch features in the joint space, compute dtype, not normalised.
+        edge_map: [B,T] the soft edges that were used.
     """
 
     image_logits: jax.Array
@@ -103,10 +103,10 @@ class SAPL(nnx.Module):
         """One forward pass.
 
         Args:
-          image: [B,C,C,3] uint8, RGB.
-          edge_map: [B,g,g] float, soft edge map per patch.
-          valid: [B,g,g] bool, patches inside the picture.
-          recompute: what of the vision blocks is computed again in the backward pass.
+            image: [B,C,C,3] uint8, RGB.
+            edge_map: [B,g,g] float, soft edge map per patch.
+            valid: [B,g,g] bool, patches inside the picture.
+            recompute: what of the vision blocks is computed again in the backward pass.
         """
         batch = image.shape[0]
         edge_map, valid = edge_map.reshape(batch, -1), valid.reshape(batch, -1)

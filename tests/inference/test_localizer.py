@@ -1,5 +1,6 @@
 """`Localizer`: the public API of a trained model."""
 
+import shutil
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 
 from sapl_jax import Localizer, Result
 from sapl_jax.errors import UserError
+from sapl_jax.inference.opening import SHIPPED
 
 
 def picture(height, width, seed=0):
@@ -53,3 +55,15 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 def test_importing_the_package_does_not_load_jax():
     code = "import sys, sapl_jax, sapl_jax.errors; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_which_checkpoint_of_a_run_is_told_or_follows_from_its_configuration(trained_run, tmp_path):
+    with pytest.raises(UserError, match="no last checkpoint, only best"):
+        Localizer.load(trained_run, which="last")
+    assert Localizer.load(trained_run).source["checkpoint"] == "best/3"  # there is no other
+    both = shutil.copytree(trained_run, tmp_path / "run")
+    shutil.copytree(both / "checkpoints" / "best", both / "checkpoints" / "last")
+    assert Localizer.load(both, which="best").source["checkpoint"] == "best/3"
+    assert Localizer.load(both).source["checkpoint"] == "last/3"  # as configs/sapl.py keeps it
+    with pytest.raises(UserError, match="is an export"):
+        Localizer.load(SHIPPED, which="best")
