@@ -62,7 +62,8 @@ def test_which_checkpoint_of_a_run_is_told_or_follows_from_its_configuration(tra
         Localizer.load(trained_run, which="last")
     assert Localizer.load(trained_run).source["checkpoint"] == "best/3"  # there is no other
     both = shutil.copytree(trained_run, tmp_path / "run")
-    shutil.copytree(both / "checkpoints" / "best", both / "checkpoints" / "last")
+    series = both / "checkpoints"
+    shutil.copytree(series / "best", series / "last", dirs_exist_ok=True)
     assert Localizer.load(both, which="best").source["checkpoint"] == "best/3"
     assert Localizer.load(both).source["checkpoint"] == "last/3"  # as configs/sapl.py keeps it
     with pytest.raises(UserError, match="is an export"):
