@@ -28,14 +28,14 @@ TEXT
 venv=${SAPL_VENV:-.venv}
 
 find_python() {
-  for candidate in ${PYTHON:-python3.12 python3.11 python3}; do
-    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
+  for candidate in ${PYTHON:-python3.12 python3.11 python3.13 python3}; do
+    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
       2>/dev/null; then
       echo "$candidate"
       return
     fi
   done
-  echo "error: no Python 3.11 or 3.12 found; install one or set PYTHON to it" >&2
+  echo "error: no Python 3.11 to 3.13 found; install one or set PYTHON to it" >&2
   return 2
 }
 
