@@ -11,7 +11,6 @@ from typing import Any
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from tqdm import tqdm
 
 from data_pipelines.images import UnreadableImage, decode_image, read_bytes
 from data_pipelines.prepared import write_metadata
@@ -22,6 +21,7 @@ from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions
 from data_pipelines.splits import split_samples
 from sapl_jax.errors import UserError
 from sapl_jax.files import sha256_of
+from sapl_jax.progress_bars import ProgressBar
 
 # Higher levels save a few per cent of disk and cost several times the time.
 _PNG_LEVEL = 1
@@ -108,7 +108,7 @@ class PictureBuilder(tfds.core.GeneratorBasedBuilder):
         self, split: str, samples: Sequence[Sample]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         counts = self._counts[split] = Counter(dict.fromkeys(LABEL_NAMES, 0))
-        bar = tqdm(
+        bar = ProgressBar(
             total=len(samples),
             desc=f"preparing {split}",
             unit=" pictures",

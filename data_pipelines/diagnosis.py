@@ -5,7 +5,6 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from tqdm import tqdm
 
 from data_pipelines.duplicates import identical_across, identical_groups
 from data_pipelines.images import decode_image, oddities, read_bytes
@@ -13,6 +12,7 @@ from data_pipelines.listing import AUTHENTIC, LABEL_NAMES, TAMPERED, Listing, Sa
 from data_pipelines.masks import load_mask
 from data_pipelines.read_ahead import read_ahead
 from sapl_jax.errors import UserError
+from sapl_jax.progress_bars import ProgressBar
 
 # (authentic, tampered) of a complete copy, as published and as commonly used.
 EXPECTED = {
@@ -206,7 +206,7 @@ def examine(listing: Listing, progress: bool = True) -> list[Examined]:
     """Reads every picture and mask of a listing, in threads."""
     found = read_ahead(examine_sample, listing.samples, 16)
     total = len(listing.samples)
-    return list(tqdm(found, total=total, desc="reading", unit="image", disable=not progress))
+    return list(ProgressBar(found, total=total, desc="reading", unit="image", disable=not progress))
 
 
 def formats_tell_the_class(listing: Listing) -> bool:

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from data_pipelines.images import read_image
 from data_pipelines.listing import TAMPERED, Sample
@@ -30,6 +29,7 @@ from data_pipelines.readers import READERS, read_dataset
 from data_pipelines.soft_edges import canny_edges
 from sapl_jax.command_line import Parser
 from sapl_jax.errors import UserError, run_main
+from sapl_jax.progress_bars import ProgressBar
 
 REGIONS = ("tampered edges", "authentic edges", "tampered interior", "authentic interior")
 STATISTICS = ("local variance", "Sobel gradient", "skewness", "excess kurtosis")
@@ -131,7 +131,9 @@ def measure_all(
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         results = list(
-            tqdm(pool.map(attempt, samples), total=len(samples), unit="image", disable=not progress)
+            ProgressBar(
+                pool.map(attempt, samples), total=len(samples), unit="image", disable=not progress
+            )
         )
     means = [result for result in results if isinstance(result, np.ndarray)]
     reasons = [result for result in results if isinstance(result, str)]

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-from tqdm import tqdm
 
 from data_pipelines.generator.benchmark import (
     WORLDS,
@@ -30,6 +29,7 @@ from data_pipelines.generator.photographs import (
 )
 from sapl_jax.errors import UserError
 from sapl_jax.files import PARTIAL, hold_lock, write_atomically
+from sapl_jax.progress_bars import ProgressBar
 
 MARK = "generator.json"
 SOURCES = "sources.csv"
@@ -104,7 +104,7 @@ def generate(
         _claim(folder, settings | recipe.settings)
         with hold_lock(folder / MARK, waiting_for="generates the same pictures"):
             missing = [n for n in range(images) if not _picture_path(folder, recipe, n).is_file()]
-            bar = tqdm(
+            bar = ProgressBar(
                 total=images,
                 initial=images - len(missing),
                 unit="pictures",

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
-from tqdm import tqdm
 
 from sapl_jax.clip.config import to_hugging_face
 from sapl_jax.clip.lora import merge_lora
 from sapl_jax.clip.model import CLIP
 from sapl_jax.errors import UserError
+from sapl_jax.progress_bars import ProgressBar
 
 
 class Tensor(Protocol):
@@ -155,7 +155,7 @@ def fill(clip: CLIP, tensors: Mapping[str, Tensor], style: str, file: str) -> No
             floating: one error that lists them all. `clip` is then unchanged.
     """
     _check(clip, tensors, style, file)
-    for entry in tqdm(TABLE, desc="CLIP weights", unit="tensor", leave=False, disable=None):
+    for entry in ProgressBar(TABLE, desc="CLIP weights", unit="tensor", leave=False, disable=None):
         target = variable(clip, entry.path)
         names = names_in_file(clip, entry, style)
         axes = entry.axes_of(style)

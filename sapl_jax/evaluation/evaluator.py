@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from data_pipelines.images import decode_image, oddities, read_bytes
 from data_pipelines.listing import TAMPERED, Listing, Sample
@@ -28,6 +27,7 @@ from sapl_jax.errors import UserError
 from sapl_jax.evaluation import protocols
 from sapl_jax.files import sha256_of
 from sapl_jax.inference.detector import Detector, Result
+from sapl_jax.progress_bars import ProgressBar
 
 MAX_PIXELS = 128_000_000  # decoded pixels waiting for or inside one call of the detector
 _NO_MASK = "has no mask: not in the pixel measures"
@@ -178,7 +178,7 @@ def evaluate_dataset(
         pending.clear()
 
     with (
-        tqdm(
+        ProgressBar(
             total=len(listing.samples), desc=title or label, unit="image", disable=not progress
         ) as bar,
         concurrent.futures.ThreadPoolExecutor(_SCORERS) as pool,

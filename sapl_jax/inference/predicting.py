@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from data_pipelines.images import UnreadableImage
 from data_pipelines.listing import LABEL_NAMES, TAMPERED
@@ -19,6 +18,7 @@ from sapl_jax.inference import reading
 from sapl_jax.inference.detector import Detector
 from sapl_jax.inference.detector import Result as Result
 from sapl_jax.inference.output_folder import OutputFolder
+from sapl_jax.progress_bars import ProgressBar
 
 _THREADS = 4
 _BATCH_PIXELS = 32_000_000  # decoded pixels in one batch, and waiting for one; or one picture
@@ -93,7 +93,7 @@ def predict(
 
     with (
         concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
-        tqdm(total=len(pictures), desc="predict", unit="image", disable=not progress) as bar,
+        ProgressBar(total=len(pictures), desc="predict", unit="image", disable=not progress) as bar,
     ):
         for batch in batches_ahead(load, pictures, limits.batch_size, _BATCH_PIXELS, _pixels):
             readable = [item for item in batch if item.picture is not None]
