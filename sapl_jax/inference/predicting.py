@@ -17,7 +17,7 @@ from sapl_jax.inference import drawing as rendering
 from sapl_jax.inference import reading
 from sapl_jax.inference.detector import Detector
 from sapl_jax.inference.detector import Result as Result
-from sapl_jax.inference.output_folder import OutputFolder
+from sapl_jax.inference.output_folder import ENDINGS, OutputFolder
 from sapl_jax.progress_bars import ProgressBar
 
 _THREADS = 4
@@ -102,8 +102,9 @@ def predict(
             images = [item.picture.rgb for item in readable if item.picture is not None]
             analyses = detector.analyse(images) if images else []
             rendered = [
-                pool.submit(_render, item, analysis, threshold)
+                pool.submit(render, item.picture, analysis, threshold)
                 for item, analysis in zip(readable, analyses, strict=True)
+                if item.picture is not None
             ]
             for item, future in zip(readable, rendered, strict=True):
                 try:
@@ -118,20 +119,27 @@ def predict(
     return summary
 
 
-def _render(
-    item: _Loaded, analysis: Result, threshold: float
+def render(
+    picture: reading.Picture, analysis: Result, threshold: float, parts: Sequence[str] = ENDINGS
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
-    picture = item.picture
-    assert picture is not None
+    """What people and programs get of a result.
+
+    Returns:
+        (PNG bytes of each of `parts`, a JSON object with score, verdict, regions and so on).
+
+    Raises:
+        UnreadableImage: the model gave no finite number, or the picture is too large for PNG.
+    """
     heat_map = analysis.heat_map
     if not (math.isfinite(analysis.score) and math.isfinite(float(heat_map.sum()))):
         raise UnreadableImage("the model gave a score or map that is not finite")
     mask = heat_map > threshold
-    files = {
-        "heatmap": rendering.encode_png(rendering.heat_map_to_grey(heat_map)),
-        "mask": rendering.encode_png(rendering.mask_to_grey(mask)),
-        "overlay": rendering.encode_png(rendering.overlay(picture.rgb, heat_map, mask)),
+    draw = {
+        "heatmap": lambda: rendering.heat_map_to_grey(heat_map),
+        "mask": lambda: rendering.mask_to_grey(mask),
+        "overlay": lambda: rendering.overlay(picture.rgb, heat_map, mask),
     }
+    files = {part: rendering.encode_png(draw[part]()) for part in parts}
     record = {
         "sha256": picture.sha256,
         "height": heat_map.shape[0],
