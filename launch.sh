@@ -13,7 +13,9 @@ usage: ./launch.sh COMMAND [ARGUMENTS]
   evaluate [FLAGS]      evaluate a checkpoint on data sets
   predict [FLAGS]       heat maps, masks and scores of your pictures
   export [FLAGS]        a trained model for other programs
-  serve [FLAGS]         a page in the browser
+  serve [FLAGS]         a page in the browser, and an HTTP interface
+  ablate, prepare, doctor, generate, edge-statistics [FLAGS]
+                        as `sapl --help` lists them
   hosts "H1 H2" train [FLAGS]
                         start one training process on each host, over ssh; H1 coordinates
   test [PYTEST FLAGS]   run the test suite
