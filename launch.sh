@@ -10,6 +10,7 @@ usage: ./launch.sh COMMAND [ARGUMENTS]
   train [FLAGS]         train (default: --config configs/sapl.py); run again to continue
   demo                  data, training, evaluation and report in minutes, without downloads
   ablation              the demo's ablations over three seeds, beside the paper's tables
+  calibrate [FLAGS]     a checkpoint's probability, map threshold and verdicts
   evaluate [FLAGS]      evaluate a checkpoint on data sets
   predict [FLAGS]       heat maps, masks and scores of your pictures
   export [FLAGS]        a trained model for other programs
@@ -98,7 +99,7 @@ command=${1:-help}
 [ $# -gt 0 ] && shift
 case $command in
   setup) setup ;;
-  train | demo | evaluate | predict | export | serve | ablate | prepare | doctor | generate | \
+  train | demo | calibrate | evaluate | predict | export | serve | ablate | prepare | doctor | generate | \
     edge-statistics)
     setup
     [ "$command" != serve ] || extra serve gradio

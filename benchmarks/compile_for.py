@@ -12,6 +12,7 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,11 @@ def compile_line(program: str, target: Target, case: Case, text: Path | None) ->
     make = step_program if program == "step" else prediction_program
     made = make(config_of(case), devices)
     started = time.perf_counter()
-    compiled: Any = made.lower().compile()
+    # Without a GPU to try them on, XLA cannot choose its own kernels for products (some of its
+    # defaults do not even compile); cuBLAS is what it would choose for products of these sizes.
+    options: dict[str, str | bool] = {"xla_gpu_enable_triton_gemm": False}
+    lowered = made.lower()
+    compiled: Any = lowered.compile(options if target.platform == "gpu" else None)
     compile_s = time.perf_counter() - started
     shown = compiled.as_text()
     if text:
@@ -86,14 +91,11 @@ def _recomputing(case: Case, target: Target, devices: int) -> Case:
     return dataclasses.replace(case, remat=level)
 
 
-def largest_batch(program: str, target: Target, case: Case, line: Line) -> int | None:
-    """The most pictures for each device that fit, found by compiling; None where not one does.
-
-    A straight line through two compiles says where to try; it is tried, and lowered until it fits.
-    """
+def largest_batch(program: str, target: Target, case: Case) -> int | None:
+    """The most pictures for each device that fit, found by compiling; None where not one does."""
     import jax
 
-    devices, here = line["devices"], line["batch_per_device"]
+    devices = len(target.devices())
 
     def bytes_at(batch: int) -> float:
         try:
@@ -104,27 +106,34 @@ def largest_batch(program: str, target: Target, case: Case, line: Line) -> int |
                 raise
             return float("inf")
 
-    limit = target.usable_bytes - _RESERVE
-    known = {here: line["memory_bytes"]}
-    other = max(1, here // 2) if line["memory_bytes"] > limit / 2 else 2 * here
-    known[other] = bytes_at(other)
+    return largest_that_fits(bytes_at, case.batch // devices, target.usable_bytes - _RESERVE)
+
+
+def largest_that_fits(bytes_at: Callable[[int], float], start: int, limit: float) -> int | None:
+    """The largest whole number whose `bytes_at` is within a limit, to one or one in thirty.
+
+    A straight line through what is known says where to look; infinite where it cannot be told.
+    """
+    known: dict[int, float] = {}
+    fits, too_large, guess = 0, None, start
     while True:
-        fitting = {b: m for b, m in known.items() if m <= limit}
-        low, high = sorted(known)[0], sorted(known)[-1]
-        if not fitting:
-            if low == 1:
-                return None
-            guess = low // 2
-        else:
-            slope = max(1.0, (known[high] - known[low]) / max(1, high - low))
-            guess = int(max(fitting) + (limit - known[max(fitting)]) / slope)
-            failed = [b for b in known if b > max(fitting) and b not in fitting]
-            if failed:
-                guess = min(guess, min(failed) - 1)
-            # Within one in thirty of a batch that does not fit, or that the line points to.
-            if guess <= max(fitting) * 31 / 30:
-                return max(fitting)
         known[guess] = bytes_at(guess)
+        if known[guess] <= limit:
+            fits = max(fits, guess)
+        else:
+            too_large = min(too_large or guess, guess)
+        if too_large and too_large - fits <= 1 + fits // 30:
+            return fits or None
+        told = sorted(number for number in known if known[number] < float("inf"))
+        guess = (fits + too_large) // 2 if too_large else 2 * fits
+        if len(told) > 1:
+            upper = max(1, sum(number <= fits for number in told) - (told[-1] <= fits))
+            low, high = told[upper - 1], told[upper]
+            slope = (known[high] - known[low]) / (high - low)
+            guess = int(low + (limit - known[low]) / slope) if slope > 0 else guess
+            if fits and guess <= fits + fits // 30:
+                return fits
+        guess = max(fits + 1, min(guess, too_large - 1) if too_large else guess)
 
 
 def _memory(memory: Any) -> int:
@@ -190,7 +199,7 @@ def main() -> None:
         for program in (args.program,) if args.program else ("step", "prediction"):
             line = compile_line(program, target, case, args.text)
             if not args.no_largest:
-                line["largest_batch_per_device"] = largest_batch(program, target, case, line)
+                line["largest_batch_per_device"] = largest_batch(program, target, case)
             print(json.dumps(line), flush=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

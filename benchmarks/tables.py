@@ -6,8 +6,6 @@ from typing import Any
 
 Line = dict[str, Any]
 _GB = 1e9
-_START = "<!-- measured -->"
-_END = "<!-- end of measured -->"
 
 
 def write_page(path: Path, lines: list[Line]) -> None:
@@ -15,12 +13,12 @@ def write_page(path: Path, lines: list[Line]) -> None:
     replace_measured(path, measured(lines))
 
 
-def replace_measured(path: Path, tables: str) -> None:
+def replace_measured(path: Path, tables: str, mark: str = "measured") -> None:
     """Replaces what stands between the two marks of a page; the text around it stays."""
-    text = path.read_text()
-    before, rest = text.split(_START, 1)
-    _, after = rest.split(_END, 1)
-    path.write_text(f"{before}{_START}\n\n{tables}\n{_END}{after}")
+    start, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
+    before, rest = path.read_text().split(start, 1)
+    _, after = rest.split(end, 1)
+    path.write_text(f"{before}{start}\n\n{tables}\n{end}{after}")
 
 
 def measured(lines: list[Line]) -> str:

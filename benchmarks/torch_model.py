@@ -91,7 +91,8 @@ class EdgeTokens(nn.Module):
         value_kernel = self.value_kernel.reshape(taps, text, heads, -1)
         values = torch.einsum("lbhe,lehf->lbhf", attended, value_kernel).reshape(taps, batch, text)
         tokens = torch.einsum("lbe,lef->lbf", values + self.value_bias[:, None], self.out_kernel)
-        return (tokens + self.out_bias[:, None]).transpose(0, 1)
+        tokens = (tokens + self.out_bias[:, None]).transpose(0, 1)
+        return tokens * (text + tokens.square().sum(-1, keepdim=True)).rsqrt()
 
 
 class SAPLPeer(nn.Module):
@@ -177,12 +178,14 @@ class SAPLPeer(nn.Module):
         batch = pooled.shape[0]
         tower = self.clip.text_model
         embed = tower.embeddings.token_embedding
+        words = embed(self.words).float()
         tokens = self.edge_tokens(normed, pooled, edge_map, valid)
+        tokens = words[:, 0].norm(dim=-1).mean() * tokens
         parts = [
             embed(self.sot).float().expand(batch, 2, 1, -1),
             self.context.expand(batch, -1, -1, -1),
             tokens[:, None].expand(-1, 2, -1, -1),
-            embed(self.words).float().expand(batch, -1, -1, -1),
+            words.expand(batch, -1, -1, -1),
         ]
         prompts = torch.cat(parts, 2).flatten(0, 1)
         x = prompts.to(embed.weight.dtype)
@@ -193,12 +196,7 @@ class SAPLPeer(nn.Module):
         return F.normalize(features.float(), dim=-1).reshape(batch, 2, -1)
 
     def contrast(
-        self,
-        embeddings: Tensor,
-        logits: Tensor,
-        edge_map: Tensor,
-        valid: Tensor,
-        label: Tensor,
+        self, embeddings: Tensor, logits: Tensor, edge_map: Tensor, valid: Tensor, label: Tensor
     ) -> tuple[Tensor, Queues]:
         """L_HECL of the batch against the queues, and the queues after it."""
         case, batch = self.case, label.shape[0]

@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     data.val_fraction = 0.1  # [ours] Share of the training pictures that chooses the checkpoint.
     data.flip_horizontal = True  # [ours] Random horizontal flips.
     data.flip_vertical = False  # [ours] Random vertical flips.
+    data.jpeg_share = 0.0  # [ours] Training pictures saved once more as JPEG, of quality 60 to 98.
 
     config.image = image = ConfigDict()
     image.size = 512  # [paper] Longer side in pixels after resizing.
@@ -42,20 +43,23 @@ def get_config() -> ConfigDict:
     model.prompts = "ecpl"  # "fixed", "coop", "cocoop", "ecpl_no_edge" or "ecpl" [paper].
     model.prompt_length = 12  # [paper] Learned context vectors per class.
     model.class_words = ("real", "fake")  # [paper] Class tokens: authentic, tampered.
-    model.pooled_patches = 0  # [ours] Patches that give the image logits. 0: CLS does [paper].
+    # What gives the image logits: "cls" [paper]; "patches", the share of the valid ones that look
+    # most tampered; or "both", each with a loss of its own.
+    model.image_logits = "cls"
+    model.pooled_share = 0.1  # [ours] That share.
     # [ours] Soft edges: the picture's "own", or "another" picture's, a control: it must not gain.
     model.edges = "own"
+    model.logit_scale = 0.0  # [ours] Of all cosines. 0: CLIP's, about 100. AnomalyCLIP has 1 / .07.
+    model.value_attention = False  # [ours] Patches from V-V attention, as in AnomalyCLIP.
     model.attention_heads = 8  # [ours] Heads of ECPL's attention. Must divide the text width.
 
     model.hecl = hecl = ConfigDict()
     hecl.enabled = True  # False trains with the classification loss alone.
     hecl.use_edges = True  # False selects patches by class probability alone.
     # [ours] Who gives: "label" (a picture's own class), "tampered_both" (tampered pictures give
-    # manipulated and authentic edges, authentic ones authentic), "both" (every picture).
+    # manipulated and authentic edges, authentic ones authentic).
     hecl.givers = "tampered_both"
     hecl.top_k = 16  # [ours] Edge patches of either class taken from a picture at each tap.
-    hecl.top_share = 0.0  # [ours] Above 0: this share of a picture's usable patches instead.
-    hecl.keys = "all"  # [ours] Contrast with "all" keys or the queues' means, "prototypes".
     # [ours] Contrast behind the similarity's projection, "shared", or "own" heads.
     hecl.space = "shared"
     hecl.feature_dim = 128  # [ours] Width of the contrasted features in a space of their own.
@@ -68,6 +72,8 @@ def get_config() -> ConfigDict:
     # [ours] A missed tampered pixel costs as much as this many authentic ones marked by mistake: it
     # raises the heat map so that 0.5 is the threshold of least cost. 1 leaves the map as it is.
     heat_map.miss_cost = 1.0
+    heat_map.taps = "logits"  # [ours] Mean over the taps of "logits", or of "probabilities".
+    heat_map.normalize = False  # [ours] Stretch every map to [0,1].
     heat_map.threshold = 0.5  # The mask is heat map > threshold.
 
     config.train = train = ConfigDict()
@@ -75,11 +81,13 @@ def get_config() -> ConfigDict:
     train.epochs = 30.0  # [paper]
     train.num_steps = 0  # Optimizer steps. 0: as many as the epochs ask for.
     train.learning_rate = 1e-5  # [paper] AdamW.
+    train.prompt_rate = 1.0  # [ours] Times the learning rate, for learned context vectors.
     train.weight_decay = 0.01  # [ours] AdamW's decoupled decay, PyTorch's default.
     train.warmup_steps = 0  # [ours] Linear warm-up of the learning rate.
     train.schedule = "constant"  # [ours] "constant" or "cosine" (to zero at the last step).
     train.tampered_weight = 1.0  # [ours] Of tampered pictures in the classification loss.
     train.background_share = 0.0  # [ours] Least tampered patches taken as authentic. 0: off.
+    train.background_of = "all"  # [ours] Pictures that have that term: "all" or "authentic".
     train.background_weight = 0.3  # [ours] Of that term beside the classification loss.
     train.dtype = "auto"  # Compute type: "float32", "bfloat16"; "auto": by the device.
     # What the backward pass computes again for less memory: "none", "mlp" (a third of a block's
@@ -90,5 +98,6 @@ def get_config() -> ConfigDict:
     train.eval_batch_size = 0  # Global. 0: the training batch size.
     train.checkpoint_every = 500  # Steps between checkpoints of the run ("last").
     train.profile_steps = ""  # "10:15": a jax.profiler trace of these steps, in WORKDIR/profile.
+    train.keep = "last"  # Checkpoint to use: "last", or "best" by validation I-AUC.
     train.max_bad_steps = 10  # Steps with non-finite gradients, in a row, before the run stops.
     return config.lock()

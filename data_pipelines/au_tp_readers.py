@@ -2,20 +2,17 @@
 
 import csv
 import re
-from collections import defaultdict
 from pathlib import Path
 
 from data_pipelines.listing import (
     AUTHENTIC,
     TAMPERED,
     Listing,
-    Sample,
     existing_root,
     find_folder,
     is_file,
-    list_pictures,
     masks_by_stem,
-    trailing_number,
+    pair_by_number,
 )
 from sapl_jax.errors import UserError
 
@@ -27,9 +24,8 @@ def read_folder(root: str | Path) -> Listing:
     """Lists any `Au/` + `Tp/` tree with optional masks `Gt/<stem>_gt.png`.
 
     One of the two folders may be missing or empty. Pictures of `Au/` and `Tp/` that have the
-    same stem count as two states of one scene; in a folder that `data_pipelines.generate` made, its
-    `sources.csv` says what shows the same. Raises UserError where the root is not a folder or
-    holds no picture of this layout.
+    same stem count as two states of one scene. Raises UserError where the root is not a folder
+    or holds no picture of this layout.
     """
     return _read("folder", root, ("Gt",))
 
@@ -66,28 +62,23 @@ def casia_sources(stem: str) -> tuple[str, ...]:
 
 def _read(name: str, root: str | Path, mask_folders: tuple[str, ...]) -> Listing:
     root = existing_root(root)
-    folders = {AUTHENTIC: find_folder(root, "Au"), TAMPERED: find_folder(root, "Tp")}
     listing = Listing(name, root, samples=[])
-    pictures: dict[int, list[Path]] = {}
-    for label, folder in folders.items():
-        pictures[label], others = list_pictures(folder) if folder else ([], [])
-        listing.skipped += others
-    if not any(pictures.values()):
+    authentic = listing.pictures_in(find_folder(root, "Au"))
+    tampered = listing.pictures_in(find_folder(root, "Tp"))
+    if not authentic and not tampered:
         raise UserError(f"{root}: found no picture in Au/ or Tp/ here{_hint(root)}")
     masks = masks_by_stem(find_folder(root, *mask_folders))
     if name == "casia_v2":
-        masks |= _misnamed(pictures[TAMPERED], masks, listing)
+        pair_by_number((path.stem for path in tampered), masks, listing)
     known = _generated_sources(root) if name == "folder" else {}
-    for label, paths in pictures.items():
+    for label, paths in ((AUTHENTIC, authentic), (TAMPERED, tampered)):
         for path in paths:
             mask = masks.get(path.stem) if label == TAMPERED else None
-            relative = path.relative_to(root).as_posix()
-            sources = known.get(relative, (path.stem,))
+            sources = known.get(path.relative_to(root).as_posix(), (path.stem,))
             if name == "casia_v2":
                 sources = casia_sources(path.stem)
-            listing.samples.append(Sample(relative, path, label, mask, sources))
-    listing.samples.sort(key=lambda sample: sample.name)
-    return listing
+            listing.add(path, label, mask, sources=sources)
+    return listing.finished("Au/ and Tp/")
 
 
 def _generated_sources(root: Path) -> dict[str, tuple[str, ...]]:
@@ -97,30 +88,6 @@ def _generated_sources(root: Path) -> dict[str, tuple[str, ...]]:
     with open(root / "sources.csv", newline="", encoding="utf-8", errors="replace") as file:
         rows = [row for row in csv.DictReader(file) if row.get("picture") and row.get("sources")]
     return {row["picture"]: tuple(row["sources"].split("/")) for row in rows}
-
-
-def _misnamed(tampered: list[Path], masks: dict[str, Path], listing: Listing) -> dict[str, Path]:
-    """Masks for tampered pictures without one, found by the serial number, where that is unique."""
-    stems = {path.stem for path in tampered}
-    without: dict[str, list[str]] = defaultdict(list)
-    left: dict[str, list[Path]] = defaultdict(list)
-    for stem in sorted(stems - masks.keys()):
-        if number := trailing_number(stem):
-            without[number].append(stem)
-    for stem in sorted(masks.keys() - stems):
-        if number := trailing_number(stem):
-            left[number].append(masks[stem])
-    found = {
-        stems[0]: left[number][0]
-        for number, stems in without.items()
-        if len(stems) == 1 and len(left.get(number, ())) == 1
-    }
-    if found:
-        listing.notes.append(
-            f"{len(found)} masks have another name than their picture (D and S swapped in older "
-            "copies) and were paired by their serial number"
-        )
-    return found
 
 
 def _hint(root: Path) -> str:

@@ -62,8 +62,8 @@ class PictureBuilder(tfds.core.GeneratorBasedBuilder):
     Unreadable files are left out and listed in skipped.json beside the records.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "Resized pictures as PNG with patch-level soft edge maps."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {"1.1.0": "Resized pictures as PNG, soft edges as means inside the picture."}
     BUILDER_CONFIGS = [PictureConfig(name="512p14", description="The paper's geometry.")]
     # TFDS 4.9.10 would find this file through importlib_resources, which it does not install.
     code_path = Path(__file__)

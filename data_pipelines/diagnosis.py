@@ -22,6 +22,10 @@ EXPECTED = {
     "coverage": (100, 100),
     "imd2020": (414, 2010),
     "nist16": (0, 564),
+    "dso1": (100, 100),
+    "cocoglide": (512, 512),
+    "autosplice": (2273, 3621),
+    "comofod": (200, 200),
 }
 MIN_SIDE = 64
 
@@ -59,7 +63,7 @@ def examine_sample(sample: Sample) -> Examined:
     if sample.label != TAMPERED or sample.mask is None:
         return found
     try:
-        mask = load_mask(sample.mask, image, sample.mask_style)
+        mask = load_mask(sample.mask, image, sample.mask_style, sample.outlines)
     except UserError as error:
         return dataclasses.replace(found, mask_problem=str(error))
     share = float((mask.grey > 127).mean())
@@ -67,9 +71,7 @@ def examine_sample(sample: Sample) -> Examined:
 
 
 def diagnose(
-    listing: Listing,
-    examined: Sequence[Examined],
-    against: Sequence[tuple[str, Listing]] = (),
+    listing: Listing, examined: Sequence[Examined], against: Sequence[tuple[str, Listing]] = ()
 ) -> list[Finding]:
     """Everything that is wrong with a data set, most serious first."""
     return [

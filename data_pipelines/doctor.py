@@ -13,17 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.diagnosis import (
-    Examined,
-    Finding,
-    diagnose,
-    examine,
-    formats_tell_the_class,
-)
+from data_pipelines.diagnosis import Examined, Finding, diagnose, examine, formats_tell_the_class
 from data_pipelines.listing import LABEL_NAMES, Listing
 from data_pipelines.readers import READERS, read_dataset
-from sapl_jax.command_line import Parser
-from sapl_jax.errors import UserError, run_main
+from sapl_jax.errors import Parser, UserError, run_main
 
 _SHOWN = 5  # files listed per finding
 

@@ -8,37 +8,33 @@ from data_pipelines.listing import Listing
 from sapl_jax.files import file_sha256
 
 
-def identical_groups(paths: Iterable[Path]) -> list[list[Path]]:
-    """Groups of two or more files with the same bytes, each sorted; only equal sizes are hashed."""
-    by_size = collections.defaultdict(list)
+def _by_size(paths: Iterable[Path]) -> dict[int, list[Path]]:
+    found = collections.defaultdict(list)
     for path in paths:
         if path.is_file():
-            by_size[path.stat().st_size].append(path)
+            found[path.stat().st_size].append(path)
+    return found
+
+
+def identical_groups(paths: Iterable[Path]) -> list[list[Path]]:
+    """Groups of two or more files with the same bytes, each sorted; only equal sizes are hashed."""
     groups = collections.defaultdict(list)
-    for size, same_size in by_size.items():
-        if len(same_size) > 1:
-            for path in same_size:
-                groups[size, file_sha256(path)].append(path)
+    for same_size in _by_size(paths).values():
+        for path in same_size if len(same_size) > 1 else ():
+            groups[file_sha256(path)].append(path)
     return sorted(sorted(group) for group in groups.values() if len(group) > 1)
 
 
 def identical_across(paths: Iterable[Path], others: Iterable[Path]) -> dict[Path, Path]:
-    """For each of `paths` whose bytes one of `others` has: that other file."""
-    by_size = collections.defaultdict(list)
-    for other in others:
-        if other.is_file():
-            by_size[other.stat().st_size].append(other)
-    hashed: dict[int, dict[str, Path]] = {}
+    """For each of `paths` whose bytes one of `others` has: that other file. Sorted."""
     found = {}
-    for path in paths:
-        size = path.stat().st_size if path.is_file() else -1
-        if size not in by_size:
-            continue
-        if size not in hashed:
-            hashed[size] = {file_sha256(other): other for other in by_size[size]}
-        if (same := hashed[size].get(file_sha256(path))) is not None:
-            found[path] = same
-    return found
+    candidates = _by_size(others)
+    for size, same_size in _by_size(paths).items():
+        hashed = {file_sha256(other): other for other in candidates.get(size, ())}
+        for path in same_size if hashed else ():
+            if (same := hashed.get(file_sha256(path))) is not None:
+                found[path] = same
+    return dict(sorted(found.items()))
 
 
 def without_training_pictures(listing: Listing, training: Listing) -> Listing:

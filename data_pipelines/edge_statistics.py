@@ -27,8 +27,7 @@ from data_pipelines.listing import TAMPERED, Sample
 from data_pipelines.masks import load_mask
 from data_pipelines.readers import READERS, read_dataset
 from data_pipelines.soft_edges import canny_edges
-from sapl_jax.command_line import Parser
-from sapl_jax.errors import UserError, run_main
+from sapl_jax.errors import Parser, UserError, run_main
 from sapl_jax.progress_bars import ProgressBar
 
 REGIONS = ("tampered edges", "authentic edges", "tampered interior", "authentic interior")

@@ -1,14 +1,13 @@
-"""Writes a benchmark of generated pictures or of forged photographs: Au/, Tp/ and masks in Gt/.
+"""Writes a set of generated pictures or of forged photographs: Au/, Tp/ and masks in Gt/.
 
 python -m data_pipelines.generate --output DIR --images N --seed S [--world WORLD]
 python -m data_pipelines.generate --output DIR --images N --photographs DIR [--segments DIR]
 """
 
-from data_pipelines.generator.benchmark import WORLDS
+from data_pipelines.generator.examples import WORLDS
 from data_pipelines.generator.folder import generate
 from data_pipelines.generator.photographs import SPLITS
-from sapl_jax.command_line import Parser
-from sapl_jax.errors import UserError, run_main
+from sapl_jax.errors import Parser, UserError, run_main
 
 
 def main() -> int | None:

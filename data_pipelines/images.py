@@ -11,28 +11,41 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import PngImagePlugin
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.Image import Image
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from sapl_jax.errors import UserError
 
 MAX_PIXELS = 200_000_000
+_EXIF_ORIENTATION = 0x0112
+
+
+class _Tiff(TiffImageFile):
+    """A TIFF of any layout, of the size that is stored: OpenCV says what can be decoded."""
+
+    def _setup(self) -> None:
+        with suppress(SyntaxError, KeyError, ValueError, TypeError):
+            super()._setup()
+        self._mode = self._mode or "RGB"
+        self._size = int(self.tag_v2[256]), int(self.tag_v2[257])
 
 
 # Not Image.open: it has a limit of pixels of its own, and takes a JPEG with a depth map for two.
 _PLUGINS: dict[bytes, type[ImageFile]] = {
     b"\xff\xd8\xff": JpegImageFile,
-    b"\x89PNG\r\n\x1a\n": PngImageFile,
+    b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile,
     b"BM": BmpImageFile,
-    b"II": TiffImageFile,
-    b"MM": TiffImageFile,
+    b"II": _Tiff,
+    b"MM": _Tiff,
     b"RIFF": WebPImageFile,
 }
+# Pillow's own limit, 1 MiB, refuses pictures for the metadata that photograph programs leave.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 # Pillow warns of damaged metadata, which say nothing of the pixels.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -62,14 +75,18 @@ def read_header(data: bytes, origin: str | Path = "picture") -> ImageFile:
     )
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """The bytes of a file. Raises UnreadableImage where it cannot be opened or is empty."""
+def read_bytes(path: str | Path, max_bytes: int | None = None) -> bytes:
+    """The bytes of a file. UnreadableImage where it cannot be opened, is empty or too large."""
     try:
-        data = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            # One byte more than allowed: the file may grow, or lie about its size.
+            data = file.read(-1 if max_bytes is None else max_bytes + 1)
     except OSError as error:
         raise UnreadableImage(f"{path}: cannot be opened ({error.strerror})") from error
     if not data:
         raise UnreadableImage(f"{path}: the file is empty")
+    if max_bytes is not None and len(data) > max_bytes:
+        raise UnreadableImage(f"{path}: more than {max_bytes >> 20} MiB, too large for a picture")
     return data
 
 
@@ -90,7 +107,9 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 def decode_image(data: bytes, origin: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """`read_image` for bytes already read; `origin` is the name that errors carry."""
-    return cv2.cvtColor(_decode(data, origin, cv2.IMREAD_COLOR, max_pixels), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(
+        decode_pixels(data, origin, cv2.IMREAD_COLOR, max_pixels), cv2.COLOR_BGR2RGB
+    )
 
 
 def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -99,10 +118,11 @@ def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Colour is reduced to luma; EXIF orientation is ignored. Raises UnreadableImage like
     `read_image`.
     """
-    return _decode(read_bytes(path), path, cv2.IMREAD_GRAYSCALE, max_pixels)
+    return decode_pixels(read_bytes(path), path, cv2.IMREAD_GRAYSCALE, max_pixels)
 
 
-def _decode(data: bytes, origin: str | Path, mode: int, max_pixels: int) -> np.ndarray:
+def decode_pixels(data: bytes, origin: str | Path, mode: int, max_pixels: int) -> np.ndarray:
+    """A picture's pixels as OpenCV gives them in a mode (cv2.IMREAD_*), BGR; as `read_image`."""
     header = read_header(data, origin)
     if header.width * header.height > max_pixels:
         raise UnreadableImage(
@@ -119,12 +139,25 @@ def _decode(data: bytes, origin: str | Path, mode: int, max_pixels: int) -> np.n
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if pixels is None:
         raise UnreadableImage(f"{origin}: truncated or corrupt {header.format} data")
-    if sorted(pixels.shape[:2]) != sorted(header.size):  # Pillow turns the size of a turned TIFF
+    if isinstance(header, _Tiff):
+        pixels = _turned_back(pixels, header.tag_v2.get(_EXIF_ORIENTATION))
+    if pixels.shape[1::-1] != header.size:
         raise UnreadableImage(
             f"{origin}: the header says {header.width} x {header.height} pixels, the data hold "
             f"{pixels.shape[1]} x {pixels.shape[0]}"
         )
     return pixels
+
+
+def _turned_back(pixels: np.ndarray, orientation: object) -> np.ndarray:
+    """A TIFF's pixels as stored: OpenCV turns these whatever it is told."""
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    return np.ascontiguousarray(pixels)
 
 
 def _is_whole_jpeg(data: bytes) -> bool:
@@ -139,7 +172,6 @@ def _is_whole_jpeg(data: bytes) -> bool:
     return data[at : at + 2] == b"\xff\xda" and data.find(b"\xff\xd9", at) > 0
 
 
-_EXIF_ORIENTATION = 0x0112
 _MODES = {
     "1": "one-bit",
     "L": "grey",
@@ -174,6 +206,6 @@ def oddities(data: bytes) -> list[str]:
         found.append("16-bit colour, scaled to 8 bits")
     if isinstance(orientation, int) and orientation not in (0, 1):
         found.append(f"EXIF orientation {orientation} ignored: evaluated as stored")
-    if isinstance(image, TiffImageFile) and image.tag_v2.next:
+    if isinstance(image, _Tiff) and image.tag_v2.next:
         found.append("a TIFF of several pages: only the first was analysed")
     return found

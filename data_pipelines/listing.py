@@ -2,15 +2,29 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sapl_jax.errors import UserError
 
 AUTHENTIC, TAMPERED = 0, 1
 LABEL_NAMES = ("authentic", "tampered")
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """Tampered regions as polygons, which some sets have instead of mask files.
+
+    size: (height, width) in pixels of the picture they were drawn on.
+    polygons: x and y of each corner in turn, in pixels.
+    """
+
+    size: tuple[int, int]
+    polygons: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -23,6 +37,7 @@ class Sample:
     sources: scenes that the picture shows, where the names tell; pictures that share one are
         kept on the same side of a training and validation split.
     mask_style: how the mask says "tampered", one of `data_pipelines.masks.STYLES`.
+    outlines: the regions that the file `mask` gives for this picture, where it is no picture.
     """
 
     name: str
@@ -31,6 +46,7 @@ class Sample:
     mask: Path | None = None
     sources: tuple[str, ...] = ()
     mask_style: str = "white"
+    outlines: Outlines | None = None
 
 
 @dataclass
@@ -46,6 +62,27 @@ class Listing:
     def count(self, label: int) -> int:
         """Number of samples with this label."""
         return sum(sample.label == label for sample in self.samples)
+
+    def add(self, path: Path, label: int, mask: Path | None = None, **more: Any) -> None:
+        """Adds the sample at `path`, below the root; `more` are other fields of `Sample`."""
+        name = path.relative_to(self.root).as_posix()
+        self.samples.append(Sample(name, path, label, mask, **more))
+
+    def pictures_in(self, folder: Path | None, passing_over: str = "") -> list[Path]:
+        """Pictures directly in a folder; none without one. Other files count as skipped.
+
+        passing_over: name of a folder, in lower case, that belongs there.
+        """
+        pictures, others = list_pictures(folder) if folder else ([], [])
+        self.skipped += [entry for entry in others if entry[0].name.lower() != passing_over]
+        return pictures
+
+    def finished(self, expected: str) -> "Listing":
+        """Sorts the samples. UserError where there are none: `expected` is what a root holds."""
+        if not self.samples:
+            raise UserError(f"{self.root}: found no picture of {self.name}; expected {expected}")
+        self.samples.sort(key=lambda sample: sample.name)
+        return self
 
     def require_both_classes(self) -> None:
         """Raises UserError unless there are authentic and tampered pictures, as training needs."""
@@ -129,22 +166,46 @@ def list_pictures(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
 def masks_by_stem(folder: Path | None, ending: str = "_gt") -> dict[str, Path]:
     """Mask files `<stem><ending>.<suffix>` of a folder, by the stem of their picture.
 
-    Only the last suffix is cut, so dotted stems stay whole. png is preferred where a stem has
-    several masks.
+    Only the last suffix is cut, so dotted stems stay whole. A digit may follow the ending, as in
+    CASIA's `_gt3`. png is preferred where a stem has several masks.
     """
     masks: dict[str, Path] = {}
-    if folder is None:
-        return masks
-    for path in list_pictures(folder)[0]:
-        if not path.stem.lower().endswith(ending):
-            continue
-        stem = path.stem[: -len(ending)]
-        if stem not in masks or path.suffix.lower() == ".png":
-            masks[stem] = path
+    for path in list_pictures(folder)[0] if folder else ():
+        if found := re.fullmatch(rf"(.+){ending}\d?", path.stem, re.IGNORECASE):
+            stem = found.group(1)
+            if stem not in masks or (path.suffix.lower() == ".png" != masks[stem].suffix.lower()):
+                masks[stem] = path
     return masks
 
 
 def trailing_number(stem: str) -> str | None:
-    """The digits after the last underscore of a stem, CASIA's serial number, or None."""
-    found = re.search(r"_(\d+)$", stem)
+    """The digits after the last underscore or dot of a stem, CASIA's serial number, or None."""
+    found = re.search(r"[_.](\d+)$", stem)
     return found.group(1) if found else None
+
+
+def pair_by_number(stems: Iterable[str], masks: dict[str, Path], listing: Listing) -> None:
+    """Adds to `masks` those of pictures that have another name, by CASIA's serial number.
+
+    Copies of the sets disagree on names: D (splicing) and S (copy-move), the order of the two
+    sources, dots for underscores. Paired are a picture and a mask left over that alone share the
+    number; a note says how many were.
+    """
+    pictures = set(stems)
+    without: dict[str | None, list[str]] = defaultdict(list)
+    left: dict[str | None, list[Path]] = defaultdict(list)
+    for stem in sorted(pictures - masks.keys()):
+        without[trailing_number(stem)].append(stem)
+    for stem in sorted(masks.keys() - pictures):
+        left[trailing_number(stem)].append(masks[stem])
+    found = [
+        (stems[0], left[number][0])
+        for number, stems in without.items()
+        if number and len(stems) == 1 and len(left.get(number, ())) == 1
+    ]
+    masks.update(found)
+    if found:
+        listing.notes.append(
+            f"{len(found)} masks have another name than their picture (older copies swap D and S "
+            "or the two sources) and were paired by their serial number"
+        )

@@ -6,6 +6,7 @@ Data sets store masks in different ways, which a sample's mask style names:
 `black`     grey levels, black = tampered (NIST16)
 `nonzero`   anything but 0 is tampered (IMD2020)
 `columbia`  a lossy JPEG of a palette: either green is the spliced side, either red the background
+`outlines`  no picture: polygons around what is tampered, read with the listing (OpenForensics)
 
 Only the evaluation and the dataset doctor open masks; training never does.
 """
@@ -16,10 +17,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_pipelines.images import read_image, read_mask
+from data_pipelines.images import MAX_PIXELS, read_image, read_mask
+from data_pipelines.listing import Outlines
 from sapl_jax.errors import UserError
 
-STYLES = ("white", "black", "nonzero", "columbia")
+STYLES = ("white", "black", "nonzero", "columbia", "outlines")
 
 _COLUMBIA_BACKGROUND = ((255, 0, 0), (200, 0, 0))
 _COLUMBIA_SPLICED = ((0, 255, 0), (0, 200, 0))
@@ -44,15 +46,18 @@ class Mask:
     note: str | None = None
 
 
-def load_mask(path: Path, image: np.ndarray, style: str = "white") -> Mask:
-    """Reads a mask and fits it to its picture, uint8 RGB [H, W, 3].
+def load_mask(
+    path: Path, image: np.ndarray, style: str = "white", outlines: Outlines | None = None
+) -> Mask:
+    """Reads a mask and fits it to its picture, uint8 RGB [H, W, 3]; `outlines` for that style.
 
     A mask with the picture's sides exchanged is turned by 90 degrees, towards the side on which
     its outline follows the picture's edges better; a mask of another size with the same aspect
     ratio (within 5 %) is resized to the nearest pixel. Both leave a note. Raises UnusableMask for
     any other size and UserError for a file that is no picture.
     """
-    return fit_mask(_read(path, style), image, path)
+    grey = _drawn(outlines, path) if outlines else _read(path, style)
+    return fit_mask(grey, image, path)
 
 
 def fit_mask(grey: np.ndarray, image: np.ndarray, path: Path) -> Mask:
@@ -91,6 +96,18 @@ def _read(path: Path, style: str) -> np.ndarray:
     if style == "nonzero":
         return np.where(grey > 0, 255, 0).astype(np.uint8)
     raise ValueError(f"mask style {style!r} is none of {STYLES}")
+
+
+def _drawn(outlines: Outlines, path: Path) -> np.ndarray:
+    """255 inside the polygons, on a mask of the size they were drawn for."""
+    height, width = outlines.size
+    if min(height, width) < 1 or height * width > MAX_PIXELS:
+        raise UnusableMask(f"{path}: says that its picture has {width}x{height} pixels")
+    grey = np.zeros((height, width), np.uint8)
+    for polygon in outlines.polygons:
+        corners = np.clip(np.reshape(polygon, (-1, 2)), 0, (width - 1, height - 1))
+        cv2.fillPoly(grey, [np.rint(corners).astype(np.int32)], 255)
+    return grey
 
 
 def _columbia(rgb: np.ndarray) -> np.ndarray:

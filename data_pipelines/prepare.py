@@ -20,8 +20,7 @@ from data_pipelines.prepared import METADATA, Prepared, fingerprint, open_prepar
 from data_pipelines.preprocess import PAPER_GEOMETRY, Geometry
 from data_pipelines.readers import read_dataset
 from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions
-from sapl_jax.command_line import Parser, check_numbers
-from sapl_jax.errors import UserError, run_main
+from sapl_jax.errors import Parser, UserError, check_numbers, run_main
 from sapl_jax.files import hold_lock
 
 BUILDERS: dict[str, type[PictureBuilder]] = {"casia_v2": CasiaV2, "folder": Folder}

@@ -99,20 +99,26 @@ def patch_edge_map(
 ) -> np.ndarray:
     """Soft edge map of a resized picture, uint8 [h, w, 3], at patch level, float32 [g, g].
 
-    Mean over each patch x patch block, where pixels outside the picture count as 0; 0 where the
-    patch is not valid.
+    Mean over those pixels of each patch x patch block that the picture has; 0 where the patch is
+    not valid.
     """
     height, width = resized.shape[:2]
     full = np.zeros((geometry.canvas, geometry.canvas), np.float32)
     full[:height, :width] = soft_edge_map(resized, options)
     grid, patch = geometry.grid, geometry.patch
-    means = full.reshape(grid, patch, grid, patch).mean(axis=(1, 3))
-    return means * valid_patches(height, width, geometry)
+    sums = full.reshape(grid, patch, grid, patch).sum(axis=(1, 3))
+    covered = np.maximum(pixels_of_patches(height, width, geometry), 1).astype(np.float32)
+    return sums / covered * valid_patches(height, width, geometry)
 
 
 def valid_patches(height: int, width: int, geometry: Geometry) -> np.ndarray:
     """Patches with at least half their pixels inside a picture of height x width; bool [g, g]."""
+    return 2 * pixels_of_patches(height, width, geometry) >= geometry.patch**2
+
+
+def pixels_of_patches(height: int, width: int, geometry: Geometry) -> np.ndarray:
+    """Pixels of each patch that a picture of height x width covers; int [g, g]."""
     starts = np.arange(geometry.grid) * geometry.patch
     rows = np.clip(height - starts, 0, geometry.patch)
     columns = np.clip(width - starts, 0, geometry.patch)
-    return 2 * rows[:, None] * columns[None, :] >= geometry.patch**2
+    return rows[:, None] * columns[None, :]

@@ -39,7 +39,9 @@ def read_ahead(
             ahead = max(1, min(depth, max_pixels // size)) if size else depth
             yield loaded
     finally:
-        pool.shutdown(cancel_futures=True)
+        for future in waiting:  # Not the pool's own cancelling, which fails at the end of Python.
+            future.cancel()
+        pool.shutdown()
 
 
 def batches_ahead(

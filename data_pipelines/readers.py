@@ -6,6 +6,13 @@ from pathlib import Path
 from data_pipelines.au_tp_readers import read_casia_v2, read_folder
 from data_pipelines.list_readers import read_benco_json, read_casia_v1plus, read_mvss_txt
 from data_pipelines.listing import AUTHENTIC, LABEL_NAMES, TAMPERED, Listing, Sample
+from data_pipelines.more_test_set_readers import (
+    read_autosplice,
+    read_cocoglide,
+    read_comofod,
+    read_dso1,
+    read_openforensics,
+)
 from data_pipelines.test_set_readers import (
     read_casia_v1,
     read_columbia,
@@ -26,6 +33,11 @@ READERS: dict[str, Callable[[str | Path], Listing]] = {
     "coverage": read_coverage,
     "imd2020": read_imd2020,
     "nist16": read_nist16,
+    "dso1": read_dso1,
+    "cocoglide": read_cocoglide,
+    "autosplice": read_autosplice,
+    "openforensics": read_openforensics,
+    "comofod": read_comofod,
     "mvss_txt": read_mvss_txt,
     "benco_json": read_benco_json,
 }

@@ -1,19 +1,42 @@
-"""The tf.data input: batches of prepared pictures, a pure function of (seed, step)."""
+"""The input: batches of prepared pictures, a pure function of (seed, step), read in threads.
 
-import weakref
-from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+The records are those that the TensorFlow Datasets builder wrote; reading them needs no TensorFlow.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
+import cv2
 import numpy as np
-import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from google.protobuf.message import DecodeError
+from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipelines.prepared import Prepared, open_prepared
-from data_pipelines.preprocess import PADDING, Geometry
-from data_pipelines.quiet_tensorflow import tf
+from data_pipelines.preprocess import Geometry, pad, valid_patches
+from data_pipelines.read_ahead import read_ahead
 from sapl_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
+
+
+class _Item(NamedTuple):
+    """One example of a batch.
+
+    Attributes:
+        number: of its record.
+        flips: bool [2], along axes 0 and 1.
+        weight: 0 for padding.
+        jpeg: quality of one more JPEG save, 0 for none.
+    """
+
+    number: int
+    flips: np.ndarray
+    weight: float
+    jpeg: int = 0
 
 
 def train_batches(
@@ -28,6 +51,7 @@ def train_batches(
     shuffle: bool = True,
     horizontal_flip: bool = True,
     vertical_flip: bool = False,
+    jpeg_share: float = 0.0,
     threads: int | None = None,
     prefetch: int = 2,
 ) -> Iterator[Batch]:
@@ -42,9 +66,11 @@ def train_batches(
 
     Flips, each with probability 1/2, turn the whole canvas: picture, edge map and valid patches
     alike. A flipped picture that is smaller than the canvas then touches the other border, and
-    every patch keeps exactly its pixels and its edge value.
+    every patch keeps exactly its pixels and its edge value. The share `jpeg_share` of the examples,
+    of either class and others in each epoch, is saved once more as JPEG (4:2:0, quality 60 to 98):
+    then a class cannot be told by the format its files happen to have. Edge maps stay as they are.
 
-    threads: limit of TensorFlow's threads, None for one per core. Raises UserError for an empty
+    threads: that read and decode, None for one per core. Raises UserError for an empty
     split or records that cannot be read.
     """
     prepared = _open(prepared)
@@ -58,12 +84,13 @@ def train_batches(
             yield from range(first, first + batch_size)
             step += 1
 
-    def plan() -> Iterator[tuple[int, np.ndarray, float]]:
+    def plan() -> Iterator[_Item]:
         for n in positions():
             order, coins = epoch_plan(total, seed, n // total, shuffle)
-            yield int(order[n % total]), coins[n % total] & flips, 1.0
+            quality = jpeg_qualities(total, seed, n // total, jpeg_share)[n % total]
+            yield _Item(int(order[n % total]), coins[n % total] & flips, 1.0, int(quality))
 
-    return _batches(prepared, split, plan, batch_size, threads, prefetch, with_weight=False)
+    return _batches(prepared, split, plan(), batch_size, threads, prefetch, with_weight=False)
 
 
 def eval_batches(
@@ -86,13 +113,13 @@ def eval_batches(
     total = _examples_in(prepared, split)
     steps = -(-total // (batch_size * process_count))
 
-    def plan() -> Iterator[tuple[int, np.ndarray, float]]:
+    def plan() -> Iterator[_Item]:
         for step in range(steps):
             first = (step * process_count + process_index) * batch_size
             for n in range(first, first + batch_size):
-                yield min(n, total - 1), np.zeros(2, bool), float(n < total)
+                yield _Item(min(n, total - 1), np.zeros(2, bool), float(n < total))
 
-    return _batches(prepared, split, plan, batch_size, threads, prefetch, with_weight=True)
+    return _batches(prepared, split, plan(), batch_size, threads, prefetch, with_weight=True)
 
 
 @lru_cache(maxsize=4)
@@ -105,6 +132,15 @@ def epoch_plan(total: int, seed: int, epoch: int, shuffle: bool) -> tuple[np.nda
     order = np.argsort(words[:total], kind="stable") if shuffle else np.arange(total)
     coins = words[total:, None] >> np.array([63, 62], np.uint64) & np.uint64(1)
     return order, coins.astype(bool)
+
+
+@lru_cache(maxsize=4)
+def jpeg_qualities(total: int, seed: int, epoch: int, share: float) -> np.ndarray:
+    """JPEG quality of each position of an epoch, int64 [total]; 0 where it is not saved again."""
+    # The third word keeps this stream apart from that of the order.
+    words = np.random.Philox(key=[seed % 2**64, epoch], counter=[0, 0, 0, 1]).random_raw(2 * total)
+    chosen = words[:total] < share * 2.0**64
+    return np.where(chosen, 60 + words[total:] % np.uint64(39), 0).astype(np.int64)
 
 
 def _open(prepared: Prepared | str | Path) -> Prepared:
@@ -121,7 +157,7 @@ def _examples_in(prepared: Prepared, split: str) -> int:
 def _batches(
     prepared: Prepared,
     split: str,
-    plan: Callable[[], Iterator[tuple[int, np.ndarray, float]]],
+    plan: Iterator[_Item],
     batch_size: int,
     threads: int | None,
     prefetch: int,
@@ -130,87 +166,58 @@ def _batches(
     """Reads, decodes and batches the examples that `plan` names; checks arguments at once."""
     if batch_size < 1:
         raise UserError(f"batch size {batch_size} per process: expected at least 1")
-    builder = tfds.builder_from_directory(str(prepared.dir))
-    raw = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+    # The order of the shards' names is that in which they were written.
+    shards = sorted(map(str, prepared.dir.glob(f"*-{split}.array_record*")))
+    threads = threads or os.cpu_count() or 1
 
-    def records() -> Iterator[tuple[bytes, np.ndarray, float]]:
-        for index, flips, weight in plan():
-            yield raw[index], flips, weight
-
-    dataset = tf.data.Dataset.from_generator(
-        records,
-        output_signature=(
-            tf.TensorSpec((), tf.string),
-            tf.TensorSpec((2,), tf.bool),
-            tf.TensorSpec((), tf.float32),
-        ),
-    )
-    decode = partial(_decode, builder.info.features, prepared.geometry, with_weight)
-    dataset = dataset.map(decode, num_parallel_calls=threads or tf.data.AUTOTUNE)
-    dataset = dataset.batch(batch_size, drop_remainder=True).prefetch(prefetch)
-    options = tf.data.Options()
-    options.deterministic = True
-    if threads:
-        options.threading.private_threadpool_size = threads
-        options.threading.max_intra_op_parallelism = 1
-    return _NumpyBatches(dataset.with_options(options), prepared)
-
-
-class _NumpyBatches(Iterator[Batch]):
-    """Iterates over a dataset; its reader threads end with it, or at the latest at exit."""
-
-    def __init__(self, dataset: tf.data.Dataset, prepared: Prepared) -> None:
-        self._dir = prepared.dir
-        self._source = [dataset.as_numpy_iterator()]
-        # Left to the interpreter's end, TensorFlow would call into Python when it is gone.
-        weakref.finalize(self, self._source.clear)
-
-    def __next__(self) -> Batch:
+    def load(items: tuple[_Item, ...]) -> Batch:
         try:
-            return next(self._source[0])
-        except tf.errors.OpError as error:
+            # A reader of its own: they are cheap, and not to be shared between threads.
+            with ArrayRecordDataSource(shards) as records:
+                raw = records.__getitems__([item.number for item in items])
+            return _decode(raw, items, prepared.geometry, with_weight)
+        except (DecodeError, IndexError, KeyError, OSError, RuntimeError, ValueError) as error:
             raise UserError(
-                f"the prepared records in {self._dir} cannot be read ({error.message}); delete "
-                "that folder and prepare the data again"
+                f"the prepared records in {prepared.dir} cannot be read ({error}); delete that "
+                "folder and prepare the data again"
             ) from error
+
+    whole = zip(*[plan] * batch_size, strict=False)
+    return read_ahead(load, whole, threads + prefetch, threads=threads)
 
 
 def _decode(
-    features: tfds.features.FeaturesDict,
-    geometry: Geometry,
-    with_weight: bool,
-    record: tf.Tensor,
-    flips: tf.Tensor,
-    weight: tf.Tensor,
-) -> dict[str, tf.Tensor]:
-    """One record to one example on the canvas, flipped as told (vertical, horizontal)."""
-    example = features.deserialize_example(record)
-    picture = example["image"]
-    height, width = tf.shape(picture)[0], tf.shape(picture)[1]
-    # Padding is not zero, and tf.pad fills with one value for all channels.
-    shifted = picture - tf.constant(PADDING, tf.uint8)
-    space = [[0, geometry.canvas - height], [0, geometry.canvas - width], [0, 0]]
-    canvas = tf.pad(shifted, space) + tf.constant(PADDING, tf.uint8)
-    canvas.set_shape((geometry.canvas, geometry.canvas, 3))
-    out = {
-        "image": canvas,
-        "edge_map": example["edge_map"],
-        "valid": _valid_patches(height, width, geometry),
+    raw: Sequence[bytes], items: Sequence[_Item], geometry: Geometry, with_weight: bool
+) -> Batch:
+    """Records to a batch on the canvas, each flipped as told."""
+    count, canvas, grid = len(raw), geometry.canvas, geometry.grid
+    batch: Batch = {
+        "image": np.empty((count, canvas, canvas, 3), np.uint8),
+        "edge_map": np.empty((count, grid, grid), np.float32),
+        "valid": np.empty((count, grid, grid), bool),
+        "label": np.empty(count, np.int32),
     }
-    for axis in (0, 1):
-        out = {
-            key: tf.cond(flips[axis], partial(tf.reverse, value, [axis]), lambda value=value: value)
-            for key, value in out.items()
+    for n, (record, item) in enumerate(zip(raw, items, strict=True)):
+        features = tf_example_pb2.Example.FromString(record).features.feature
+        png = np.frombuffer(features["image"].bytes_list.value[0], np.uint8)
+        picture = cv2.imdecode(png, cv2.IMREAD_COLOR_RGB)
+        if picture is None:
+            raise ValueError("a picture in it cannot be decoded")
+        if item.jpeg:
+            _, data = cv2.imencode(
+                ".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, item.jpeg]
+            )
+            picture = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB))
+        edge_map = np.array(features["edge_map"].float_list.value, np.float32)
+        values = {
+            "image": pad(picture, geometry),
+            "edge_map": edge_map.reshape(grid, grid),
+            "valid": valid_patches(picture.shape[0], picture.shape[1], geometry),
         }
-    out["label"] = tf.cast(example["label"], tf.int32)
+        axes = tuple(axis for axis in (0, 1) if item.flips[axis])
+        for name, value in values.items():
+            batch[name][n] = np.flip(value, axes)
+        batch["label"][n] = features["label"].int64_list.value[0]
     if with_weight:
-        out["weight"] = weight
-    return out
-
-
-def _valid_patches(height: tf.Tensor, width: tf.Tensor, geometry: Geometry) -> tf.Tensor:
-    """`preprocess.valid_patches` in the graph."""
-    starts = tf.range(geometry.grid) * geometry.patch
-    rows = tf.clip_by_value(height - starts, 0, geometry.patch)
-    columns = tf.clip_by_value(width - starts, 0, geometry.patch)
-    return 2 * rows[:, None] * columns[None, :] >= geometry.patch**2
+        batch["weight"] = np.array([item.weight for item in items], np.float32)
+    return batch

@@ -12,12 +12,12 @@ from data_pipelines.listing import (
     PICTURE_SUFFIXES,
     TAMPERED,
     Listing,
-    Sample,
     existing_root,
     find_folder,
     is_file,
-    list_pictures,
     masks_by_stem,
+    pair_by_number,
+    trailing_number,
     walk_files,
 )
 from sapl_jax.errors import UserError
@@ -34,10 +34,9 @@ NIST16_TABLE = "reference/manipulation/NC2016-manipulation-ref.csv"
 def read_casia_v1(root: str | Path) -> Listing:
     """Lists CASIA v1.0 by file names, wherever below the root the folders are.
 
-    `Au_*` is authentic (`Au/`), `Sp_*` tampered (`Sp/` or `Modified Tp/Tp/{CM,Sp}`), and
-    `<stem>_gt.png` the mask of `<stem>` (`{CM,Sp}/` of any ground-truth folder). Where a picture
-    is there twice, the corrected copy in a "Modified" folder wins. Raises UserError where the root
-    is not a folder or holds no such file.
+        `Au_*` is authentic (`Au/`), `Sp_*` tampered (`Sp/` or `Modified Tp/Tp/{CM,Sp}`), and
+    XX UserError where the root
+        is not a folder or holds no such file.
     """
     listing = Listing("casia_v1", existing_root(root), samples=[])
     masks: dict[str, Path] = {}
@@ -64,14 +63,19 @@ def read_casia_v1(root: str | Path) -> Listing:
             f"{listing.root}: found no CASIA v1.0 picture (Au/Au_ani_0001.jpg, Sp/Sp_D_....jpg)"
             f"{hint}"
         )
+    tampered = {stem for stem in pictures if _CASIA_V1_TAMPERED.match(stem)}
+    corrected = {trailing_number(stem) for stem in tampered if _modified(pictures[stem])}
+    pair_by_number(tampered, masks, listing)
     for stem, path in pictures.items():
-        tampered = bool(_CASIA_V1_TAMPERED.match(stem))
-        mask = masks.get(stem) if tampered else None
-        if tampered and mask is None and _CASIA_V1_NO_MASK.fullmatch(stem):
+        if stem not in tampered:
+            listing.add(path, AUTHENTIC)
+        elif stem not in masks and _CASIA_V1_NO_MASK.fullmatch(stem):
             listing.skipped.append((path, "the data set has no mask for it"))
-            continue
-        _add(listing, path, TAMPERED if tampered else AUTHENTIC, mask)
-    return _finished(listing)
+        elif stem not in masks and not _modified(path) and trailing_number(stem) in corrected:
+            listing.skipped.append((path, "superseded by its renamed copy in a Modified folder"))
+        else:
+            listing.add(path, TAMPERED, masks.get(stem))
+    return listing.finished("Au/ and Sp/")
 
 
 def read_columbia(root: str | Path) -> Listing:
@@ -84,14 +88,12 @@ def read_columbia(root: str | Path) -> Listing:
     tampered = find_folder(listing.root, "4cam_splc")
     if authentic is None and tampered is None:
         raise UserError(f"{listing.root}: not Columbia, it has neither 4cam_auth/ nor 4cam_splc/")
-    if authentic is not None:
-        for path in _pictures_in(authentic, listing, passing_over=("edgemask",)):
-            _add(listing, path, AUTHENTIC, None)
-    if tampered is not None:
-        masks = masks_by_stem(find_folder(tampered, "edgemask"), "_edgemask")
-        for path in _pictures_in(tampered, listing, passing_over=("edgemask",)):
-            _add(listing, path, TAMPERED, masks.get(path.stem), mask_style="columbia")
-    return _finished(listing)
+    for path in listing.pictures_in(authentic, "edgemask"):
+        listing.add(path, AUTHENTIC)
+    masks = masks_by_stem(tampered and find_folder(tampered, "edgemask"), "_edgemask")
+    for path in listing.pictures_in(tampered, "edgemask"):
+        listing.add(path, TAMPERED, masks.get(path.stem), mask_style="columbia")
+    return listing.finished("4cam_auth/ and 4cam_splc/ with pictures")
 
 
 def read_coverage(root: str | Path) -> Listing:
@@ -104,15 +106,15 @@ def read_coverage(root: str | Path) -> Listing:
     if images is None:
         raise UserError(f"{listing.root}: not COVERAGE, it has no folder image/")
     masks = masks_by_stem(find_folder(listing.root, "mask"), "forged")
-    for path in _pictures_in(images, listing):
+    for path in listing.pictures_in(images):
         found = re.fullmatch(r"(\d+)(t?)", path.stem, re.IGNORECASE)
         if found is None:
             listing.skipped.append((path, "not a name of COVERAGE (1.tif or 1t.tif)"))
         elif found.group(2):
-            _add(listing, path, TAMPERED, masks.get(found.group(1)), sources=(found.group(1),))
+            listing.add(path, TAMPERED, masks.get(found.group(1)), sources=(found.group(1),))
         else:
-            _add(listing, path, AUTHENTIC, None, sources=(found.group(1),))
-    return _finished(listing)
+            listing.add(path, AUTHENTIC, sources=(found.group(1),))
+    return listing.finished("image/1.tif and image/1t.tif")
 
 
 def read_imd2020(root: str | Path) -> Listing:
@@ -123,21 +125,17 @@ def read_imd2020(root: str | Path) -> Listing:
     listing = Listing("imd2020", existing_root(root), samples=[])
     for folder in sorted(entry for entry in listing.root.iterdir() if entry.is_dir()):
         masks = masks_by_stem(folder, "_mask")
-        for path in _pictures_in(folder, listing):
+        for path in listing.pictures_in(folder):
             if path.stem.lower().endswith("_mask"):
                 continue
             if path.stem.lower().endswith("_orig"):
-                _add(listing, path, AUTHENTIC, None, sources=(folder.name,))
+                listing.add(path, AUTHENTIC, sources=(folder.name,))
             elif path.stem in masks:
                 mask = masks[path.stem]
-                _add(listing, path, TAMPERED, mask, sources=(folder.name,), mask_style="nonzero")
+                listing.add(path, TAMPERED, mask, sources=(folder.name,), mask_style="nonzero")
             else:
                 listing.skipped.append((path, "neither <id>_orig nor with a <name>_mask.png"))
-    if not listing.samples:
-        raise UserError(
-            f"{listing.root}: not IMD2020, no folder holds <id>_orig.jpg or <name>_mask.png"
-        )
-    return _finished(listing)
+    return listing.finished("folders with <id>_orig.jpg or <name>_mask.png")
 
 
 def read_nist16(root: str | Path) -> Listing:
@@ -167,12 +165,12 @@ def read_nist16(root: str | Path) -> Listing:
             listing.skipped.append((path, "in the reference table, but there is no such file"))
             continue
         mask = listing.root / mask_name
-        _add(listing, path, TAMPERED, mask if is_file(mask) else None, mask_style="black")
+        listing.add(path, TAMPERED, mask if is_file(mask) else None, mask_style="black")
     if not listing.samples:
         raise UserError(f"{table}: none of the tampered pictures it lists is there")
     if authentic:
         listing.notes.append(f"{authentic} rows of authentic pictures are left out")
-    return _finished(listing)
+    return listing.finished("the tampered pictures of its table")
 
 
 def _nist16_rows(table: Path) -> list[tuple[str, ...]]:
@@ -196,31 +194,5 @@ def _pictures_below(root: Path) -> list[Path]:
     return sorted(path for path in files if path.suffix.lower() in PICTURE_SUFFIXES)
 
 
-def _pictures_in(folder: Path, listing: Listing, passing_over: tuple[str, ...] = ()) -> list[Path]:
-    pictures, others = list_pictures(folder)
-    listing.skipped += [
-        (path, reason) for path, reason in others if path.name.lower() not in passing_over
-    ]
-    return pictures
-
-
 def _modified(path: Path) -> bool:
     return any(part.lower().startswith("modified") for part in path.parts)
-
-
-def _add(
-    listing: Listing,
-    path: Path,
-    label: int,
-    mask: Path | None,
-    *,
-    sources: tuple[str, ...] = (),
-    mask_style: str = "white",
-) -> None:
-    name = path.relative_to(listing.root).as_posix()
-    listing.samples.append(Sample(name, path, label, mask, sources, mask_style))
-
-
-def _finished(listing: Listing) -> Listing:
-    listing.samples.sort(key=lambda sample: sample.name)
-    return listing

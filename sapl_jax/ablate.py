@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from configs import ablations
-from sapl_jax.command_line import INTERRUPTED, Parser, parse_with_config_flags
-from sapl_jax.errors import run_main
+from sapl_jax.command_line import INTERRUPTED, parse_with_config_flags
+from sapl_jax.errors import Parser, run_main
 from sapl_jax.evaluation.document import Section, Table, to_markdown
 from sapl_jax.evaluation.protocols import DEFAULT, PROTOCOLS
 from sapl_jax.evaluation.results import number
@@ -90,11 +90,7 @@ def run_rows(
             study with KeyboardInterrupt; after one that fails otherwise the other rows still run.
     """
     failed = []
-    request = {
-        "datasets": list(datasets),
-        "protocol": protocol,
-        "config_flags": list(config_flags),
-    }
+    request = {"datasets": list(datasets), "protocol": protocol, "config_flags": list(config_flags)}
     for number_of_row, row in enumerate(rows, 1):
         folder = output / row
         print(f"[{number_of_row}/{len(rows)}] {row}: {ablations.ROWS[row].title}", flush=True)

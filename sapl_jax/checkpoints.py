@@ -189,7 +189,7 @@ class CheckpointFolder:
         """Blocks until what was started is on disk; UserError where it could not be written."""
         with self._write_errors():
             self._manager.wait_until_finished()
-        self._written()
+        self._ended_well()
 
     def check(self) -> None:
         """UserError where a write in the background has failed; does not block."""
@@ -200,9 +200,9 @@ class CheckpointFolder:
         """Finishes writing and lets go of the folder."""
         with self._write_errors():
             self._manager.close()
-        self._written()
+        self._ended_well()
 
-    def _written(self) -> None:
+    def _ended_well(self) -> None:
         if not self._failed:  # After a failure others come late, at any time.
             _show_late_results(self)
 
@@ -215,12 +215,15 @@ class CheckpointFolder:
                 + "\n  ".join(problems)
             )
         abstract = {name: np.empty(v.shape, v.dtype) for name, v in expected.items()}
+        _hide_late_results(self)
         try:
             restored = self._manager.restore(
                 step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
             ).state
         except Exception as error:
+            self._failed = True
             raise self._damaged(step, f"its state cannot be read: {error!r}") from error
+        self._ended_well()
         for name, description in record["arrays"].items():
             if _describe(np.asarray(restored[name])) != description:
                 raise self._damaged(step, f"{name} holds other numbers than were written")
@@ -254,20 +257,20 @@ class CheckpointFolder:
             ) from error
 
 
-_writing: set[CheckpointFolder] = set()  # with a write begun that has not ended well
+_busy: set[CheckpointFolder] = set()  # with a write or read begun that has not ended well
 _hook_before = sys.unraisablehook
 
 
 def _hide_late_results(folder: CheckpointFolder) -> None:
-    """Keeps the terminal readable should the write that begins fail, until `_show_late_results`.
+    """Keeps the terminal readable should what begins now fail, until `_show_late_results`.
 
-    Of arrays that are written side by side the first failure is raised and closes the event loop;
-    the others then cannot report to it, and Python would print a traceback for each.
+    Of arrays that are written or read side by side the first failure is raised and closes the event
+    loop; the others then cannot report to it, and Python would print a traceback for each.
     """
     global _hook_before
-    if not _writing:
+    if not _busy:
         _hook_before, sys.unraisablehook = sys.unraisablehook, _without_late_results
-    _writing.add(folder)
+    _busy.add(folder)
 
 
 def _without_late_results(late: "sys.UnraisableHookArgs") -> None:
@@ -276,8 +279,8 @@ def _without_late_results(late: "sys.UnraisableHookArgs") -> None:
 
 
 def _show_late_results(folder: CheckpointFolder) -> None:
-    _writing.discard(folder)
-    if not _writing and sys.unraisablehook is _without_late_results:
+    _busy.discard(folder)
+    if not _busy and sys.unraisablehook is _without_late_results:
         sys.unraisablehook = _hook_before
 
 

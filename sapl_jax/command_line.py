@@ -1,10 +1,8 @@
-"""Command lines: how every command reads its flags, and --config.NAME=VALUE that is passed on."""
+"""What command lines share: names of commands, checks, and --config.NAME=VALUE passed on."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from sapl_jax.errors import UserError
 
@@ -21,41 +19,12 @@ COMMANDS = {
     "doctor": "data_pipelines.doctor",
     "generate": "data_pipelines.generate",
     "edge-statistics": "data_pipelines.edge_statistics",
+    "calibrate": "sapl_jax.calibrate",
 }
 # Exit statuses of a child that Ctrl-C or SIGTERM ended, as a status or as a signal.
 INTERRUPTED = (130, 143, -2, -15)
 # What --tile and --tile-overlap may be, for `check_numbers`.
 TILES = {"tile": (32, 10**6), "tile_overlap": (0, 0.9)}
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse's parser, for flags with hyphens; underscores in their place mean the same."""
-
-    def __init__(self, command: str, doc: str | None, **options: Any):
-        """`doc`: the module's docstring, shown as it is written."""
-        show = argparse.RawDescriptionHelpFormatter
-        super().__init__(prog=command, description=doc, formatter_class=show, **options)
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, which all its other ways to parse come through."""
-        args = sys.argv[1:] if args is None else args
-        return super().parse_known_args([_hyphened(text) for text in args], namespace)
-
-
-def _hyphened(text: str) -> str:
-    name, equals, value = text.partition("=")
-    if not name.startswith("--") or "config." in name:
-        return text
-    return name.replace("_", "-") + equals + value
-
-
-def check_numbers(arguments: argparse.Namespace, **limits: tuple[float, float]) -> None:
-    """UserError for a flag that is given and lies outside its (lowest, highest)."""
-    for name, (low, high) in limits.items():
-        value = getattr(arguments, name)
-        if value is not None and not low <= value <= high:  # Written so that NaN is refused.
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} is {value}; expected {low} to {high}")
 
 
 def check_checkpoint(folder: Path | None) -> None:

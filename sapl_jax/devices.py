@@ -1,11 +1,7 @@
 """Devices of a run: which ones, compute type, compilation cache, and how arrays get onto them."""
 
-import logging
 import os
-import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +11,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sapl_jax.errors import UserError
-from sapl_jax.processes import idle_gpus, local_device_ids
 
-log = logging.getLogger(__name__)
+AXIS = "data"  # The mapped axis: one replica for each device.
 
 
 def use_compilation_cache() -> None:
@@ -30,94 +25,6 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(Path(base) / "sapl_jax" / "xla"))
     if os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS") is None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-
-AXIS = "data"  # The mapped axis: one replica for each device.
-HEARTBEAT_S = 30
-# How long a process that is done waits for the others to be; they get there together.
-SHUTDOWN_S = 60
-
-
-def start_runtime() -> None:
-    """Joins the other processes of a multi-host run and turns on the compilation cache.
-
-    Several processes: `launch.sh` sets SAPL_COORDINATOR, SAPL_PROCESS_COUNT and SAPL_PROCESS_ID; on
-    TPU slices and under SLURM, Open MPI and Kubernetes JAX finds them itself when SAPL_COORDINATOR
-    is "auto". In both forms a process drives its host's GPUs or its share (`local_device_ids`).
-    A process that is lost is noticed HEARTBEAT_S seconds later at the latest.
-    """
-    use_compilation_cache()
-    coordinator = os.environ.get("SAPL_COORDINATOR", "")
-    waits: dict[str, Any] = {
-        "heartbeat_timeout_seconds": HEARTBEAT_S,
-        "shutdown_timeout_seconds": SHUTDOWN_S,
-    }
-    if coordinator:
-        waits["local_device_ids"] = local_device_ids()
-    if coordinator == "auto":
-        jax.distributed.initialize(**waits)
-    elif coordinator:
-        jax.distributed.initialize(coordinator, *_process_numbers(), **waits)
-
-
-def _process_numbers() -> tuple[int, int]:
-    names = ("SAPL_PROCESS_COUNT", "SAPL_PROCESS_ID")
-    values = [os.environ.get(name, "") for name in names]
-    if not all(value.isdigit() for value in values) or int(values[1]) >= int(values[0]):
-        found = ", ".join(f"{n}={v!r}" for n, v in zip(names, values, strict=True))
-        raise UserError(
-            f"SAPL_COORDINATOR is set, but {found}: expected the number of processes, and the "
-            "number of this one, counted from 0. launch.sh sets them."
-        )
-    return int(values[0]), int(values[1])
-
-
-def report_devices(dtype: jnp.dtype) -> None:
-    """Says which devices this process drives, and warns of GPUs of its host that stay idle."""
-    local = jax.local_devices()
-    log.info(
-        "process %d of %d drives %d of %d %s device(s), %s", jax.process_index() + 1,
-        jax.process_count(), len(local), jax.device_count(), local[0].device_kind, dtype,
-    )  # fmt: skip
-    idle = idle_gpus(len(local) if local[0].platform == "gpu" else 0)
-    if idle and os.environ.get("JAX_PLATFORMS") != "cpu":
-        log.warning(
-            "%d of the GPUs of this host are idle. Is JAX's CUDA plugin installed (./launch.sh "
-            "setup), and is there one process for each host, or one for each GPU?", idle,
-        )  # fmt: skip
-
-
-@contextmanager
-def leave_on_error() -> Iterator[None]:
-    """In a run of several processes, ends this one at once on any error, and thereby the others.
-
-    JAX would wait at exit for the other processes, which wait for this one. Status 2 with one
-    message for a UserError and for a lost process, 130 for Ctrl-C, 1 with a traceback otherwise.
-    A run of one process is left to the usual handling of errors.
-    """
-    try:
-        yield
-    except BaseException as error:
-        if jax.process_count() == 1:
-            raise
-        status = 2
-        if isinstance(error, UserError):
-            print(f"error: {error}", file=sys.stderr)
-        elif isinstance(error, jax.errors.JaxRuntimeError):
-            print(
-                f"error: Process {jax.process_index()} lost contact with another process of this "
-                f"run, or cannot go on ({str(error).splitlines()[0][:200]}). The checkpoints are "
-                "kept: see the output of the other processes, and start all of them again.",
-                file=sys.stderr,
-            )
-        elif isinstance(error, KeyboardInterrupt):
-            status = 130
-        else:
-            status = 1
-            traceback.print_exception(error)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
 
 
 def compute_dtype(name: str) -> jnp.dtype:

@@ -1,8 +1,10 @@
 """The one exception for a user's mistakes, and how every command speaks to its user."""
 
+import argparse
 import logging
 import sys
 from collections.abc import Callable
+from typing import Any
 
 
 class UserError(Exception):
@@ -34,3 +36,33 @@ def run_main(main: Callable[[], int | None]) -> None:
         print("stopped by the user", file=sys.stderr)
         status = 130
     sys.exit(status or 0)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's parser, for flags with hyphens; underscores in their place mean the same."""
+
+    def __init__(self, command: str, doc: str | None, **options: Any):
+        """`doc`: the module's docstring, shown as it is written."""
+        show = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog=command, description=doc, formatter_class=show, **options)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, which all its other ways to parse come through."""
+        args = sys.argv[1:] if args is None else args
+        return super().parse_known_args([_hyphened(text) for text in args], namespace)
+
+
+def _hyphened(text: str) -> str:
+    name, equals, value = text.partition("=")
+    if not name.startswith("--") or "config." in name:
+        return text
+    return name.replace("_", "-") + equals + value
+
+
+def check_numbers(arguments: argparse.Namespace, **limits: tuple[float, float]) -> None:
+    """UserError for a flag that is given and lies outside its (lowest, highest)."""
+    for name, (low, high) in limits.items():
+        value = getattr(arguments, name)
+        if value is not None and not low <= value <= high:  # Written so that NaN is refused.
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} is {value}; expected {low} to {high}")

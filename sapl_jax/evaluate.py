@@ -14,11 +14,13 @@ from typing import Any
 from data_pipelines.duplicates import without_training_pictures
 from data_pipelines.readers import READERS, Listing, read_dataset
 from sapl_jax import files
-from sapl_jax.command_line import TILES, Parser, check_checkpoint, check_numbers
-from sapl_jax.errors import UserError, run_main
+from sapl_jax.command_line import TILES, check_checkpoint
+from sapl_jax.errors import Parser, UserError, check_numbers, run_main
 from sapl_jax.evaluation import protocols, results
 from sapl_jax.evaluation.classics import CLASSICS, classic
 from sapl_jax.evaluation.evaluator import DatasetResult
+from sapl_jax.evaluation.floors import TRIVIAL, floors
+from sapl_jax.evaluation.map_folders import MapFolder
 from sapl_jax.evaluation.perturbations import ALIASES, SWEEPS, get_sweep
 from sapl_jax.evaluation.session import Method, Session, run
 from sapl_jax.inference.tiling import TiledDetector
@@ -67,6 +69,13 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         default=[],
         choices=CLASSICS,
         help="a training-free method, in place of a checkpoint or beside it; repeatable",
+    )
+    add(
+        "--maps",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="another tool's heat maps (PNG, TIFF, NPY, NPZ) by the pictures' names; repeatable",
     )
     add(
         "--dataset",
@@ -132,16 +141,25 @@ def load_methods(arguments: argparse.Namespace) -> list[Method]:
 
         use_compilation_cache()
         localizer = Localizer.load(arguments.checkpoint)
-        inside = arguments.checkpoint / "checkpoints" / str(localizer.source.get("checkpoint"))
-        weights = inside if inside.exists() else arguments.checkpoint
         source = {
             "folder": str(arguments.checkpoint),
             **localizer.source,
-            "sha256": files.tree_sha256(weights),
+            "sha256": files.tree_sha256(Path(localizer.source["weights"])),
         }
         methods.append(Method("SAPL", localizer, source))
     for name in dict.fromkeys(arguments.method):
         methods.append(Method(name, classic(name), {"training": "none"}))
+    for text in arguments.maps:
+        name, _, folder = text.partition("=")
+        if (
+            not name
+            or not folder
+            or "/" in name
+            or name in {m.name for m in methods} | set(TRIVIAL)
+        ):
+            raise UserError(f"--maps {text!r} is not NAME=FOLDER with a name that is still free")
+        source = {"folder": folder, "sha256": files.tree_sha256(Path(folder).expanduser())}
+        methods.append(Method(name, MapFolder(folder), source))
     return methods
 
 
@@ -151,7 +169,9 @@ def tiled(methods: list[Method], arguments: argparse.Namespace) -> list[Method]:
         return methods
     options = {"tile": arguments.tile, "overlap": arguments.tile_overlap}
     return [
-        Method(
+        method
+        if isinstance(method.detector, MapFolder)
+        else Method(
             method.name,
             TiledDetector(method.detector, **options, batch=arguments.batch_size),
             {**method.source, **options},
@@ -164,7 +184,8 @@ def save(session: Session, result: DatasetResult, output: Path) -> None:
     """Writes what is done so far, so that it is kept if a later data set fails."""
     newest = [name for name, found in session.results.items() if found and found[-1] is result]
     for name in newest:
-        results.write_images_csv(output / f"{result.name}.{name}.csv", result)
+        file = f"{result.name}.{name}.csv".replace(" ", "_")
+        results.write_images_csv(output / file, result)
     files.write_json(output / "results.json", results.build(session))
 
 
@@ -204,14 +225,16 @@ def main() -> None:
     limits = {"batch_size": (1, 4096), "gallery": (0, 1000), "seed": (0, 2**32 - 1), **TILES}
     check_numbers(arguments, **limits)
     check_checkpoint(arguments.checkpoint)
-    if not (arguments.checkpoint or arguments.method):
-        raise UserError("give --checkpoint DIR, or --method noi1 or cfa1, or both")
+    if not (arguments.checkpoint or arguments.method or arguments.maps):
+        raise UserError("give --checkpoint DIR, --method noi1 or cfa1, or --maps NAME=FOLDER")
+    if arguments.robustness and not (arguments.checkpoint or arguments.method):
+        raise UserError("--robustness needs a method that can analyse pictures, not --maps alone")
     files.make_output_folder(arguments.output)
     listings = read_datasets(arguments.dataset, arguments.exclude)
     plain = load_methods(arguments)
     if arguments.batch_size is None:
         arguments.batch_size = getattr(plain[0].detector, "batch_size", 8)
-    methods = tiled(plain, arguments)
+    methods = tiled(plain, arguments) + floors()
     session = run(
         methods,
         listings,
@@ -222,8 +245,12 @@ def main() -> None:
         gallery_size=arguments.gallery,
         after_each=lambda session, result: save(session, result, arguments.output),
     )
-    for result in session.main:
-        print_files(result)
+    for method in plain:
+        if method is plain[0] or isinstance(method.detector, MapFolder):
+            for result in session.results.get(method.name, []):
+                print_files(result)
+    for name, who, reason in session.unusable:
+        print(f"{name}: {who} left out: {reason}", file=sys.stderr)
     if not arguments.no_report:
         write_report(session, plain[0].detector, listings, arguments.output)
     print(results.table(session))

@@ -40,6 +40,23 @@ def roc_auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
     return None if curve is None else float(np.trapezoid(curve[1], curve[0]))
 
 
+def reliability(labels: np.ndarray, scores: np.ndarray, bins: int = 10) -> np.ndarray:
+    """Mean score, share of positives and count per occupied bin of scores: float64 [3, B].
+
+    Bins are of equal width in [0, 1]; labels [N] in {0, 1}.
+    """
+    place = np.minimum((scores * bins).astype(int), bins - 1)
+    counts, score, share = (np.bincount(place, w, bins) for w in (None, scores, labels))
+    used = counts > 0
+    return np.stack([score[used] / counts[used], share[used] / counts[used], counts[used]])
+
+
+def expected_calibration_error(labels: np.ndarray, scores: np.ndarray) -> float:
+    """The mean distance of score and share of positives over `reliability`'s bins, by count."""
+    score, share, count = reliability(labels, scores)
+    return float(np.average(np.abs(score - share), weights=count))
+
+
 @dataclasses.dataclass(frozen=True)
 class Confusion:
     """Counts of true and false positives and negatives."""
@@ -73,30 +90,6 @@ class Confusion:
         """TP / (TP + FP + FN); `empty` when nothing is predicted and nothing is true."""
         union = self.tp + self.fp + self.fn
         return self.tp / union if union else empty
-
-    def recall(self) -> float | None:
-        """TP / (TP + FN), the true positive rate; None without positives."""
-        return self.tp / (self.tp + self.fn) if self.tp + self.fn else None
-
-    def specificity(self) -> float | None:
-        """TN / (TN + FP); None without negatives."""
-        return self.tn / (self.tn + self.fp) if self.tn + self.fp else None
-
-    def balanced_accuracy(self) -> float | None:
-        """Mean of recall and specificity; None when one of the classes is absent."""
-        recall, specificity = self.recall(), self.specificity()
-        return None if recall is None or specificity is None else (recall + specificity) / 2
-
-    def harmonic_f1(self) -> float | None:
-        """Harmonic mean of recall and specificity, the image-level "F1" of MVSS-Net and WSCL.
-
-        None when one of the classes is absent.
-        """
-        recall, specificity = self.recall(), self.specificity()
-        if recall is None or specificity is None:
-            return None
-        total = recall + specificity
-        return 2 * recall * specificity / total if total else 0.0
 
 
 @dataclasses.dataclass(frozen=True)

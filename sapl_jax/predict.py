@@ -7,12 +7,13 @@ skipped.jsonl.
 """
 
 import argparse
+import functools
 import logging
 import sys
 from pathlib import Path
 
-from sapl_jax.command_line import TILES, Parser, check_checkpoint, check_numbers
-from sapl_jax.errors import run_main
+from sapl_jax.command_line import TILES, check_checkpoint
+from sapl_jax.errors import Parser, check_numbers, run_main
 from sapl_jax.files import make_output_folder, tree_sha256
 from sapl_jax.inference.inputs import find_pictures
 
@@ -32,6 +33,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--tile", type=int, help="analyse pictures with a longer side in tiles of this many pixels")
     add("--tile-overlap", type=float, default=0.25, help="share of a tile, 0 to 0.9")
     add("--batch-size", type=int, default=8, help="pictures handed to the model at once")
+    add("--report", action="store_true", help="write a case report, <stem>_report.html, as well")
     add("--max-megapixels", type=float, default=100, help="larger pictures are refused")
     return parser.parse_args(arguments)
 
@@ -64,12 +66,19 @@ def main() -> int:
     localizer = Localizer.load(checkpoint)
     threshold = arguments.threshold
     if threshold is None:
-        threshold = localizer.config.model.heat_map.threshold
+        # Tiles have maps of another kind than those that were calibrated; their score is the same.
+        whole = arguments.tile is None
+        threshold = localizer.threshold if whole else localizer.config.model.heat_map.threshold
+    calibration = localizer.calibration
+    if calibration is not None:
+        log.info(calibration.rule)
     settings = {
         "threshold": threshold,
         "model": localizer.source["checkpoint"],
         "model_sha256": tree_sha256(Path(localizer.source["weights"])),
+        "verdicts": calibration and calibration.rule,
         "tile": arguments.tile,
+        "report": arguments.report or None,
         "tile_overlap": arguments.tile_overlap if arguments.tile else None,
     }
     detector: Detector = localizer
@@ -77,9 +86,22 @@ def main() -> int:
         detector = TiledDetector(
             localizer, arguments.tile, arguments.tile_overlap, arguments.batch_size
         )
+    report = None
+    if arguments.report:
+        from sapl_jax.evaluation.case_report import case_report
+
+        report = functools.partial(case_report, localizer, settings)
     limits = Limits(round(arguments.max_megapixels * 1e6), arguments.batch_size)
     with OutputFolder(arguments.output, settings) as output:
-        summary = predict(detector, found.pictures, output, threshold, limits)
+        summary = predict(
+            detector,
+            found.pictures,
+            output,
+            threshold,
+            limits,
+            calibration=calibration,
+            report=report,
+        )
         skipped = found.skipped + summary.skipped
         output.write_skipped(skipped)
     for path, reason in skipped[:_SHOWN]:

@@ -16,8 +16,8 @@ import socket
 import sys
 from pathlib import Path
 
-from sapl_jax.command_line import Parser, check_checkpoint, check_numbers
-from sapl_jax.errors import UserError, run_main
+from sapl_jax.command_line import check_checkpoint
+from sapl_jax.errors import Parser, UserError, check_numbers, run_main
 from sapl_jax.files import tree_sha256
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,8 @@ def main() -> None:
         examples = [] if arguments.no_examples else write_examples(downloads.folder / "examples")
         api = build_api(
             localizer,
-            threshold=localizer.config.model.heat_map.threshold,
+            threshold=localizer.threshold,
+            calibration=localizer.calibration,
             model={
                 "checkpoint": localizer.source["checkpoint"],
                 "sha256": tree_sha256(Path(localizer.source["weights"])),
@@ -116,7 +117,7 @@ def main() -> None:
         )
         page = pages.build_page(
             localizer,
-            threshold=localizer.config.model.heat_map.threshold,
+            threshold=localizer.threshold,
             downloads=downloads,
             notice=notice,
             examples=examples,

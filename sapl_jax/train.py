@@ -20,8 +20,7 @@ from data_pipelines.prepared import Prepared, fingerprint, open_prepared
 from data_pipelines.preprocess import Geometry
 from data_pipelines.readers import read_dataset
 from data_pipelines.soft_edges import EdgeOptions
-from sapl_jax.command_line import Parser
-from sapl_jax.errors import UserError, run_main
+from sapl_jax.errors import Parser, UserError, run_main
 from sapl_jax.training.configuration import PAPER, load_config
 from sapl_jax.workdir import open_workdir, remember_data, trained_on
 
@@ -42,7 +41,7 @@ class RecordData:
 
     def train_batches(self, start_step: int) -> Iterator[dict[str, Any]]:
         """Training batches from `start_step` on."""
-        from data_pipelines import record_batches  # TensorFlow
+        from data_pipelines import record_batches
 
         return record_batches.train_batches(
             self.prepared,
@@ -50,6 +49,7 @@ class RecordData:
             start_step=start_step,
             horizontal_flip=self.config.data.flip_horizontal,
             vertical_flip=self.config.data.flip_vertical,
+            jpeg_share=self.config.data.jpeg_share,
             **self._share(self.config.train.batch_size),
         )
 
@@ -158,15 +158,15 @@ def main() -> int | None:
         import jax
         from jax.experimental import multihost_utils
 
-        from sapl_jax import devices
+        from sapl_jax import devices, processes
 
-        devices.start_runtime()
+        processes.start_runtime()
         dtype = devices.compute_dtype(config.train.dtype)
         for name in ("batch_size", "eval_batch_size"):
             if size := config.train[name]:
                 devices.check_batch_size(f"config.train.{name}", size, jax.device_count())
-        devices.report_devices(dtype)
-        stack.enter_context(devices.leave_on_error())
+        processes.report_devices(dtype)
+        stack.enter_context(processes.leave_on_error())
         first = jax.process_index() == 0
         if not alone:
             stack.enter_context(open_workdir(workdir, config, write=first))

@@ -163,7 +163,8 @@ def test_results_that_come_too_late_are_hidden_while_writing_and_nothing_else(
         shown.append(str(late.exc_value))
 
     monkeypatch.setattr(sys, "unraisablehook", before)
-    monkeypatch.setattr(checkpoints, "_writing", set())
+    monkeypatch.setattr(checkpoints, "_busy", set())
+    monkeypatch.setattr(checkpoints, "_hook_before", sys.unraisablehook)
     last, best = CheckpointFolder(tmp_path / "last"), CheckpointFolder(tmp_path / "best")
     assert sys.unraisablehook is before
     for series in (last, best):
@@ -179,12 +180,13 @@ def test_results_that_come_too_late_are_hidden_while_writing_and_nothing_else(
 def test_a_failed_write_is_one_error_in_words_and_no_tracebacks(tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(sys, "unraisablehook", lambda late: shown.append(str(late.exc_value)))
-    monkeypatch.setattr(checkpoints, "_writing", set())
+    monkeypatch.setattr(checkpoints, "_busy", set())
+    monkeypatch.setattr(checkpoints, "_hook_before", sys.unraisablehook)
     series = CheckpointFolder(tmp_path)
-    arrays = np.random.default_rng(0).random((40, 100_000))
-    with largest_file(100_000), pytest.raises(UserError, match="File too large"):
+    arrays = np.random.default_rng(0).random((20, 30_000))
+    with largest_file(30_000), pytest.raises(UserError, match="File too large"):
         series.save(1, {str(n): array for n, array in enumerate(arrays)}, {})
         series.wait()
     series.close()
-    time.sleep(0.3)  # The others fail now.
+    time.sleep(1)  # The others fail now.
     assert not shown

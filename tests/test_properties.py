@@ -1,6 +1,5 @@
 """What must hold for any input, by hypothesis: edges, queues, batches, flips, metrics."""
 
-import functools
 from collections import deque
 
 import jax
@@ -113,7 +112,7 @@ def score():
     ]
     params = jax.tree.unflatten(structure, moved)
 
-    @functools.partial(jax.jit, device=jax.devices()[0])
+    @jax.jit
     def score(image, edge_map, valid):
         outputs = merge_model(params, frozen)(image, edge_map, valid)
         return outputs.image_logits, jnp.moveaxis(outputs.similarity, 1, 0)

@@ -142,7 +142,7 @@ def mistakes(folder):
         (given(workdir="/proc/run"), "cannot be written"),
         (given(train__batchsize=4), "batchsize"),
         (given(train__batch_size="many"), "many"),
-        (given(train__schedule="linear"), "'linear'; expected one of constant, cosine"),
+        (given(train__schedule="linear"), "expected one of constant, cosine"),
         (given(train__dtype="float8"), "float8"),
         (["--config=configs/absent.py"], "absent"),
         ([*given(), "stray"], "Unexpected argument 'stray'"),

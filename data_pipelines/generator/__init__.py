@@ -1,1 +1,1 @@
-"""The benchmark generator: procedural scenes, simulated cameras, forgeries with masks."""
+"""The picture generator: procedural scenes, simulated cameras, forgeries with masks."""

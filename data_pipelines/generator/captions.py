@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from data_pipelines.generator.benchmark import publish, whole_picture_edit
 from data_pipelines.generator.camera import decode, level, resave, sample_camera
+from data_pipelines.generator.examples import publish, whole_picture_edit
 from data_pipelines.generator.scenes import render_scene
 
 # Each property of the history takes one of its words in every picture.
@@ -25,7 +25,6 @@ HISTORY: dict[str, tuple[str, ...]] = {
     "retouching": ("raw", "softened", "smeared"),
     "grain": ("silken", "clean", "fine", "light", "grainy", "noisy", "rough"),
 }
-TEMPLATES = ("a {} photo", "{} picture", "photograph , {}")
 CONTENT = (
     "landscape", "sky", "hills", "water", "trees", "city", "buildings", "windows", "street",
     "table", "wall", "balls", "boxes", "page", "text", "figure", "closeup", "pieces", "plaster",

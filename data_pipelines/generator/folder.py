@@ -1,4 +1,4 @@
-"""Writes benchmark pictures as an Au/ + Tp/ + Gt/ folder: atomic, resumable, in parallel."""
+"""Writes generated pictures as an Au/ + Tp/ + Gt/ folder: atomic, resumable, in parallel."""
 
 import csv
 import errno
@@ -14,13 +14,7 @@ from typing import NamedTuple
 
 import cv2
 
-from data_pipelines.generator.benchmark import (
-    WORLDS,
-    Example,
-    kind_of,
-    make_example,
-    sources_of,
-)
+from data_pipelines.generator.examples import WORLDS, Example, kind_of, make_example, sources_of
 from data_pipelines.generator.photographs import (
     forged_kind_of,
     forged_sources_of,
@@ -62,7 +56,7 @@ def generate(
 ) -> Path:
     """Writes `images` pictures, half authentic and half tampered, into `output`; returns it.
 
-    world: one of benchmark.WORLDS. photographs: a folder of real photographs to take instead of
+    world: one of examples.WORLDS. photographs: a folder of real photographs to take instead of
     generated scenes, of which `split` names the share and `segments` has label images (see
     `photographs.open_library`).
 

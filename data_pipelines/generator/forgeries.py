@@ -87,11 +87,7 @@ def place(
     if scale < 1:  # Editors average before they shrink.
         picture = cv2.GaussianBlur(picture, (0, 0), 0.5 / scale)
     moved = cv2.warpAffine(
-        picture,
-        matrix,
-        (width, height),
-        flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REFLECT,
+        picture, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
     )
     moved_mask = cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_LINEAR)
     return moved, np.where(moved_mask > 127, 255, 0).astype(np.uint8)

@@ -13,12 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_pipelines.generator.benchmark import (
-    Example,
-    draw_shrink,
-    finish,
-    stream,
-)
+from data_pipelines.generator.examples import Example, draw_shrink, finish, stream
 from data_pipelines.generator.forgeries import (
     Limits,
     Source,

@@ -6,13 +6,7 @@ import cv2
 import numpy as np
 
 from data_pipelines.generator import textures
-from data_pipelines.generator.textures import (
-    MATERIALS,
-    blend,
-    floats,
-    fractal_noise,
-    random_colour,
-)
+from data_pipelines.generator.textures import MATERIALS, blend, floats, fractal_noise, random_colour
 
 
 @dataclass

@@ -19,10 +19,10 @@ from data_pipelines.generator.scenes import render_scene
 
 KINDS = ("splicing", "copy-move")
 GRID = 16  # pixels: a whole number of Bayer cells and of JPEG blocks, chroma's included
-# Pixels. Softer optics than those of other worlds, and outlines as an anti-aliased selection cuts
-# them. Harder ones would show in the file's finest DCT coefficients, with no need to find them.
-BLUR, SOFT = (1.0, 1.5), (0.45, 0.55)
-CANDIDATES = 5  # pieces drawn for each one that is laid: a forgery nobody can see tells nothing
+# Gaussian sigmas of pasted outlines, pixels, as an anti-aliased selection cuts. Harder ones, or
+# cleaner pictures, would show in the mean of the file's finest DCT coefficients.
+SOFT, NOISE = (0.45, 0.55), 0.014
+CANDIDATES = 4  # pieces drawn for each one that is laid: a forgery nobody can see tells nothing
 
 
 def seam_picture(
@@ -39,8 +39,11 @@ def seam_picture(
     `rng` draws the pieces, alike for both classes; the others draw the two scenes and the camera.
     kind: where the last piece comes from, the other scene (splicing) or the same (copy-move).
     """
-    # Unsaved: twice quantized blocks would tell where a piece came in, sharp or not.
-    camera = replace(sample_camera(target_rng), quality=100, blur=target_rng.uniform(*BLUR))
+    camera = sample_camera(target_rng)
+    while camera.noise < NOISE:
+        camera = sample_camera(target_rng)
+    # Hardly compressed: twice quantized blocks would tell where a piece came in, sharp or not.
+    camera = replace(camera, quality=100, denoising=0.0)
     target = render_scene(target_rng, *shape).radiance
     donor = render_scene(donor_rng, *shape).radiance
     kinds = [KINDS[int(rng.integers(2))] for _ in range(int(rng.integers(3)))]

@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-# Name of what attention keeps for its backward pass, for checkpoint policies.
+# Names of what attention keeps for its backward pass, for checkpoint policies; on GPUs, cuDNN's.
 LOGSUMEXP = "attention_logsumexp"
+FUSED = "fused_attention"
 
 # Up to this many scores per head the plain einsum is fastest everywhere and its memory is small.
 _DIRECT_SCORES = 256 * 256
@@ -55,11 +56,12 @@ class _Kind(NamedTuple):
     """One implementation of attention over [B, T, H, d].
 
     Attributes:
-        forward: (q, k, v) -> (out, logsumexp [B, H, T] float32, zeros where it is not needed).
-        backward: (q, k, v, logsumexp, d_out) -> (d_q, d_k, d_v).
+        forward: (q, k, v) -> (out, logsumexp [B, H, T] float32, what cuDNN keeps); the last two
+            are zeros where they are not needed.
+        backward: (q, k, v, logsumexp, what cuDNN keeps, d_out) -> (d_q, d_k, d_v).
     """
 
-    forward: Callable[..., tuple[jax.Array, jax.Array]]
+    forward: Callable[..., tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]]
     backward: Callable[..., tuple[jax.Array, ...]]
 
 
@@ -71,16 +73,15 @@ def _long(causal: bool, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
 def _long_forward(
     causal: bool, q: jax.Array, k: jax.Array, v: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+) -> tuple[jax.Array, tuple]:
     kinds = _kinds(causal, q)
     forward = {platform: kind.forward for platform, kind in kinds.items()}
-    out, logsumexp = jax.lax.platform_dependent(q, k, v, **forward)
-    return out, (q, k, v, checkpoint_name(logsumexp, LOGSUMEXP))
+    out, logsumexp, fused = jax.lax.platform_dependent(q, k, v, **forward)
+    out, *fused = (checkpoint_name(x, FUSED) for x in (out, *fused))
+    return out, (q, k, v, checkpoint_name(logsumexp, LOGSUMEXP), tuple(fused))
 
 
-def _long_backward(
-    causal: bool, kept: tuple[jax.Array, ...], d_out: jax.Array
-) -> tuple[jax.Array, ...]:
+def _long_backward(causal: bool, kept: tuple, d_out: jax.Array) -> tuple[jax.Array, ...]:
     kinds = _kinds(causal, kept[0])
     backward = {platform: kind.backward for platform, kind in kinds.items()}
     return jax.lax.platform_dependent(*kept, d_out, **backward)
@@ -91,29 +92,57 @@ _long.defvjp(_long_forward, _long_backward)
 
 def _kinds(causal: bool, q: jax.Array) -> dict[str, _Kind]:
     """The implementation of each platform for queries of this shape and dtype."""
-    einsum = _recomputed(functools.partial(_einsum, causal))
-    kinds = {"default": einsum}
-    if not causal:
-        kinds["cpu"] = kinds["tpu"] = _Kind(_blocked_forward, _blocked_backward)
+    kinds: dict[str, _Kind] = {}
     half = q.dtype in (jnp.bfloat16, jnp.float16)
+    fused: list[jax.ShapeDtypeStruct] = []
     if half and q.shape[3] % 8 == 0 and q.shape[3] <= 128 and cudnn_serves():
-        kinds["cuda"] = _recomputed(functools.partial(_cudnn, causal))
+        # With a token appended, JAX would keep four arrays for the sake of that one.
+        cudnn = functools.partial(_cudnn, causal)
+        kinds["cuda"] = _recomputed(cudnn, ()) if q.shape[1] % 2 else _differentiated(cudnn)
+        fused = jax.tree.leaves(jax.eval_shape(kinds["cuda"].forward, q, q, q)[2])
+    kinds["default"] = _recomputed(functools.partial(_einsum, causal), fused)
+    if not causal:
+        kinds["cpu"] = kinds["tpu"] = _blocked(fused)
     return kinds
 
 
-def _recomputed(function: Callable[..., jax.Array]) -> _Kind:
-    """The implementation whose backward pass computes all of `function` again."""
+def _zeros(shapes: Sequence[jax.ShapeDtypeStruct]) -> tuple[jax.Array, ...]:
+    return tuple(jnp.zeros(x.shape, x.dtype) for x in shapes)
 
-    def forward(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
-        unused = jnp.zeros((q.shape[0], q.shape[2], q.shape[1]), jnp.float32)
-        return function(q, k, v), unused
+
+def _no_logsumexp(q: jax.Array) -> jax.Array:
+    return jnp.zeros((q.shape[0], q.shape[2], q.shape[1]), jnp.float32)
+
+
+def _recomputed(function: Callable[..., jax.Array], fused: Sequence[jax.ShapeDtypeStruct]) -> _Kind:
+    """The implementation whose backward pass computes all of `function` again."""
+    return _Kind(
+        lambda q, k, v: (function(q, k, v), _no_logsumexp(q), _zeros(fused)),
+        lambda q, k, v, logsumexp, fused, d_out: jax.vjp(function, q, k, v)[1](d_out),
+    )
+
+
+def _differentiated(function: Callable[..., jax.Array]) -> _Kind:
+    """The implementation whose backward pass is JAX's of `function`, with what that keeps."""
+
+    def forward(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple:
+        out, pull = jax.vjp(function, q, k, v)
+        return out, _no_logsumexp(q), tuple(jax.tree.leaves(pull))
 
     def backward(
-        q: jax.Array, k: jax.Array, v: jax.Array, _: jax.Array, d_out: jax.Array
+        q: jax.Array, k: jax.Array, v: jax.Array, _: jax.Array, fused: tuple, d_out: jax.Array
     ) -> tuple[jax.Array, ...]:
-        return jax.vjp(function, q, k, v)[1](d_out)
+        pull = jax.eval_shape(lambda *qkv: jax.vjp(function, *qkv)[1], q, k, v)
+        return jax.tree.unflatten(jax.tree.structure(pull), fused)(d_out)
 
     return _Kind(forward, backward)
+
+
+def _blocked(fused: Sequence[jax.ShapeDtypeStruct]) -> _Kind:
+    return _Kind(
+        lambda q, k, v: (*_blocked_forward(q, k, v), _zeros(fused)),
+        lambda q, k, v, logsumexp, _, d_out: _blocked_backward(q, k, v, logsumexp, d_out),
+    )
 
 
 def _cudnn(causal: bool, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:

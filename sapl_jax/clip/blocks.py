@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from sapl_jax.clip.attention import LOGSUMEXP, attention
+from sapl_jax.clip.attention import FUSED, LOGSUMEXP, attention
 from sapl_jax.clip.config import ACTIVATIONS, TowerConfig
 from sapl_jax.errors import UserError
 
@@ -28,8 +28,10 @@ class LoRAParam(Trainable):
 
 # Names for checkpoint policies: of what every `Linear` gives out, which is costly to compute again,
 # and of what the wide first layer of an MLP gives out, which takes as much memory as the others.
+# ATTENDED is what attention gives out after its projection.
 LINEAR = "linear"
 MLP = "mlp"
+ATTENDED = "attended"
 
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float, dtype: jnp.dtype) -> nnx.Param:
@@ -112,9 +114,19 @@ class Block(nnx.Module):
         """x: [B, T, D] -> [B, T, D]."""
         h = self.norm1(x)
         q, k, v = (self._split_heads(project(h)) for project in (self.q, self.k, self.v))
-        x = x + self.out(attention(q, k, v, causal=causal).reshape(x.shape))
+        x = x + self.out(attention(q, k, v, causal=causal).reshape(x.shape), ATTENDED)
         h = self.norm2(x)
         return x + self.fc2(ACTIVATIONS[self.activation](self.fc1(h, MLP)))
+
+    def with_values(self, x: jax.Array, patches: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """One block of the V-V path beside the usual one, not causal: both [B, T, D].
+
+        `patches` collects softmax(v v^T) v of every block and skips the MLPs, as in CLIP Surgery
+        (arXiv 2304.05653) and AnomalyCLIP (arXiv 2310.18961).
+        """
+        v = self._split_heads(self.v(self.norm1(x)))
+        patches = patches + self.out(attention(v, v, v, causal=False).reshape(x.shape))
+        return self(x, causal=False), patches
 
     def _split_heads(self, x: jax.Array) -> jax.Array:
         return x.reshape(*x.shape[:-1], self.heads, -1)
@@ -123,12 +135,10 @@ class Block(nnx.Module):
 # What the backward pass computes again, from nothing to all; norms, activations and attention
 # weights are computed again at every level. By name rather than "all products": LoRA's two would
 # each be kept beside their sum.
-_POLICIES = {
-    "none": jax.checkpoint_policies.save_only_these_names(LINEAR, MLP, LOGSUMEXP),
-    "mlp": jax.checkpoint_policies.save_only_these_names(LINEAR, LOGSUMEXP),
-    "blocks": jax.checkpoint_policies.nothing_saveable,
-}
-LEVELS = tuple(_POLICIES)
+_KEPT: dict[str, tuple[str, ...]] = {
+    "none": (LINEAR, LOGSUMEXP, ATTENDED, MLP), "mlp": (LINEAR, LOGSUMEXP, ATTENDED), "blocks": (),
+}  # fmt: skip
+LEVELS = tuple(_KEPT)
 
 
 class Recompute(NamedTuple):
@@ -137,8 +147,9 @@ class Recompute(NamedTuple):
     Attributes:
         level: which of the linear layers' results are computed again rather than kept: "none",
             "mlp" (the wide first one of each MLP), "blocks" (all: only each block's input is kept).
-        unroll: one block after the other instead of a scan: kept results stay where they were
-            written; a scan copies them into a stack and out of it. Compiles longer.
+        unroll: for GPUs. One block after the other instead of a scan: kept results stay where they
+            were written; a scan copies them into a stack and out of it. cuDNN's attention is not
+            computed again. Compiles longer.
     """
 
     level: str = "none"
@@ -146,6 +157,8 @@ class Recompute(NamedTuple):
 
 
 KEEP = Recompute()
+# Hidden states: the usual path, or it and the V-V path.
+_State = tuple[jax.Array, ...]
 
 
 def make_blocks(config: TowerConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Block:
@@ -169,7 +182,13 @@ def make_blocks(config: TowerConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Block:
 
 
 def run_blocks(
-    blocks: Block, x: jax.Array, taps: Sequence[int], *, causal: bool, recompute: Recompute
+    blocks: Block,
+    x: jax.Array,
+    taps: Sequence[int],
+    *,
+    causal: bool,
+    recompute: Recompute,
+    values: bool = False,
 ) -> tuple[list[jax.Array], jax.Array]:
     """Runs all blocks and keeps the hidden states that `taps` names.
 
@@ -179,6 +198,8 @@ def run_blocks(
         taps: which hidden states to keep: k is the output of block k, 0 is `x` itself.
         causal: whether the attention is causal.
         recompute: what of each block is computed again in the backward pass.
+        values: the tapped states are those of the V-V path (`Block.with_values`), which leaves the
+            usual one at the block of the first tap above 0.
 
     Returns:
         The tapped states in the order of `taps`, and the last hidden state. Each [B, T, D].
@@ -196,38 +217,47 @@ def run_blocks(
     kept = {0: x}
     stops = sorted({tap for tap in taps if tap > 0} | {depth})
     start = 0
+    state: _State = (x,)
     for stop in stops:
-        x = _run_segment(blocks, x, start, stop, causal, recompute)
-        kept[stop] = x
+        if values and start == 0:
+            (x,) = _run_segment(blocks, state, 0, stop - 1, causal, recompute)
+            start, state = stop - 1, (x, x)
+        state = _run_segment(blocks, state, start, stop, causal, recompute)
+        kept[stop] = state[-1]
         start = stop
-    return [kept[tap] for tap in taps], x
+    return [kept[tap] for tap in taps], state[0]
 
 
 def _run_segment(
-    blocks: Block, x: jax.Array, start: int, stop: int, causal: bool, recompute: Recompute
-) -> jax.Array:
-    graphdef, state = nnx.split(blocks)
-    lora, frozen = nnx.split_state(state, LoRAParam, nnx.Param)
+    blocks: Block, state: _State, start: int, stop: int, causal: bool, recompute: Recompute
+) -> _State:
+    graphdef, weights = nnx.split(blocks)
+    lora, frozen = nnx.split_state(weights, LoRAParam, nnx.Param)
 
     # The frozen weights are closed over and indexed inside the step: as scanned inputs, each
     # segment's slice of them would be a copy. The checkpoint policy keeps what indexing gives out
     # of the residuals, where it would be a second copy of all weights.
-    def step(h: jax.Array, scanned: tuple[jax.Array, nnx.State]) -> tuple[jax.Array, None]:
+    def step(h: _State, scanned: tuple[jax.Array, nnx.State]) -> tuple[_State, None]:
         index, lora_of_block = scanned
         frozen_of_block = jax.tree.map(
             lambda w: jax.lax.dynamic_index_in_dim(w, index, keepdims=False), frozen
         )
         block = nnx.merge(graphdef, lora_of_block, frozen_of_block)
-        return block(h, causal=causal), None
+        return (block.with_values(*h) if len(h) == 2 else (block(*h, causal=causal),)), None
 
-    policy = _POLICIES[recompute.level]
+    kept = set(_KEPT[recompute.level])
+    if kept and recompute.unroll:
+        kept.add(FUSED)
+        if recompute.level == "mlp":  # One product gives it again from what cuDNN keeps.
+            kept.discard(ATTENDED)
+    policy = jax.checkpoint_policies.save_only_these_names(*kept)
     lora_of_segment = jax.tree.map(lambda w: w[start:stop], lora)
     scanned = (jnp.arange(start, stop), lora_of_segment)
     if recompute.unroll:
         checkpointed = jax.checkpoint(step, policy=policy)
         for index in range(stop - start):
-            x = checkpointed(x, jax.tree.map(lambda w, i=index: w[i], scanned))[0]
-        return x
+            state = checkpointed(state, jax.tree.map(lambda w, i=index: w[i], scanned))[0]
+        return state
     # A scan keeps forward and backward apart, so the costly barrier against CSE is not needed.
     checkpointed = jax.checkpoint(step, policy=policy, prevent_cse=False)
-    return jax.lax.scan(checkpointed, x, scanned)[0]
+    return jax.lax.scan(checkpointed, state, scanned)[0]

@@ -6,7 +6,7 @@ import re
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,6 @@ from flax import nnx
 from sapl_jax.clip.config import BUILT_IN, CLIPConfig, LoRAConfig, read_config
 from sapl_jax.clip.lora import add_lora
 from sapl_jax.clip.model import CLIP, CLIPSource
-from sapl_jax.clip.torch_pickle import read_torch
-from sapl_jax.clip.weight_files import read_msgpack, read_safetensors
 from sapl_jax.clip.weights import Tensor, fill
 from sapl_jax.errors import UserError
 from sapl_jax.files import file_sha256
@@ -116,12 +114,7 @@ _LOG = logging.getLogger(__name__)
 _RANDOM = "random:"
 _LFS_POINTER = b"version https://git-lfs"
 
-# In order of preference: file name -> (naming style, reader).
-FORMATS: dict[str, tuple[str, Callable[[Path], Mapping[str, Tensor]]]] = {
-    "flax_model.msgpack": ("flax", read_msgpack),
-    "model.safetensors": ("torch", read_safetensors),
-    "pytorch_model.bin": ("torch", read_torch),
-}
+FORMATS = ("flax_model.msgpack", "model.safetensors", "pytorch_model.bin")  # As preferred.
 
 
 def load_clip(
@@ -184,8 +177,7 @@ def _load(name: str, revision: str | None, dtype: jnp.dtype) -> CLIP:
         raise UserError(f"{name}: no such folder. Give a CLIP folder or a Hugging Face hub name.")
     config = read_config(config_path)
     _refuse_lfs_pointer(weights_path)
-    style, reader = FORMATS[weights_path.name]
-    tensors = reader(weights_path)
+    style, tensors = read_tensors(weights_path)
     with ThreadPoolExecutor(1) as pool:  # The file is hashed while it is read.
         sha256 = pool.submit(file_sha256, weights_path)
         source = CLIPSource(name, commit, weights_path.name)
@@ -197,6 +189,17 @@ def _load(name: str, revision: str | None, dtype: jnp.dtype) -> CLIP:
         "CLIP %s, revision %s: %s, sha256 %s", name, commit or "-", source.file, source.sha256
     )
     return clip
+
+
+def read_tensors(path: Path) -> tuple[str, Mapping[str, Tensor]]:
+    """The naming style of a weights file, and its tensors."""
+    # Imported here: exports, which hold their weights themselves, need none of the readers.
+    from sapl_jax.clip.torch_pickle import read_torch
+    from sapl_jax.clip.weight_files import read_msgpack, read_safetensors
+
+    if path.name == "flax_model.msgpack":
+        return "flax", read_msgpack(path)
+    return "torch", (read_safetensors if path.name == "model.safetensors" else read_torch)(path)
 
 
 def _weights_of(folder: Path) -> Path:

@@ -89,7 +89,11 @@ class VisionTower(nnx.Module):
         self.post_norm = LayerNorm(width, config.layer_norm_eps, dtype)
 
     def __call__(
-        self, pixels: jax.Array, taps: tuple[int, ...] = (), recompute: Recompute = KEEP
+        self,
+        pixels: jax.Array,
+        taps: tuple[int, ...] = (),
+        recompute: Recompute = KEEP,
+        values: bool = False,
     ) -> VisionFeatures:
         """Features of normalised pictures.
 
@@ -98,12 +102,15 @@ class VisionTower(nnx.Module):
                 patch; pixels beyond the last whole patch are not used (as in the original).
             taps: hidden states wanted: k is the output of block k, 0 the input of the first.
             recompute: what of each block is computed again in the backward pass.
+            values: tap the V-V path (`run_blocks`).
 
         Raises:
             UserError: a tap is beyond the depth, or the picture is smaller than a patch.
         """
         x = self.embed(pixels)
-        tapped, last = run_blocks(self.blocks, x, taps, causal=False, recompute=recompute)
+        tapped, last = run_blocks(
+            self.blocks, x, taps, causal=False, recompute=recompute, values=values
+        )
         stacked = jnp.stack(tapped) if tapped else jnp.zeros((0, *x.shape), x.dtype)
         return VisionFeatures(taps=stacked, pooled=self.post_norm(last[:, 0]))
 

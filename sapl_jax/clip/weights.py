@@ -119,10 +119,7 @@ TABLE: list[Entry] = [
 ]
 
 # Buffers that older PyTorch files hold besides the weights: 0, 1, 2, ... and nothing else.
-_IGNORED = (
-    "text_model.embeddings.position_ids",
-    "vision_model.embeddings.position_ids",
-)
+_IGNORED = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
 
 
 def variable(clip: CLIP, path: str) -> nnx.Variable:

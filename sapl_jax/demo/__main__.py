@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from data_pipelines.generator.folder import generate
-from sapl_jax.command_line import INTERRUPTED, Parser, check_numbers, parse_with_config_flags
-from sapl_jax.errors import UserError, run_main
+from sapl_jax.command_line import INTERRUPTED, parse_with_config_flags
+from sapl_jax.errors import Parser, UserError, check_numbers, run_main
 from sapl_jax.training.configuration import load_config
 
 TRAIN_SEED, TEST_SEED = 1, 2

@@ -18,9 +18,9 @@ import numpy as np
 
 from configs import ablations
 from sapl_jax.ablate import chosen_rows, run_rows
-from sapl_jax.command_line import Parser, parse_with_config_flags
+from sapl_jax.command_line import parse_with_config_flags
 from sapl_jax.demo.__main__ import make_data
-from sapl_jax.errors import UserError, run_main
+from sapl_jax.errors import Parser, UserError, run_main
 from sapl_jax.evaluation.document import Section, Table, to_markdown
 from sapl_jax.evaluation.protocols import DEFAULT
 from sapl_jax.evaluation.results import number

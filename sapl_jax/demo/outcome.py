@@ -2,21 +2,19 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from data_pipelines.readers import read_dataset
 from sapl_jax import files
 from sapl_jax.demo.illustrations import best_and_worst, case_figure, read_metrics, training_curves
 from sapl_jax.evaluation import figures, protocols, results
 from sapl_jax.evaluation.document import Picture, Section, Table, to_html
-from sapl_jax.evaluation.floors import TRIVIAL
+from sapl_jax.evaluation.floors import floors
 from sapl_jax.evaluation.session import Method, Session, run
 from sapl_jax.inference.localizer import Localizer
 
 _NAME = "held-out"
 _CASES = 4  # best and as many worst pictures
 _MEASURES = ("i_auc", "p_f1", "p_f1_best", "p_auc", "p_iou", "i_f1", "balanced_accuracy")
-# The figures this benchmark is meant to reach.
+# The figures the demo is meant to reach.
 _GOAL_I_AUC, _GOAL_P_F1 = 0.90, 0.45
 
 
@@ -32,8 +30,7 @@ def evaluate_and_report(run_dir: Path, data: Path, output: Path) -> str:
         UserError: no checkpoint in the run, or pictures that cannot be read.
     """
     localizer = Localizer.load(run_dir)
-    methods = [Method("SAPL", localizer, localizer.source)]
-    methods += [Method(name, trivial, {"training": "none"}) for name, trivial in TRIVIAL.items()]
+    methods = [Method("SAPL", localizer, localizer.source), *floors()]
     listing = read_dataset("folder", data)
     session = run(
         methods,
@@ -66,8 +63,9 @@ def _measures(session: Session) -> Section:
     header = ["method", *(results.TITLES[measure] for measure in _MEASURES)]
     rows = []
     for method in session.methods:
-        summary = session.results[method.name][0].summary
-        rows.append([method.name, *(results.number(summary[m]) for m in _MEASURES)])
+        (found,) = session.results[method.name]
+        cells = [results.cell(found.summary[m], found.intervals.get(m)) for m in _MEASURES]
+        rows.append([method.name, *cells])
     summary = session.main[0].summary
     text = (
         f"{summary['authentic']} authentic and {summary['tampered']} tampered pictures that share "
@@ -130,9 +128,7 @@ def _roc(session: Session) -> list[Section]:
     curves, aucs = {}, {}
     for method in session.methods:
         (found,) = session.results[method.name]
-        labels = np.array([record.scores.label for record in found.records])
-        scores = np.array([record.scores.score for record in found.records])
-        curves[method.name] = (labels, scores)
+        curves[method.name] = found.labels_and_scores
         aucs[method.name] = found.summary["i_auc"]
     png = figures.roc_curves({_NAME: curves}, {_NAME: aucs})
     return [Section("ROC", [Picture("roc", png, "ROC of the image scores.")])] if png else []

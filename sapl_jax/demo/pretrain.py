@@ -21,11 +21,10 @@ from flax import nnx
 from optax.contrib import MuonDimensionNumbers, muon
 
 from sapl_jax.clip.weights import save_clip
-from sapl_jax.command_line import Parser
 from sapl_jax.demo.captioned_batches import LOCAL, WORDS, Batch, make_batch, make_pictures, phrases
 from sapl_jax.demo.objective import MAX_SCALE, build_clip, pretraining_loss, small_config
 from sapl_jax.demo.vocabulary import Vocabulary
-from sapl_jax.errors import UserError, run_main
+from sapl_jax.errors import Parser, UserError, run_main
 from sapl_jax.progress_bars import ProgressBar
 
 _REPORT_EVERY = 250  # steps

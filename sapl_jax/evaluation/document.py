@@ -28,7 +28,7 @@ class Picture:
     """A picture of a report.
 
     Attributes:
-        png: bytes of the file `name`.png.
+        png: bytes of the file `name`.png; or of a JPEG, on a page alone.
         caption: what it shows, also the alternative text.
     """
 
@@ -102,13 +102,23 @@ th { font-weight: 600; color: var(--soft); }
 th.name, td.name { text-align: left; }
 tr.ours td { background: var(--tint); font-weight: 600; }
 figure { margin: 1.25rem 0 2rem; }
-figure img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
+figure img { max-width: 100%; height: auto; background: #fff; border-radius: 4px;
+  box-sizing: border-box; border: 1px solid var(--line); }
+.columns-2 figure { display: inline-block; vertical-align: top; width: calc(50% - .6rem);
+  margin: 0 .4rem 1rem 0; }
+@media (max-width: 40rem) { .columns-2 figure { width: 100%; } }
+@media print { :root { --ink: #000; --soft: #444; --line: #bbb; --paper: #fff; --tint: #eee; }
+  body { font-size: 11pt; max-width: none; padding: 0; }
+  h2 { break-after: avoid; } figure, tr, li { break-inside: avoid; } .wide { overflow: visible; } }
 figcaption { color: var(--soft); font-size: .9rem; margin-top: .4rem; max-width: 48rem; }
 """
 
 
-def to_html(title: str, sections: Sequence[Section]) -> str:
-    """The report as one HTML page with its pictures inside; it loads nothing from anywhere."""
+def to_html(title: str, sections: Sequence[Section], columns: int = 1) -> str:
+    """The report as one HTML page with its pictures inside; it loads nothing from anywhere.
+
+    columns: 2 puts pictures side by side where the page is wide.
+    """
     body = [f"<h1>{html.escape(title)}</h1>"]
     for section in sections:
         body.append(f"<section><h2>{html.escape(section.heading)}</h2>")
@@ -122,18 +132,18 @@ def to_html(title: str, sections: Sequence[Section]) -> str:
                 body.append(_html_table(part))
             else:
                 caption = html.escape(part.caption)
+                kind = "jpeg" if part.png.startswith(b"\xff\xd8") else "png"
                 data = base64.b64encode(part.png).decode("ascii")
                 body.append(
-                    f'<figure><img alt="{caption}" src="data:image/png;base64,{data}">'
+                    f'<figure><img alt="{caption}" src="data:image/{kind};base64,{data}">'
                     f"<figcaption>{caption}</figcaption></figure>"
                 )
         body.append("</section>")
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body>\n</html>\n"
+        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
+        f'<body class="columns-{columns}">\n' + "\n".join(body) + "\n</body>\n</html>\n"
     )
 
 

@@ -24,7 +24,8 @@ from data_pipelines.listing import TAMPERED, Listing, Sample
 from data_pipelines.masks import load_mask
 from data_pipelines.read_ahead import batches_ahead
 from sapl_jax.errors import UserError
-from sapl_jax.evaluation import protocols
+from sapl_jax.evaluation import intervals, protocols
+from sapl_jax.evaluation.map_folders import MapFolder
 from sapl_jax.files import sha256_of
 from sapl_jax.inference.detector import Detector, Result
 from sapl_jax.progress_bars import ProgressBar
@@ -79,6 +80,7 @@ class DatasetResult:
         skipped: pictures that were not evaluated, with the reason.
         notes: pictures that were, with something to know about them.
         digest: hash of every file's name and bytes, to tell whether two reports saw the same data.
+        draws: the measures of data sets drawn from this one, see `intervals.bootstrap`.
     """
 
     name: str
@@ -90,6 +92,24 @@ class DatasetResult:
     notes: list[tuple[Path, str]]
     digest: str
     seconds: float
+    draws: intervals.Draws = dataclasses.field(default_factory=dict)
+
+    @property
+    def by_name(self) -> dict[str, protocols.ImageScores]:
+        """The scores of every picture by its name."""
+        return {record.name: record.scores for record in self.records}
+
+    @property
+    def labels_and_scores(self) -> tuple[np.ndarray, np.ndarray]:
+        """Labels int [N] and image scores float64 [N] of the pictures, in order."""
+        scores = [record.scores for record in self.records]
+        return np.array([s.label for s in scores], int), np.array([s.score for s in scores], float)
+
+    @functools.cached_property
+    def intervals(self) -> dict[str, list[float]]:
+        """The bootstrap interval [low, high] of each measure that is defined."""
+        found = {m: intervals.interval(draws) for m, draws in self.draws.items()}
+        return {m: f for m, f in found.items() if f and self.summary[m] is not None}
 
 
 Observer = Callable[[Loaded, Any, protocols.ImageScores], None]
@@ -112,8 +132,9 @@ def load_sample(sample: Sample, perturbation: Perturbation | None = None) -> Loa
         problems.append(str(error).removeprefix(f"{sample.image}: "))
     if image is not None and sample.label == TAMPERED and sample.mask is not None:
         try:
-            hashes.append(sha256_of(read_bytes(sample.mask)))
-            fitted = load_mask(sample.mask, image, sample.mask_style)
+            regions = sample.outlines
+            hashes.append(sha256_of(repr(regions).encode() if regions else read_bytes(sample.mask)))
+            fitted = load_mask(sample.mask, image, sample.mask_style, regions)
         except UserError as error:
             problems.append(f"not in the pixel measures: {error}")
         else:
@@ -136,7 +157,7 @@ def loaded_batches(
 
 
 def evaluate_dataset(
-    detector: Detector,
+    detector: Detector | MapFolder,
     listing: Listing,
     protocol: protocols.Protocol,
     *,
@@ -165,6 +186,8 @@ def evaluate_dataset(
     records: list[Record] = []
     skipped = list(listing.skipped)
     notes: list[tuple[Path, str]] = [(listing.root, note) for note in listing.notes]
+    if isinstance(detector, MapFolder):
+        notes += [(listing.root, note) for note in detector.assign(listing, label)]
     digest = hashlib.sha256()
     pending: list[tuple[Loaded, Result, concurrent.futures.Future[protocols.ImageScores]]] = []
 
@@ -189,22 +212,23 @@ def evaluate_dataset(
                 found = skipped if item.image is None else notes
                 found.extend((item.sample.image, problem) for problem in item.problems)
             readable = [item for item in batch if item.image is not None]
-            images = [item.image for item in readable if item.image is not None]
             held = readable + [item for item, _, _ in pending]
             if sum(item.pixels for item in held) > MAX_PIXELS:
                 collect()
-            analyses = detector.analyse(images) if images else []
+            analyses = _analyse(detector, readable, label, notes)
             collect()  # the batch before, which threads scored while the detector worked
             for item, analysis in zip(readable, analyses, strict=True):
-                if not _finite(analysis):
-                    reason = "the method gave a score or map that is not finite"
-                    skipped.append((item.sample.image, reason))
+                if isinstance(analysis, str):
+                    skipped.append((item.sample.image, analysis))
                     continue
                 arguments = (item.sample.label, analysis.score, analysis.heat_map, item.mask)
                 future = pool.submit(protocols.score_image, protocol, *arguments)
                 pending.append((item, analysis, future))
             bar.update(len(batch))
         collect()
+    if unscored := sum(math.isnan(record.scores.score) for record in records):
+        reason = f"{unscored} of {len(records)} pictures have no score: no image-level measures"
+        notes.append((listing.root, reason))
     # Last, so that they do not hide the other notes where most pictures have no mask.
     notes += [(sample.image, _NO_MASK) for sample in _without_masks(listing)]
     if not records:
@@ -212,17 +236,36 @@ def evaluate_dataset(
         raise UserError(f"{label}: none of {listing.root}'s pictures can be used ({reasons})")
     summary = protocols.summarise(protocol, [record.scores for record in records])
     summary |= {"skipped": len(skipped), "noted": len(notes)}
-    return DatasetResult(
-        label,
-        listing.name,
-        listing.root,
-        summary,
-        records,
-        skipped,
-        notes,
-        digest.hexdigest(),
-        time.monotonic() - start,
+    result = DatasetResult(
+        label, listing.name, listing.root, summary, records, skipped, notes, digest.hexdigest(), 0.0
     )
+    result.draws = intervals.bootstrap(protocol, result.by_name)
+    result.seconds = time.monotonic() - start
+    return result
+
+
+def _analyse(
+    detector: Detector | MapFolder,
+    items: Sequence[Loaded],
+    label: str,
+    notes: list[tuple[Path, str]],
+) -> list[Result | str]:
+    """What a method says of each picture, or why that cannot be used."""
+    images = [item.image for item in items if item.image is not None]
+    if not isinstance(detector, MapFolder):
+        found = detector.analyse(images) if images else []
+        reason = "the method gave a score or map that is not finite"
+        return [analysis if _finite(analysis) else reason for analysis in found]
+    answers: list[Result | str] = []
+    for item, image in zip(items, images, strict=True):
+        try:
+            answer, said = detector.read(item.sample, image.shape[:2], label)
+        except UserError as error:
+            answers.append(str(error))
+        else:
+            answers.append(answer)
+            notes += [(item.sample.image, note) for note in said]
+    return answers
 
 
 def _without_masks(listing: Listing) -> list[Sample]:

@@ -13,8 +13,8 @@ from sapl_jax.evaluation.features import Embedding
 from sapl_jax.evaluation.gallery import Exhibit
 from sapl_jax.evaluation.perturbations import Sweep
 from sapl_jax.evaluation.results import TITLES, number
-from sapl_jax.evaluation.session import SweepPoint
-from sapl_jax.metrics import roc_curve
+from sapl_jax.evaluation.session import Session, SweepPoint
+from sapl_jax.metrics import expected_calibration_error, reliability, roc_curve
 
 # Okabe and Ito's colours, told apart with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -100,9 +100,12 @@ def robustness_curves(
             values = [point.summary[measure] for point in line]
             if all(value is None for value in values):
                 continue
-            axis.plot(
+            heights = np.array(values, np.float64)
+            axis.errorbar(
                 range(len(values)),
-                [np.nan if value is None else value for value in values],
+                heights,
+                yerr=_bars(heights, [point.intervals.get(measure) for point in line]),
+                elinewidth=1,
                 color=COLOURS[index % len(COLOURS)],
                 marker=MARKERS[index % len(MARKERS)],
                 markersize=4,
@@ -118,6 +121,57 @@ def robustness_curves(
         )
         axis.grid(axis="y", color="0.9")
         axis.legend(fontsize=8, frameon=False)
+    return png(figure)
+
+
+def reliability_curves(
+    panels: Mapping[str, tuple[np.ndarray, Mapping[str, np.ndarray]]],
+) -> bytes | None:
+    """Reliability diagrams, a panel per data set: its labels [N] and named scores [N]."""
+    if not panels:
+        return None
+    figure, axes = _grid(len(panels), 3, 3.6, 3.5)
+    for axis, (dataset, (labels, named)) in zip(axes, panels.items(), strict=True):
+        axis.plot([0, 1], [0, 1], color="0.75", linewidth=1, linestyle=":")
+        for index, (name, scores) in enumerate(named.items()):
+            score, share, count = reliability(labels, scores)
+            label = f"{name}, ECE {number(expected_calibration_error(labels, scores))}"
+            style = {"color": COLOURS[index], "label": label}
+            axis.plot(score, share, **style)
+            axis.scatter(score, share, 8 + 120 * count / count.sum(), color=COLOURS[index])
+        axis.set(title=dataset, xlabel="score", ylabel="share of tampered pictures")
+        axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+        axis.legend(loc="upper left", fontsize=8, frameon=False)
+    return png(figure)
+
+
+def _bars(values: np.ndarray, intervals: Sequence[Sequence[float] | None]) -> np.ndarray:
+    """Lengths [2, N] of error bars down and up from values [N]; none where there is no interval."""
+    ends = np.array([found or (np.nan, np.nan) for found in intervals])
+    return np.nan_to_num(np.maximum((ends.T - values) * [[-1], [1]], 0))
+
+
+def bars(session: Session, measures: Sequence[str]) -> bytes | None:
+    """Every method's measures with their intervals, a panel per data set and measure."""
+    panels = []
+    for dataset in session.main:
+        found = {m.name: r for m in session.methods for r in session.of(m.name, dataset.name)}
+        for measure in measures:
+            shown = {n: r for n, r in found.items() if r.summary[measure] is not None}
+            if shown:
+                panels.append((dataset.name, measure, shown))
+    if not panels:
+        return None
+    most = max(len(shown) for _, _, shown in panels)
+    figure, axes = _grid(len(panels), 2, 5.0, 0.9 + 0.3 * most)
+    for axis, (name, measure, shown) in zip(axes, panels, strict=True):
+        values = np.array([result.summary[measure] for result in shown.values()], np.float64)
+        lengths = _bars(values, [result.intervals.get(measure) for result in shown.values()])
+        places = np.arange(len(values))
+        axis.errorbar(values, places, xerr=lengths, fmt="o", markersize=5, color=COLOURS[0])
+        axis.set(title=f"{TITLES[measure]}, {name}", ylim=(len(values) - 0.5, -0.5))
+        axis.set_yticks(places, list(shown))
+        axis.grid(axis="x", color="0.9")
     return png(figure)
 
 

@@ -1,4 +1,4 @@
-"""Trivial predictors: what any method has to beat on a data set."""
+"""Trivial predictors: what any method has to beat on a data set; they stand in every table."""
 
 import zlib
 from collections.abc import Callable, Sequence
@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from data_pipelines.soft_edges import DEFAULT_OPTIONS, soft_edge_map
+from sapl_jax.evaluation.session import Method
 from sapl_jax.inference.detector import Result, result_of
 
 _CELLS = 12  # the random map's cells along each side: about the size of a ViT's patches
@@ -48,3 +49,10 @@ TRIVIAL: dict[str, TrivialDetector] = {
     "random": TrivialDetector(random_guess),
     "edge map alone": TrivialDetector(edge_map_alone),
 }
+
+
+def floors() -> list[Method]:
+    """The trivial predictors as methods."""
+    return [
+        Method(name, found, {"training": "none"}, floor=True) for name, found in TRIVIAL.items()
+    ]

@@ -25,6 +25,7 @@ pixel AUC) is computed on the same pixels and pictures as the protocol's F1.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 import cv2
@@ -32,7 +33,7 @@ import numpy as np
 
 from data_pipelines.listing import AUTHENTIC, TAMPERED
 from sapl_jax.errors import UserError
-from sapl_jax.metrics import Confusion, ScoreHistogram, roc_auc
+from sapl_jax.metrics import Confusion, ScoreHistogram
 
 DEFAULT = "sapl"
 THRESHOLD = 0.5  # of pixels and of image scores, in every protocol
@@ -102,6 +103,7 @@ class ImageScores:
 
 
 PIXEL_MEASURES = ("p_f1", "p_f1_best", "p_auc", "p_iou")
+MEASURES = ("i_auc", "i_f1", "balanced_accuracy", *PIXEL_MEASURES)
 
 
 def _kept_pixels(truth: np.ndarray, border: tuple[int, int]) -> np.ndarray:
@@ -124,7 +126,7 @@ def score_image(
 
     Args:
         label: 0 authentic, 1 tampered.
-        model_score: the model's own, in [0, 1].
+        model_score: the model's own, in [0, 1]; NaN where it gives none.
         heat_map: float32 [H, W] in [0, 1] at the picture's own size.
         mask: uint8 [H, W], white = tampered, or None where there is none; not used for authentic
             pictures, whose truth is all authentic.
@@ -181,34 +183,69 @@ def _score_pixels(
         scores.p_auc = 0.0 if protocol.average_over == "all" else None
 
 
+def measures(
+    protocol: Protocol, images: Sequence[ImageScores], weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The measures of D weightings of the pictures at once.
+
+    Args:
+        weights: float64 [D, N], how often each picture counts.
+
+    Returns:
+        Per measure float64 [D], NaN where no picture that has it counts. Image-level measures are
+        there only where both classes are and every picture has a score.
+    """
+    labels = np.array([image.label for image in images], bool)
+    scores = np.array([image.score for image in images], np.float64)
+    pixels = np.array([[getattr(i, m) for m in PIXEL_MEASURES] for i in images], np.float64)
+    with np.errstate(invalid="ignore"):  # 0 / 0, where no picture with a mask was drawn
+        means = weights @ np.nan_to_num(pixels) / (weights @ ~np.isnan(pixels))
+    found = dict(zip(PIXEL_MEASURES, means.T, strict=True))
+    if labels.all() or not labels.any() or not np.isfinite(scores).all():
+        return found
+    above, below = weights[:, labels], weights[:, ~labels]
+    positives, negatives = above.sum(axis=1), below.sum(axis=1)
+    recall = above @ (scores[labels] > THRESHOLD) / positives
+    specificity = below @ (scores[~labels] <= THRESHOLD) / negatives
+    found["balanced_accuracy"] = (recall + specificity) / 2
+    if protocol.image_f1 == "harmonic":
+        harmonic = 2 * recall * specificity / np.maximum(recall + specificity, 1e-12)
+        found["i_f1"] = harmonic
+    else:
+        tp, fp = recall * positives, (1 - specificity) * negatives
+        found["i_f1"] = 2 * tp / (tp + fp + positives)
+    # The share of (tampered, authentic) pairs in the right order, ties half: authentic pictures
+    # sorted once, their weights summed up to each tampered one's score.
+    order = np.argsort(scores[~labels])
+    upto = np.cumsum(below[:, order], axis=1)
+    upto = np.concatenate([np.zeros((len(upto), 1)), upto], axis=1)
+    left, right = (
+        np.searchsorted(scores[~labels][order], scores[labels], side) for side in ("left", "right")
+    )
+    pairs = np.einsum("dp,dp->d", above, upto[:, left] + upto[:, right]) / 2
+    found["i_auc"] = pairs / (positives * negatives)
+    return found
+
+
 def summarise(protocol: Protocol, images: list[ImageScores]) -> dict[str, float | int | None]:
     """Averages pictures into the measures of a data set; None for what it cannot define.
 
-    i_auc, i_f1, balanced_accuracy over all pictures (None unless both classes are there); p_f1 at
+    i_auc, i_f1, balanced_accuracy over all pictures (None unless both classes are there and
+    all pictures have a score); p_f1 at
     0.5, p_f1_best, p_auc, p_iou as the mean over the pictures that have the measure; and counts:
     images, authentic, tampered, and masks, the number of tampered pictures behind p_f1.
     """
-    labels = np.array([image.label for image in images], int)
-    scores = np.array([image.score for image in images], np.float64)
-    verdicts = Confusion.of(scores > THRESHOLD, labels == TAMPERED)
-    balanced = verdicts.balanced_accuracy()
-    if balanced is None:
-        i_f1 = None
-    else:
-        i_f1 = verdicts.harmonic_f1() if protocol.image_f1 == "harmonic" else verdicts.f1()
-    summary: dict[str, float | int | None] = {
-        "i_auc": roc_auc(labels, scores),
-        "i_f1": i_f1,
-        "balanced_accuracy": balanced,
-    }
+    found = measures(protocol, images, np.ones((1, len(images))))
     # Zeros of authentic pictures alone would look like a measured failure, so pixel measures
     # need at least one tampered picture that has a mask.
     masks = sum(image.label == TAMPERED and image.p_f1 is not None for image in images)
     any_mask = any(image.label == TAMPERED and image.p_f1_best is not None for image in images)
-    for measure in PIXEL_MEASURES:
-        values = [v for image in images if (v := getattr(image, measure)) is not None]
-        summary[measure] = float(np.mean(values)) if values and any_mask else None
-    tampered = int(labels.sum())
+    summary: dict[str, float | int | None] = {}
+    for measure in MEASURES:
+        (value,) = found.get(measure, [np.nan])
+        defined = np.isfinite(value) and (any_mask or measure not in PIXEL_MEASURES)
+        summary[measure] = float(value) if defined else None
+    tampered = sum(image.label == TAMPERED for image in images)
     summary |= {
         "images": len(images),
         "authentic": len(images) - tampered,

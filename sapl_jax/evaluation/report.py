@@ -11,17 +11,18 @@ import numpy as np
 
 from data_pipelines.diagnosis import EXPECTED
 from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions
-from sapl_jax.evaluation import figures
+from sapl_jax.evaluation import figures, results
 from sapl_jax.evaluation.document import Picture, Section, Table, to_html, to_markdown
 from sapl_jax.evaluation.evaluator import DatasetResult
 from sapl_jax.evaluation.features import Embedding
 from sapl_jax.evaluation.perturbations import SWEEPS
 from sapl_jax.evaluation.published import COLUMNS, TABLE_1, WITHOUT_I_AUC
-from sapl_jax.evaluation.results import MEASURES, TITLES, mean_entry, number
+from sapl_jax.evaluation.results import number
 from sapl_jax.evaluation.session import Session
 from sapl_jax.files import versions, write_atomically
 
 _LISTED = 20  # skipped files and notes listed per data set; results.json has them all
+_BARS = ("i_auc", "p_f1")
 _SWEPT = ("i_auc", "p_f1", "p_auc")
 _EDGE_EXHIBITS = 4
 
@@ -59,6 +60,7 @@ def build(
         _measures(session),
         _table_1(session),
         _roc(session),
+        _calibration(session),
         _robustness(session),
         _galleries(session),
         _embeddings(embeddings),
@@ -70,27 +72,17 @@ def build(
 
 
 def _measures(session: Session) -> Section:
-    header = ["data set", "method", "images", "masks", *(TITLES[m] for m in MEASURES)]
-    rows: list[list[str]] = []
-    ours: set[int] = set()
-    for method in session.methods:
-        results = session.results.get(method.name, [])
-        for result in results:
-            if method is session.methods[0] and len(session.methods) > 1:
-                ours.add(len(rows))
-            counts = [str(result.summary["images"]), str(result.summary["masks"])]
-            cells = [number(result.summary[measure]) for measure in MEASURES]
-            rows.append([result.name, method.name, *counts, *cells])
-        if len(results) > 1:
-            means = mean_entry(results)
-            rows.append(
-                ["mean", method.name, "", "", *(number(means[measure]) for measure in MEASURES)]
-            )
+    header, *rows = (row[:-1] for row in results.rows(session))
+    several = len(session.methods) > 1
+    ours = {i for i, row in enumerate(rows) if row[1] == session.methods[0].name and several}
     text = (
         f"Protocol {session.protocol.name}. A dash marks a measure that is not defined: "
-        "image-level ones need both classes, pixel-level ones a mask."
+        "image-level ones need both classes, pixel-level ones a mask. "
     )
-    return Section("Results", [text, Table(header, rows, frozenset(ours), names=2)])
+    parts: list = [text + results.legend(session), Table(header, rows, frozenset(ours), names=2)]
+    if (png := figures.bars(session, _BARS)) is not None:
+        parts.append(Picture("measures", png, "Measures with their bootstrap intervals."))
+    return Section("Results", parts)
 
 
 def _pair(p_f1: float | None, i_auc: float | None) -> str:
@@ -166,16 +158,34 @@ def _our_cells(found: Mapping[str, DatasetResult]) -> list[str]:
 def _roc(session: Session) -> Section | None:
     curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
     aucs: dict[str, dict[str, float | None]] = {}
-    for method in session.methods:
+    for method in (method for method in session.methods if not method.floor):
         for result in session.results.get(method.name, []):
-            labels = np.array([record.scores.label for record in result.records])
-            scores = np.array([record.scores.score for record in result.records])
-            curves.setdefault(result.name, {})[method.name] = (labels, scores)
+            if result.summary["i_auc"] is None:
+                continue
+            curves.setdefault(result.name, {})[method.name] = result.labels_and_scores
             aucs.setdefault(result.name, {})[method.name] = result.summary["i_auc"]
     png = figures.roc_curves(curves, aucs)
     if png is None:
         return None
     return Section("ROC curves", [Picture("roc", png, "ROC curves of the image scores.")])
+
+
+def _calibration(session: Session) -> Section | None:
+    first, panels = session.methods[0], {}
+    for result in session.main:
+        if found := results.probabilities(session, first, result):
+            panels[result.name] = (result.labels_and_scores[0], found)
+    png = figures.reliability_curves(panels)
+    if png is None:
+        return None
+    caption = (
+        f"How often pictures of a score are tampered, for {first.name}; larger dots are more "
+        "pictures. ECE: mean distance from the diagonal. It depends on the set's share of tampered "
+        "pictures, so a probability fitted on another share is off here."
+    )
+    calibration = getattr(first.detector, "calibration", None)
+    rule = [calibration.rule] if calibration else []
+    return Section("Calibration", [*rule, Picture("reliability", png, caption)])
 
 
 def _robustness(session: Session) -> Section | None:
@@ -194,7 +204,7 @@ def _robustness(session: Session) -> Section | None:
 
 def _galleries(session: Session) -> Section | None:
     parts = []
-    methods = [method.name for method in session.methods]
+    methods = [method.name for method in session.methods if not method.floor]
     for name, gallery in session.galleries.items():
         exhibits = [gallery.exhibits[key] for key in sorted(gallery.exhibits)]
         png = figures.gallery(exhibits, methods)
@@ -230,10 +240,16 @@ def _edges(session: Session, options: EdgeOptions) -> Section | None:
 
 def _files(session: Session) -> Section | None:
     parts: list = []
-    for result in session.main:
-        for what, found in (("not evaluated", result.skipped), ("with a note", result.notes)):
+    parts += [f"{data}: {method}: {reason}" for data, method, reason in session.unusable]
+    known: set[tuple[Path, str]] = set()
+    for method, result in (
+        (m.name, r) for m in session.methods for r in session.results.get(m.name, [])
+    ):
+        for what, named in (("not evaluated", result.skipped), ("with a note", result.notes)):
+            found = [pair for pair in named if pair not in known]
+            known.update(found)
             if found:
-                parts.append(f"{result.name}: {len(found)} files {what}.")
+                parts.append(f"{result.name}, {method}: {len(found)} files {what}.")
                 items = [f"{path}: {reason}" for path, reason in found[:_LISTED]]
                 if len(found) > _LISTED:
                     items.append(f"and {len(found) - _LISTED} more, see results.json")

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sapl_jax.evaluation.evaluator import DatasetResult
-from sapl_jax.evaluation.protocols import PIXEL_MEASURES
-from sapl_jax.evaluation.session import Session
-from sapl_jax.files import versions, write_atomically
+import numpy as np
 
+from sapl_jax.evaluation import intervals
+from sapl_jax.evaluation.evaluator import DatasetResult
+from sapl_jax.evaluation.protocols import MEASURES, PIXEL_MEASURES
+from sapl_jax.evaluation.session import Method, Session
+from sapl_jax.files import versions, write_atomically
+from sapl_jax.metrics import expected_calibration_error
+
+ALIKE = "\N{ALMOST EQUAL TO}"  # behind what cannot be told from the first method's number
 FORMAT = 1  # of results.json; raised when a key changes its meaning
-MEASURES = ("i_auc", "i_f1", "balanced_accuracy", *PIXEL_MEASURES)
 TITLES = {
     "i_auc": "I-AUC",
     "i_f1": "I-F1",
@@ -25,10 +29,32 @@ TITLES = {
 }
 
 
-def dataset_entry(result: DatasetResult) -> dict[str, Any]:
+def probabilities(session: Session, method: Method, result: DatasetResult) -> dict[str, np.ndarray]:
+    """What a method gives as image scores in [0, 1]: its "score", and "calibrated" if it can."""
+    scores = result.labels_and_scores[1]
+    if not np.isfinite(scores).all():
+        return {}
+    found = {"score": np.clip(scores, 0, 1)}
+    calibration = getattr(method.detector, "calibration", None)
+    if calibration is None or session.protocol.image_score != "model":
+        return found
+    calibrated = calibration.probability(scores)
+    return found if calibrated is None else {**found, "calibrated": calibrated}
+
+
+def calibration_errors(session: Session, method: Method, result: DatasetResult) -> dict[str, float]:
+    """The expected calibration error of each of `probabilities`."""
+    labels = result.labels_and_scores[0]
+    found = probabilities(session, method, result)
+    return {name: expected_calibration_error(labels, values) for name, values in found.items()}
+
+
+def dataset_entry(session: Session, method: Method, result: DatasetResult) -> dict[str, Any]:
     """One data set's part of results.json; its `skipped` count and the files behind it."""
     return {
         **result.summary,
+        "intervals": result.intervals,
+        "calibration_error": calibration_errors(session, method, result),
         "layout": result.layout,
         "root": str(result.root),
         "data_sha256": result.digest,
@@ -57,20 +83,29 @@ def build(session: Session) -> dict[str, Any]:
         "seed": session.seed,
         "method": {"name": first.name, **first.source},
         "versions": versions(),
-        "datasets": {result.name: dataset_entry(result) for result in session.main},
+        "datasets": {r.name: dataset_entry(session, first, r) for r in session.main},
         "mean": mean_entry(session.main),
         "peers": {},
+        "unusable": session.unusable,
+        "bootstrap": {"draws": intervals.DRAWS, "coverage": intervals.COVERAGE},
+        "comparisons": {
+            name: [{"first": a, "second": b, "measures": found} for (a, b), found in pairs.items()]
+            for name, pairs in session.comparisons.items()
+        },
     }
     for name, sweeps in session.sweeps.items():
         content["datasets"][name]["robustness"] = {
-            sweep: [{"level": point.level, **point.summary} for point in points]
+            sweep: [
+                {"level": point.level, **point.summary, "intervals": point.intervals}
+                for point in points
+            ]
             for sweep, points in sweeps.items()
         }
     for method in session.methods[1:]:
         found = session.results.get(method.name, [])
         content["peers"][method.name] = {
             "method": {"name": method.name, **method.source},
-            "datasets": {result.name: result.summary for result in found},
+            "datasets": {r.name: dataset_entry(session, method, r) for r in found},
             "mean": mean_entry(found),
         }
     return content
@@ -96,33 +131,62 @@ def number(value: float | None) -> str:
     return f"{value:.3f}".removeprefix("0") if value >= 0 else f"{value:.3f}"
 
 
+def cell(value: float | None, interval: list[float] | None) -> str:
+    """A measure with its bootstrap interval: .464 [.431, .498]."""
+    if value is None or interval is None:
+        return number(value)
+    return f"{number(value)} [{number(interval[0])}, {number(interval[1])}]"
+
+
+def rows(session: Session) -> list[list[str]]:
+    """Header and a row per method and data set: names, counts, measures with their intervals."""
+    found = [["data set", "method", "images", "masks", *(TITLES[m] for m in MEASURES), "skipped"]]
+    for method in session.methods:
+        results = session.results.get(method.name, [])
+        for result in results:
+            marks = [session.is_apart(method.name, result.name, m) for m in MEASURES]
+            cells = [
+                cell(result.summary[m], result.intervals.get(m)) + (ALIKE * (not apart))
+                for m, apart in zip(MEASURES, marks, strict=True)
+            ]
+            counts = [str(result.summary[key]) for key in ("images", "masks", "skipped")]
+            found.append([result.name, method.name, *counts[:2], *cells, counts[2]])
+        if len(results) > 1:
+            means = mean_entry(results)
+            cells = []
+            for m in MEASURES:
+                draws = [r.draws[m] for r in results if r.summary[m] is not None]
+                bounds = intervals.interval(np.mean(draws, axis=0) if draws else None)
+                cells.append(cell(means[m], bounds))
+            found.append(["mean", method.name, "", "", *cells, ""])
+    return found
+
+
+def legend(session: Session) -> str:
+    """What brackets and marks in the rows mean."""
+    text = (
+        f"In brackets: the middle {intervals.COVERAGE:.0%} of {intervals.DRAWS:,} data sets drawn "
+        "from the pictures, each class on its own (too narrow where a class has under 20)."
+    )
+    if len(session.methods) > 1:
+        text += (
+            f" {ALIKE}: cannot be told from {session.methods[0].name} on the same pictures, the "
+            f"{intervals.COVERAGE:.0%} interval of the difference has 0; results.json has every "
+            "pair, with the share of draws in which each is ahead."
+        )
+    return text
+
+
 def table(session: Session) -> str:
     """The measures of all methods on all data sets, as a table for the screen."""
-    rows = [["data set", "method", "images", "masks", *(TITLES[m] for m in MEASURES), "skipped"]]
-    for method in session.methods:
-        found = session.results.get(method.name, [])
-        for result in found:
-            rows.append(
-                [
-                    result.name,
-                    method.name,
-                    str(result.summary["images"]),
-                    str(result.summary["masks"]),
-                    *(number(result.summary[measure]) for measure in MEASURES),
-                    str(result.summary["skipped"]),
-                ]
-            )
-        if len(found) > 1:
-            means = mean_entry(found)
-            cells = [number(means[measure]) for measure in MEASURES]
-            rows.append(["mean", method.name, "", "", *cells, ""])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    found = rows(session)
+    widths = [max(len(row[i]) for row in found) for i in range(len(found[0]))]
     lines = []
-    for row in rows:
+    for row in found:
         cells = [
             cell.ljust(width) if column < 2 else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
     lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(lines)
+    return "\n".join([*lines, legend(session)])

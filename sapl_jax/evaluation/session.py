@@ -5,8 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from data_pipelines.readers import Listing
+from sapl_jax.errors import UserError
+from sapl_jax.evaluation import intervals
 from sapl_jax.evaluation.evaluator import DatasetResult, evaluate_dataset
 from sapl_jax.evaluation.gallery import Gallery
+from sapl_jax.evaluation.map_folders import MapFolder
 from sapl_jax.evaluation.perturbations import Sweep, perturbation
 from sapl_jax.evaluation.protocols import Protocol
 from sapl_jax.inference.detector import Detector
@@ -14,11 +17,17 @@ from sapl_jax.inference.detector import Detector
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """What is evaluated. source: where it comes from, for the report (checkpoint, hashes, ...)."""
+    """What is evaluated.
+
+    Attributes:
+        source: where it comes from, for the report (checkpoint, hashes, ...).
+        floor: a trivial predictor, which stands in the tables and in no figure.
+    """
 
     name: str
-    detector: Detector
+    detector: Detector | MapFolder
     source: Mapping[str, Any]
+    floor: bool = False
 
     def source_lines(self) -> list[str]:
         """The source as "key: value" lines; a mapping in it as "key: value, value, ..."."""
@@ -32,10 +41,19 @@ class Method:
 
 @dataclasses.dataclass(frozen=True)
 class SweepPoint:
-    """A data set's measures at one level of a sweep; level None is the clean picture."""
+    """A data set's measures at one level of a sweep; level None is the clean picture.
+
+    intervals: [low, high] of each defined measure.
+    """
 
     level: int | None
     summary: dict[str, float | int | None]
+    intervals: dict[str, list[float]]
+
+    @classmethod
+    def of(cls, level: int | None, result: DatasetResult) -> "SweepPoint":
+        """What a result says at a level."""
+        return cls(level, result.summary, result.intervals)
 
 
 @dataclasses.dataclass
@@ -46,6 +64,8 @@ class Session:
         results: per method, one result per data set.
         sweeps: per data set and sweep, the first method's points, clean first.
         galleries: per data set.
+        unusable: (data set, method, reason) of folders of maps that fit no picture.
+        comparisons: per data set and pair of methods, see `intervals.compare`.
     """
 
     protocol: Protocol
@@ -54,6 +74,29 @@ class Session:
     results: dict[str, list[DatasetResult]] = dataclasses.field(default_factory=dict)
     sweeps: dict[str, dict[str, list[SweepPoint]]] = dataclasses.field(default_factory=dict)
     galleries: dict[str, Gallery] = dataclasses.field(default_factory=dict)
+    unusable: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
+    comparisons: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = dataclasses.field(
+        default_factory=dict
+    )
+
+    def add(self, method: str, result: DatasetResult) -> None:
+        """Takes a result in and compares it with those of other methods on its data set."""
+        pairs = self.comparisons.setdefault(result.name, {})
+        for other in self.results:
+            for before in self.of(other, result.name):
+                pairs[other, method] = intervals.compare(
+                    self.protocol, (before.by_name, before.draws), (result.by_name, result.draws)
+                )
+        self.results.setdefault(method, []).append(result)
+
+    def of(self, method: str, dataset: str) -> list[DatasetResult]:
+        """A method's result on a data set, if there is one."""
+        return [found for found in self.results.get(method, []) if found.name == dataset]
+
+    def is_apart(self, method: str, dataset: str, measure: str) -> bool:
+        """Whether a method can be told from the first one; True for that and where unknown."""
+        pair = self.comparisons.get(dataset, {}).get((self.methods[0].name, method), {})
+        return pair.get(measure, {"apart": True})["apart"]
 
     @property
     def main(self) -> list[DatasetResult]:
@@ -75,31 +118,42 @@ def run(
 ) -> Session:
     """Evaluates the methods on the data sets, then the first method under each sweep.
 
+    A folder of maps that fits no picture of a data set is noted, and the run goes on.
+
     Args:
         listings: (name, listing) pairs.
         seed: of the sweeps' noise.
         after_each: called with the session so far and the newest result, so that the caller can
             save what is done.
+
+    Raises:
+        UserError: no picture of a data set can be used, or the first method has no result at all.
     """
     session = Session(protocol, list(methods), seed)
     for name, listing in listings:
         gallery = session.galleries[name] = Gallery(listing, gallery_size)
         for method in methods:
-            result = evaluate_dataset(
-                method.detector,
-                listing,
-                protocol,
-                batch_size=batch_size,
-                label=name,
-                title=f"{name}: {method.name}",
-                observers=[gallery.observer(method.name)],
-                progress=progress,
-            )
-            session.results.setdefault(method.name, []).append(result)
+            try:
+                result = evaluate_dataset(
+                    method.detector,
+                    listing,
+                    protocol,
+                    batch_size=batch_size,
+                    label=name,
+                    title=f"{name}: {method.name}",
+                    observers=[] if method.floor else [gallery.observer(method.name)],
+                    progress=progress,
+                )
+            except UserError as error:
+                if not isinstance(method.detector, MapFolder):
+                    raise
+                session.unusable.append((name, method.name, str(error)))
+                continue
+            session.add(method.name, result)
             after_each(session, result)
-        clean = session.main[-1]
         for sweep in sweeps:
-            points = [SweepPoint(None, clean.summary)]
+            clean = session.main[-1]
+            points = [SweepPoint.of(None, clean)]
             for level in sweep.levels:
                 result = evaluate_dataset(
                     methods[0].detector,
@@ -111,7 +165,9 @@ def run(
                     perturbation=perturbation(sweep, level, seed),
                     progress=progress,
                 )
-                points.append(SweepPoint(level, result.summary))
+                points.append(SweepPoint.of(level, result))
                 session.sweeps.setdefault(name, {})[sweep.name] = points
                 after_each(session, clean)
+    if not session.main:
+        raise UserError("; ".join(reason for _, _, reason in session.unusable))
     return session

@@ -36,10 +36,12 @@ def preprocess(rgb: np.ndarray, options: dict) -> tuple[np.ndarray, np.ndarray, 
     starts = np.arange(grid) * patch
     rows = np.clip(height - starts, 0, patch)
     columns = np.clip(width - starts, 0, patch)
-    valid = 2 * rows[:, None] * columns[None, :] >= patch**2
+    covered = rows[:, None] * columns[None, :]
+    valid = 2 * covered >= patch**2
     full = np.zeros((canvas, canvas), np.float32)
     full[:height, :width] = soft_edges(rgb, options)
-    edge_map = full.reshape(grid, patch, grid, patch).mean(axis=(1, 3)) * valid
+    sums = full.reshape(grid, patch, grid, patch).sum(axis=(1, 3))
+    edge_map = sums / np.maximum(covered, 1).astype(np.float32) * valid
     return image, edge_map, valid, (height, width)
 
 

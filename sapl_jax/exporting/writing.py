@@ -56,9 +56,7 @@ def export(
             (folder / checking.STANDALONE).write_text(script)
         (folder / "README.md").write_text(readme(read_description(folder), output.name))
         found = checking.compare(
-            Localizer(*trained),
-            checking.detector_of_export(folder, kind, plain),
-            pictures,
+            Localizer(*trained), checking.detector_of_export(folder, kind, plain), pictures
         )
         checking.require_equal(found)
     return found

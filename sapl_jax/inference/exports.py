@@ -62,7 +62,9 @@ def load_orbax(folder: Path, dtype: str | None = None) -> TrainedModel:
         lambda array, wanted: array.astype(wanted.dtype), tree["clip"], frozen.params
     )
     model = merge_model(tree["trained"], frozen._replace(params=clip_params))
-    return TrainedModel(model, config, {**content["source"], "weights": str(folder)})
+    return TrainedModel(
+        model, config, {**content["source"], "weights": str(folder / ORBAX_WEIGHTS)}
+    )
 
 
 def _clip_config(content: dict[str, Any]) -> CLIPConfig:

@@ -20,6 +20,7 @@ from data_pipelines.preprocess import Geometry, Preprocessed, preprocess
 from data_pipelines.soft_edges import EdgeOptions
 from sapl_jax import devices
 from sapl_jax.errors import UserError
+from sapl_jax.inference.calibration import of_dict, verdict
 from sapl_jax.inference.detector import Result, result_of
 from sapl_jax.inference.opening import load_model
 from sapl_jax.models.hecl import make_anchors, select_patches
@@ -38,6 +39,8 @@ class Localizer:
         geometry: size of the resized picture and of a patch, in pixels.
         source: where the weights come from: series and step of the checkpoint, CLIP's name and
             sha256, and the folder the weights were read from.
+        calibration: what `sapl_jax.calibrate` found for these weights, or None.
+        threshold: of the mask; the calibration's, or the configuration's.
     """
 
     def __init__(self, model: SAPL, config: ConfigDict, source: dict[str, Any]):
@@ -45,6 +48,11 @@ class Localizer:
         self.config = config
         self.source = source
         self.geometry = Geometry(config.image.size, model.clip.config.vision.patch_size)
+        stored = source.get("calibration")
+        self.calibration = of_dict(dict(stored)) if stored else None
+        self.threshold: float = config.model.heat_map.threshold
+        if self.calibration is not None:
+            self.threshold = self.calibration.map_threshold
         self.edge_options = EdgeOptions.from_config(config.image)
         self.batch_size = _BATCH_PER_DEVICE * jax.local_device_count()
         self._mesh = Mesh(np.asarray(jax.local_devices()), (devices.AXIS,))
@@ -71,7 +79,6 @@ class Localizer:
                 outputs.edge_map,
                 valid.reshape(len(label), -1),
                 top_k=hecl.top_k,
-                top_share=hecl.top_share,
                 use_edges=hecl.use_edges,
             )
             gives = jax.nn.one_hot(label, 2, dtype=bool)
@@ -119,6 +126,10 @@ class Localizer:
             for i in range(count):
                 results.append(self._result(scores[i], maps[i], prepared[i], originals[i]))
         return results
+
+    def verdict(self, score: float) -> str:
+        """`tampered`, `authentic`, or, with a calibration, `inconclusive`; see its `rule`."""
+        return verdict(score, self.calibration)
 
     def edge_features(
         self, images: Sequence[np.ndarray], labels: Sequence[int]
@@ -183,7 +194,7 @@ class Localizer:
             original=size,
             sigma=options.sigma,
         )
-        return result_of(score, heat_map, options.threshold)
+        return result_of(score, heat_map, self.threshold)
 
 
 def _stack(prepared: Sequence[Preprocessed]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,11 +1,16 @@
 """Opens a trained model: a training run, an export, or the one that comes with the package."""
 
+import dataclasses
+import logging
 from pathlib import Path
 
 from sapl_jax.errors import UserError
+from sapl_jax.inference import calibration
 from sapl_jax.inference.export_folder import is_export
 from sapl_jax.inference.exports import load_orbax
 from sapl_jax.inference.trained import TrainedModel, load_trained
+
+log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "demo_model"
 NOTICE = (
@@ -15,12 +20,23 @@ NOTICE = (
 
 
 def load_model(checkpoint: str | Path, dtype: str | None = None) -> TrainedModel:
-    """The model that `Localizer.load` opens, with its LoRA if it has one; same arguments."""
+    """The model that `Localizer.load` opens, with its LoRA if it has one; same arguments.
+
+    Its source has a "fingerprint" of the weights, and a "calibration" where one is beside them.
+    """
     folder = Path(checkpoint)
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}: give a training run's folder or an export.")
     read = load_orbax if is_export(folder) else load_trained
-    return read(folder, dtype)
+    trained, found = read(folder, dtype), calibration.read(folder)
+    source = {**trained.source, "fingerprint": calibration.fingerprint(trained.model)}
+    if found is not None and found.model != source["fingerprint"]:
+        log.warning(
+            "%s is of other weights and is left out: calibrate again", folder / calibration.FILE
+        )
+    elif found is not None:
+        source["calibration"] = dataclasses.asdict(found)
+    return trained._replace(source=source)
 
 
 def shipped_model() -> Path:

@@ -29,6 +29,7 @@ class OutputFolder:
     """An output folder held for one run; use it as a context manager.
 
     Attributes:
+        endings: what each picture's files end in, with their suffixes.
         settings: what must be equal for all predictions in a folder (model, threshold, tiles).
     """
 
@@ -36,6 +37,9 @@ class OutputFolder:
         """Nothing is touched before the folder is entered."""
         self.folder = folder
         self.settings = dict(settings)
+        self.endings = {ending: f"{ending}.png" for ending in ENDINGS}
+        if self.settings.get("report"):
+            self.endings["report"] = "report.html"
         self._done: dict[tuple[str, str], dict[str, Any]] = {}
         self._taken: set[str] = set()
 
@@ -73,7 +77,7 @@ class OutputFolder:
         record = self._done.get((str(path), sha256))
         if record is None:
             return None
-        whole = all((self.folder / record["files"][ending]).is_file() for ending in ENDINGS)
+        whole = all((self.folder / record["files"][ending]).is_file() for ending in self.endings)
         return record if whole else None
 
     def add(self, path: Path, pictures: Mapping[str, bytes], record: Mapping[str, Any]) -> None:
@@ -81,7 +85,7 @@ class OutputFolder:
 
         Args:
             path: of the picture; its stem names the files.
-            pictures: PNG bytes by ending ("heatmap", "mask", "overlay").
+            pictures: bytes of each file by ending ("heatmap", "mask", "overlay").
             record: a JSON object with "sha256"; path, settings and file names are added.
 
         Raises:
@@ -95,7 +99,7 @@ class OutputFolder:
                         write_atomically(self.folder / name, pictures[ending])
             return
         stem = self._free_stem(path, pictures)
-        files = {ending: f"{stem}_{ending}.png" for ending in ENDINGS}
+        files = {ending: f"{stem}_{name}" for ending, name in self.endings.items()}
         whole = {"path": str(path), **record, **self.settings, "files": files}
         with _write_errors(self.folder):
             for ending, name in files.items():
@@ -126,7 +130,7 @@ class OutputFolder:
             try:
                 record = json.loads(line)
                 key = record["path"], record["sha256"]
-                names = [record["files"][ending] for ending in ENDINGS]
+                names = [record["files"][ending] for ending in self.endings]
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(
                     f"{path}, line {number} is not a prediction of this command ({error}). Nothing "
@@ -160,13 +164,13 @@ class OutputFolder:
         candidates = [stem, f"{stem}-{digest[:8]}"]
         candidates += [f"{stem}-{digest[:8]}-{number}" for number in range(2, 10_000)]
         for candidate in candidates:
-            names = [f"{candidate}_{ending}.png" for ending in ENDINGS]
+            names = [f"{candidate}_{name}" for name in self.endings.values()]
             if any(name.casefold() in self._taken for name in names):
                 continue
             # A killed run may have left these very pictures without a line.
             if all(
                 _absent_or_equal(self.folder / name, pictures[ending])
-                for name, ending in zip(names, ENDINGS, strict=True)
+                for name, ending in zip(names, self.endings, strict=True)
             ):
                 self._taken.update(name.casefold() for name in names)
                 return candidate

@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from data_pipelines.read_ahead import batches_ahead
 from sapl_jax.files import sha256_of
 from sapl_jax.inference import drawing as rendering
 from sapl_jax.inference import reading
+from sapl_jax.inference.calibration import Calibration, verdict
 from sapl_jax.inference.detector import Detector
 from sapl_jax.inference.detector import Result as Result
 from sapl_jax.inference.output_folder import ENDINGS, OutputFolder
@@ -22,6 +23,9 @@ from sapl_jax.progress_bars import ProgressBar
 
 _THREADS = 4
 _BATCH_PIXELS = 32_000_000  # decoded pixels in one batch, and waiting for one; or one picture
+
+
+Report = Callable[[Path, reading.Picture, np.ndarray, dict[str, Any]], bytes]
 
 
 @dataclass
@@ -63,6 +67,8 @@ def predict(
     threshold: float,
     limits: Limits,
     progress: bool = True,
+    calibration: Calibration | None = None,
+    report: Report | None = None,
 ) -> Summary:
     """Analyses every picture that `output` does not hold yet.
 
@@ -73,6 +79,8 @@ def predict(
         threshold: the mask is heat map > threshold.
         limits: of memory.
         progress: whether to show a bar.
+        calibration: of the detector, which gives probabilities and verdicts.
+        report: makes a picture's page of its path, pixels, heat map and record.
 
     Raises:
         UserError: the output cannot be written. A file that cannot be used never raises: it is in
@@ -102,7 +110,9 @@ def predict(
             images = [item.picture.rgb for item in readable if item.picture is not None]
             analyses = detector.analyse(images) if images else []
             rendered = [
-                pool.submit(render, item.picture, analysis, threshold)
+                pool.submit(
+                    _render, item.path, item.picture, analysis, threshold, calibration, report
+                )
                 for item, analysis in zip(readable, analyses, strict=True)
                 if item.picture is not None
             ]
@@ -119,8 +129,26 @@ def predict(
     return summary
 
 
+def _render(
+    path: Path,
+    picture: reading.Picture,
+    analysis: Result,
+    threshold: float,
+    calibration: Calibration | None,
+    report: Report | None,
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    files, record = render(picture, analysis, threshold, calibration)
+    if report is not None:
+        files["report"] = report(path, picture, analysis.heat_map, record)
+    return files, record
+
+
 def render(
-    picture: reading.Picture, analysis: Result, threshold: float, parts: Sequence[str] = ENDINGS
+    picture: reading.Picture,
+    analysis: Result,
+    threshold: float,
+    calibration: Calibration | None,
+    parts: Sequence[str] = ENDINGS,
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     """What people and programs get of a result.
 
@@ -140,22 +168,19 @@ def render(
         "overlay": lambda: rendering.overlay(picture.rgb, heat_map, mask),
     }
     files = {part: rendering.encode_png(draw[part]()) for part in parts}
+    probability = calibration.probability(analysis.score) if calibration else None
     record = {
         "sha256": picture.sha256,
         "height": heat_map.shape[0],
         "width": heat_map.shape[1],
         "score": round(float(analysis.score), 6),
-        "verdict": verdict(analysis.score),
+        "probability": None if probability is None else round(float(probability), 6),
+        "verdict": verdict(analysis.score, calibration),
         "tampered_fraction": round(float(np.mean(mask)), 6),
         "regions": rendering.regions(mask),
         "notes": list(picture.notes),
     }
     return files, record
-
-
-def verdict(score: float) -> str:
-    """In a word: "tampered" where the "fake" prompt is the more similar one, else "authentic"."""
-    return LABEL_NAMES[int(score > 0.5)]
 
 
 def _pixels(item: _Loaded) -> int:

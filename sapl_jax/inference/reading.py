@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.images import UnreadableImage, decode_image, oddities, read_header
+from data_pipelines.images import UnreadableImage, decode_image, oddities, read_bytes, read_header
 from sapl_jax.files import sha256_of
 
 MAX_PIXELS = 100_000_000
@@ -29,17 +29,7 @@ class Picture:
 
 def read_limited(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     """The bytes of a regular file; UnreadableImage where it is empty, larger, or gone."""
-    try:
-        with path.open("rb") as file:
-            # One byte more than allowed: the file may grow, or lie about its size.
-            data = file.read(max_bytes + 1)
-    except OSError as error:
-        raise UnreadableImage(f"{path}: cannot be opened ({error.strerror})") from error
-    if not data:
-        raise UnreadableImage(f"{path}: the file is empty")
-    if len(data) > max_bytes:
-        raise UnreadableImage(f"{path}: more than {max_bytes >> 20} MiB, too large for a picture")
-    return data
+    return read_bytes(path, max_bytes)
 
 
 def decode(data: bytes, origin: str | Path, max_pixels: int = MAX_PIXELS) -> Picture:

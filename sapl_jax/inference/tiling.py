@@ -56,6 +56,8 @@ class TiledDetector:
             raise UserError(f"a tile overlap of {overlap} is not between 0 and 0.9")
         self._detector, self._tile, self._overlap, self._batch = detector, tile, overlap, batch
         self._threshold = threshold
+        # Of the score, which stays the whole picture's.
+        self.calibration = getattr(detector, "calibration", None)
 
     def analyse(self, images: Sequence[np.ndarray]) -> list[Result]:
         """Analyses uint8 RGB pictures [H, W, 3] of any sizes."""

@@ -30,12 +30,13 @@ class TrainedModel(NamedTuple):
     source: dict[str, Any]
 
 
-def load_trained(workdir: Path, dtype: str | None = None) -> TrainedModel:
-    """The best checkpoint of a training run, or its last one where none was validated.
+def load_trained(workdir: Path, dtype: str | None = None, which: str | None = None) -> TrainedModel:
+    """A checkpoint of a training run, or of its other series where the wanted one is empty.
 
     Args:
         workdir: a work directory of `sapl_jax.train`.
         dtype: compute type, "float32" or "bfloat16"; None: the configuration's.
+        which: "last", or "best" by validation I-AUC; None: the configuration's `train.keep`.
 
     Raises:
         UserError: nothing there, or CLIP's weights are not those the run was trained on.
@@ -43,7 +44,8 @@ def load_trained(workdir: Path, dtype: str | None = None) -> TrainedModel:
     config = read_config(workdir)
     require_current(config, workdir)
     checkpoints = workdir / "checkpoints"
-    series = next((name for name in ("best", "last") if _has_steps(checkpoints / name)), None)
+    order = ("best", "last") if (which or config.train.keep) == "best" else ("last", "best")
+    series = next((name for name in order if _has_steps(checkpoints / name)), None)
     if series is None:
         raise UserError(f"{workdir} holds no checkpoint yet: let the run save one first.")
     model = build_sapl(config, devices.compute_dtype(dtype or config.train.dtype))

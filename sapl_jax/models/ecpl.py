@@ -9,6 +9,10 @@ query is needed, so the keys and values are never formed: with q = W_q z_0 the s
 q . W_k (W_l F_t + b_l) M_t = M_t (W_l^T W_k^T q . F_t + b_l . W_k^T q), and the attended value is
 the same linear map of one weighted mean of patches. Equal results, linear in the patches, and no
 [T, d_t] intermediate. A key bias would cancel in the softmax, so there is none.
+
+A word's embedding is shorter than 1, and Adam lets these outputs outgrow it by far within a few
+dozen steps at 1e-5. So they are root mean square normalised with an epsilon of 1, o / sqrt(d_t +
+|o|^2), which is near linear at the start and never longer than 1; prompts scale them to a word.
 """
 
 import jax
@@ -43,13 +47,13 @@ class EdgeTokens(nnx.Module):
     def __call__(
         self, patches: jax.Array, cls: jax.Array, edge_map: jax.Array, valid: jax.Array
     ) -> jax.Array:
-        """Edge tokens [B,L,d_t] float32.
+        """Edge tokens [B,L,d_t] float32, of norm below 1.
 
         Args:
-          patches: [L,B,T,d_v] patch features at the taps, any float type.
-          cls: [B,d_v] CLS feature of the image.
-          edge_map: [B,T] soft edge values in [0,1].
-          valid: [B,T] bool; patches outside the picture get no attention.
+            patches: [L,B,T,d_v] patch features at the taps, any float type.
+            cls: [B,d_v] CLS feature of the image.
+            edge_map: [B,T] soft edge values in [0,1].
+            valid: [B,T] bool; patches outside the picture get no attention.
         """
         num_taps, batch, _, _ = patches.shape
         heads = self.num_heads
@@ -92,4 +96,5 @@ class EdgeTokens(nnx.Module):
         values = jnp.einsum("lbhe,lehf->lbhf", attended, value_kernel)
         values = values.reshape(num_taps, batch, width) + self.value_bias[...][:, None]
         tokens = jnp.einsum("lbe,lef->lbf", values, self.out_kernel[...])
-        return jnp.swapaxes(tokens + self.out_bias[...][:, None], 0, 1)
+        tokens = jnp.swapaxes(tokens + self.out_bias[...][:, None], 0, 1)
+        return tokens * jax.lax.rsqrt(width + jnp.sum(tokens**2, axis=-1, keepdims=True))

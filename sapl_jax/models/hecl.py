@@ -6,7 +6,6 @@ class probability, never the cosine: cosines are often negative, and s * M then 
 with the *least* edge. The contrast itself, Eq. (5), is in `losses`.
 """
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -16,11 +15,7 @@ from flax import nnx
 from sapl_jax.models.layers import HeadParam, l2_normalize, lecun_stacked
 
 # Who gives: [own label is 0, own label is 1] -> may it give (authentic, manipulated) edges?
-GIVERS = {
-    "label": ((True, False), (False, True)),
-    "tampered_both": ((True, False), (True, True)),
-    "both": ((True, True), (True, True)),
-}
+GIVERS = {"label": ((True, False), (False, True)), "tampered_both": ((True, False), (True, True))}
 
 
 class Anchors(NamedTuple):
@@ -63,7 +58,6 @@ def select_patches(
     valid: jax.Array,
     *,
     top_k: int,
-    top_share: float,
     use_edges: bool,
 ) -> tuple[jax.Array, jax.Array]:
     """The K best patches of each picture for either class, (indices [L,B,2,K], usable [B,K]).
@@ -77,22 +71,17 @@ def select_patches(
       edge_map: [B, T] in [0,1]; ignored (taken as 1) when not `use_edges`.
       valid: [B, T] bool.
       top_k: patches per picture and class, lowered to T where the grid has fewer.
-      top_share: above 0: this share of a picture's usable patches, instead of `top_k`.
       use_edges: false for the ablation "HECL without edge".
     """
-    num_patches = similarity.shape[2]
+    top_k = min(top_k, similarity.shape[2])
     usable = valid & (edge_map > 0) if use_edges else valid
-    wanted = jnp.sum(usable, axis=-1)[:, None]
-    if top_share:
-        top_k, wanted = math.ceil(top_share * num_patches), jnp.ceil(top_share * wanted)
-    top_k = min(top_k, num_patches)
     # Ranked by logarithms: at a scale of 100 small probabilities would all round to zero.
     weight = jax.nn.log_softmax(scale * similarity.astype(jnp.float32), axis=-1)
     if use_edges:
         weight += jnp.log(jnp.where(usable, edge_map, 1.0))[None, :, :, None]
     weight = jnp.where(usable[None, :, :, None], weight, -jnp.inf)
     _, indices = jax.lax.top_k(jnp.swapaxes(weight, -1, -2), top_k)
-    return indices, jnp.arange(top_k)[None] < wanted
+    return indices, jnp.arange(top_k)[None] < jnp.sum(usable, axis=-1)[:, None]
 
 
 def make_anchors(

@@ -1,5 +1,6 @@
 """From patch-prompt similarity to the image score and the heat map."""
 
+import dataclasses
 import math
 
 import cv2
@@ -10,39 +11,66 @@ import numpy as np
 from data_pipelines.listing import TAMPERED  # Also the index of the "fake" prompt.
 
 
+@dataclasses.dataclass(frozen=True)
+class HeatMap:
+    """How patches become a heat map.
+
+    miss_cost: of a missed tampered patch, where one marked by mistake costs 1; above 0.
+    taps: the mean over the taps is one of their "logits", or of their "probabilities".
+    normalize: stretch each picture's map so that its valid patches span [0,1].
+    """
+
+    miss_cost: float = 1.0
+    taps: str = "logits"
+    normalize: bool = False
+
+
 def tampered_margin(similarity: jax.Array, scale: jax.Array) -> jax.Array:
     """By how much each patch looks tampered: [B,T] float32 logits.
 
     logit_scale * (s_fake - s_real), averaged over the taps.
 
     Args:
-      similarity: [L,B,T,2] cosine of patch and prompt, authentic first.
-      scale: CLIP's logit scale (about 100), scalar.
+        similarity: [L,B,T,2] cosine of patch and prompt, authentic first.
+        scale: CLIP's logit scale (about 100), scalar.
     """
     difference = similarity[..., TAMPERED] - similarity[..., 1 - TAMPERED]
     return jnp.mean(scale * difference, axis=0)
 
 
-def tampered_heat(similarity: jax.Array, scale: jax.Array, miss_cost: float) -> jax.Array:
+def tampered_heat(
+    similarity: jax.Array, scale: jax.Array, valid: jax.Array, options: HeatMap
+) -> jax.Array:
     """Patch heat map [B,T] float32 in [0,1].
 
-    At a miss_cost of 1 it is the softmax over the classes of the logits' mean over the taps: a
-    probability p. Calling a patch tampered costs least where p > 1 / (1 + miss_cost) (Elkan 2001,
-    "The foundations of cost-sensitive learning"); log(miss_cost) added to the margin moves that
-    threshold to 0.5. Ours.
+    At a miss_cost of 1 it is the softmax over the classes of the logits' mean over the taps (or the
+    mean of the taps' softmax): a probability p. Calling a patch tampered costs least where p > 1 /
+    (1 + miss_cost) (Elkan 2001, "The foundations of cost-sensitive learning"); log(miss_cost) added
+    to the margin moves that threshold to 0.5. Ours.
 
     Args:
-      similarity: [L,B,T,2] cosine of patch and prompt, authentic first.
-      scale: CLIP's logit scale, scalar.
-      miss_cost: of a missed tampered patch, where one marked by mistake costs 1; above 0.
+        similarity: [L,B,T,2] cosine of patch and prompt, authentic first.
+        scale: CLIP's logit scale, scalar.
+        valid: [B,T] bool, patches inside the picture.
+        options: see `HeatMap`.
     """
-    return jax.nn.sigmoid(tampered_margin(similarity, scale) + math.log(miss_cost))
+    if options.taps == "probabilities":
+        each = jax.vmap(lambda s: jax.nn.sigmoid(tampered_margin(s[None], scale)))(similarity)
+        margin = jax.scipy.special.logit(jnp.mean(each, axis=0))
+    else:
+        margin = tampered_margin(similarity, scale)
+    heat = jax.nn.sigmoid(margin + math.log(options.miss_cost))
+    if options.normalize:
+        low = jnp.min(jnp.where(valid, heat, 1.0), axis=1, keepdims=True)
+        high = jnp.max(jnp.where(valid, heat, 0.0), axis=1, keepdims=True)
+        heat = jnp.clip((heat - low) / jnp.maximum(high - low, 1e-6), 0.0, 1.0)
+    return heat
 
 
 def pooled_logits(
-    similarity: jax.Array, scale: jax.Array, valid: jax.Array, count: int
+    similarity: jax.Array, scale: jax.Array, valid: jax.Array, share: float
 ) -> jax.Array:
-    """Image logits [B,2] float32 from the `count` patches that look most tampered.
+    """Image logits [B,2] float32 from the patches that look most tampered.
 
     The image's margin is the mean of the largest ones of its patches (`tampered_margin`), and its
     two logits are minus and plus half of it. Training on them gives a tampered picture a few
@@ -50,17 +78,17 @@ def pooled_logits(
     for. Ours; the paper classifies by the CLS feature.
 
     Args:
-      similarity: [L,B,T,2] cosine of patch and prompt, authentic first.
-      scale: CLIP's logit scale, scalar.
-      valid: [B,T] bool; other patches do not count.
-      count: patches per image, lowered to T; where fewer are valid, those.
+        similarity: [L,B,T,2] cosine of patch and prompt, authentic first.
+        scale: CLIP's logit scale, scalar.
+        valid: [B,T] bool; other patches do not count.
+        share: of an image's valid patches, in (0,1]; at least one patch is taken.
     """
     margin = tampered_margin(similarity, scale)
-    count = min(count, margin.shape[1])
-    top, _ = jax.lax.top_k(jnp.where(valid, margin, -jnp.inf), count)
-    usable = jnp.isfinite(top)
-    total = jnp.sum(jnp.where(usable, top, 0.0), axis=1)
-    half = 0.5 * total / jnp.maximum(jnp.sum(usable, axis=1), 1)
+    most, _ = jax.lax.top_k(jnp.where(valid, margin, -jnp.inf), math.ceil(share * valid.shape[1]))
+    count = jnp.maximum(jnp.ceil(share * jnp.sum(valid, axis=1, keepdims=True)), 1)
+    taken = (jnp.arange(most.shape[1])[None] < count) & jnp.isfinite(most)
+    total = jnp.sum(jnp.where(taken, most, 0.0), axis=1)
+    half = 0.5 * total / jnp.maximum(jnp.sum(taken, axis=1), 1)
     return jnp.stack([-half, half], axis=-1)
 
 
@@ -80,12 +108,12 @@ def heat_map_of_picture(
     patch of the picture first, so that they do not bleed into its border.
 
     Args:
-      patch_map: [g,g] float probabilities.
-      valid: [g,g] bool, patches of the picture: a rectangle at the top left.
-      canvas: side of the square canvas in pixels.
-      resized: height and width of the picture on the canvas.
-      original: height and width of the picture as the user gave it.
-      sigma: of the Gaussian, in canvas pixels; 0 turns it off.
+        patch_map: [g,g] float probabilities.
+        valid: [g,g] bool, patches of the picture: a rectangle at the top left.
+        canvas: side of the square canvas in pixels.
+        resized: height and width of the picture on the canvas.
+        original: height and width of the picture as the user gave it.
+        sigma: of the Gaussian, in canvas pixels; 0 turns it off.
     """
     # A very long picture can be thinner than half a patch: its first row or column stays.
     rows = max(1, int(valid.any(axis=1).sum()))

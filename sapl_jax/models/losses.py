@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-import optax
 from ml_collections import ConfigDict
 
 from sapl_jax.errors import UserError
 from sapl_jax.models.hecl import GIVERS, Anchors, make_anchors, select_patches
-from sapl_jax.models.layers import l2_normalize
 from sapl_jax.models.localization import TAMPERED, tampered_margin
 from sapl_jax.models.queues import Queues, enqueue, filled
 
@@ -55,14 +53,16 @@ def sapl_loss(
     valid = batch["valid"].reshape(label.shape[0], -1)
     correct = jnp.argmax(outputs.image_logits, axis=-1) == label
     parts = {
-        "loss_cls": classification_loss(outputs.image_logits, label, train.tampered_weight),
+        "loss_cls": classification_loss(outputs.logits, label, train.tampered_weight),
         "loss_background": jnp.zeros(()),
         "loss_hecl": jnp.zeros(()),
         "accuracy": jnp.mean(correct, dtype=jnp.float32),
     }
     if train.background_share:
+        of_all = train.background_of == "all"
+        counted = jnp.ones(label.shape, bool) if of_all else label != TAMPERED
         parts["loss_background"] = background_loss(
-            outputs.similarity, model.scale, valid, train.background_share
+            outputs.similarity, model.scale, valid, train.background_share, counted
         )
     if config.model.hecl.enabled:
         parts["loss_hecl"], queues = hecl_loss(
@@ -72,30 +72,36 @@ def sapl_loss(
     return loss + hecl_weight * parts["loss_hecl"], (parts, queues)
 
 
-def classification_loss(
-    image_logits: jax.Array, label: jax.Array, tampered_weight: float
-) -> jax.Array:
-    """Cross entropy of the pictures' logits [B,2], tampered pictures weighted; mean over B."""
-    entropy = optax.softmax_cross_entropy_with_integer_labels(image_logits, label)
-    return jnp.mean(jnp.where(label == TAMPERED, tampered_weight, 1.0) * entropy)
+def classification_loss(logits: jax.Array, label: jax.Array, tampered_weight: float) -> jax.Array:
+    """Cross entropy of the logits [S,B,2] of S sources, summed over them; mean over the batch.
+
+    Tampered pictures have the weight `tampered_weight`, authentic ones 1.
+    """
+    entropy = jax.nn.logsumexp(logits, axis=-1) - jnp.take_along_axis(
+        logits, label[None, :, None], axis=-1
+    ).squeeze(-1)
+    return jnp.mean(jnp.where(label == TAMPERED, tampered_weight, 1.0) * jnp.sum(entropy, axis=0))
 
 
 def background_loss(
-    similarity: jax.Array, scale: jax.Array, valid: jax.Array, share: float
+    similarity: jax.Array, scale: jax.Array, valid: jax.Array, share: float, counted: jax.Array
 ) -> jax.Array:
-    """Mean over the images [B] of the cross entropy of their background being authentic, scalar.
+    """Mean over the batch of the cross entropy of pictures' background being authentic, scalar.
 
-    The background of an image, of either class, is the `share` of its valid patches that look
-    least tampered. Without this term the surroundings of a forgery, which look different from it
-    as well, may light up in its place. Ours: it states that forgeries cover less than 1 - share.
+    The background of a picture is the `share` of its valid patches that look least tampered.
+    Without this term the surroundings of a forgery, which look different from it as well, may
+    light up in its place. Ours: it states that forgeries cover less than 1 - share; over authentic
+    pictures alone, with a share of 1, it states no more than their label does.
 
-    Args: as in `pooled_logits`; `share` in (0,1].
+    Args: as in `pooled_logits`; `share` in (0,1]; `counted` [B] bool, the pictures that have a
+        background to learn from; the others count as zero.
     """
     margin = tampered_margin(similarity, scale)
     rank = jnp.argsort(jnp.argsort(jnp.where(valid, margin, jnp.inf), axis=1), axis=1)
     chosen = valid & (rank < share * jnp.sum(valid, axis=1, keepdims=True))
-    losses = jnp.where(chosen, jax.nn.softplus(margin), 0.0)
-    return jnp.mean(jnp.sum(losses, axis=1) / jnp.maximum(jnp.sum(chosen, axis=1), 1))
+    losses = jnp.sum(jnp.where(chosen, jax.nn.softplus(margin), 0.0), axis=1)
+    losses /= jnp.maximum(jnp.sum(chosen, axis=1), 1)
+    return jnp.mean(jnp.where(counted, losses, 0.0))
 
 
 def hecl_loss(
@@ -120,12 +126,11 @@ def hecl_loss(
         outputs.edge_map,
         valid,
         top_k=hecl.top_k,
-        top_share=hecl.top_share,
         use_edges=hecl.use_edges,
     )
     gives = jnp.asarray(GIVERS[hecl.givers])[label]
     anchors = make_anchors(model.heads, outputs.embeddings, indices, usable, gives)
-    sums, counts = contrast(anchors, queues, hecl.temperature, hecl.keys)
+    sums, counts = contrast(anchors, queues, hecl.temperature)
     counts = jnp.maximum(jax.lax.psum(counts, axis), 1.0)
     loss = jnp.mean(jnp.sum(sums / counts, axis=-1)) * jax.lax.axis_size(axis)
 
@@ -137,9 +142,7 @@ def hecl_loss(
     return loss, enqueue(queues, keys, new.reshape(-1), kind.reshape(-1))
 
 
-def contrast(
-    anchors: Anchors, queues: Queues, temperature: float, against: str
-) -> tuple[jax.Array, jax.Array]:
+def contrast(anchors: Anchors, queues: Queues, temperature: float) -> tuple[jax.Array, jax.Array]:
     """Summed contrast losses and the number of anchors behind each sum, Eq. (5).
 
     For an anchor f against the two queues of its tap,
@@ -148,8 +151,7 @@ def contrast(
         loss = -log( e^{cos(f,k+)/tau}
                      / (e^{cos(f,k+)/tau} + sum over the other queue e^{cos(f,k-)/tau}) ).
 
-    With `against` "prototypes" each queue is one key, the mean direction of those it holds. The
-    positive key and tau are ours. An anchor whose own queue is empty has no positive key and
+    The positive key and tau are ours. An anchor whose own queue is empty has no positive key and
     does not count. Keys carry no gradient. Division by the (global) count is the caller's, so that
     several devices give the mean over all of them.
 
@@ -159,9 +161,6 @@ def contrast(
     """
     keys = jax.lax.stop_gradient(queues.keys)
     exists = filled(queues)
-    if against == "prototypes":  # Slots not filled yet are zero.
-        keys = l2_normalize(jnp.sum(keys, axis=2, keepdims=True))
-        exists = exists[:, :1]
     sums, counts = [], []
     for c in range(2):
         features = anchors.features[:, :, c].reshape(keys.shape[0], -1, keys.shape[-1])

@@ -42,13 +42,13 @@ class Prompts(nnx.Module):
         """Raises UserError for an unknown variant, heads that do not divide, or too long a prompt.
 
         Args:
-          clip: supplies widths, token embeddings and the ids of SOT and EOT.
-          class_ids: token ids of the class words, authentic first; any number per word.
-          variant: one of VARIANTS.
-          num_taps: edge tokens per image (ECPL variants).
-          length: learned context vectors per class.
-          num_heads: heads of ECPL's attention.
-          rngs: streams for the initial values.
+            clip: supplies widths, token embeddings and the ids of SOT and EOT.
+            class_ids: token ids of the class words, authentic first; any number per word.
+            variant: one of VARIANTS.
+            num_taps: edge tokens per image (ECPL variants).
+            length: learned context vectors per class.
+            num_heads: heads of ECPL's attention.
+            rngs: streams for the initial values.
         """
         if variant not in VARIANTS:
             raise UserError(
@@ -93,12 +93,7 @@ class Prompts(nnx.Module):
             self.edge_tokens = EdgeTokens(num_taps, vision_width, text_width, num_heads, rngs)
 
     def __call__(
-        self,
-        clip: CLIP,
-        patches: jax.Array,
-        cls: jax.Array,
-        edge_map: jax.Array,
-        valid: jax.Array,
+        self, clip: CLIP, patches: jax.Array, cls: jax.Array, edge_map: jax.Array, valid: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Prompt embeddings [B,2,N,d_t] float32 and the position of EOT per class, int32 [2].
 
@@ -120,7 +115,8 @@ class Prompts(nnx.Module):
         if self.uses_edges:
             if self.variant == "ecpl_no_edge":
                 edge_map = jnp.ones_like(edge_map)
-            tokens = self.edge_tokens(patches, cls, edge_map, valid)
+            norm = jnp.mean(jnp.linalg.norm(words[:, 0], axis=-1))
+            tokens = norm * self.edge_tokens(patches, cls, edge_map, valid)
             parts.append(jnp.broadcast_to(tokens[:, None], (batch, num_classes, *tokens.shape[1:])))
         parts.append(jnp.broadcast_to(words, (batch, *words.shape)))
         return jnp.concatenate(parts, axis=2), jnp.asarray(self.eot_positions, jnp.int32)

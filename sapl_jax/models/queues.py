@@ -10,9 +10,9 @@ class Queues(NamedTuple):
     """FIFO queues of contrast keys; the class axis is 0 authentic, 1 manipulated.
 
     Attributes:
-      keys: [L, 2, Q, D] float32, unit vectors; slots not filled yet are zero.
-      fill: [2] int32, filled slots of each class's queue, at most Q.
-      head: [2] int32, the slot the next key of each class goes to.
+        keys: [L, 2, Q, D] float32, unit vectors; slots not filled yet are zero.
+        fill: [2] int32, filled slots of each class's queue, at most Q.
+        head: [2] int32, the slot the next key of each class goes to.
     """
 
     keys: jax.Array
@@ -42,10 +42,10 @@ def enqueue(queues: Queues, keys: jax.Array, valid: jax.Array, label: jax.Array)
     computed modulo Q, because `dynamic_update_slice` would clamp at the end.
 
     Args:
-      queues: the queues before.
-      keys: [L, N, D] new keys.
-      valid: [N] bool; only these enter.
-      label: [N] int32, the class of each key.
+        queues: the queues before.
+        keys: [L, N, D] new keys.
+        valid: [N] bool; only these enter.
+        label: [N] int32, the class of each key.
     """
     length = queues.keys.shape[2]
     new_keys, new_fill, new_head = queues

@@ -17,7 +17,7 @@ from sapl_jax.clip.tokens import class_token_ids
 from sapl_jax.errors import UserError
 from sapl_jax.models.hecl import ProjectionHeads
 from sapl_jax.models.layers import l2_normalize
-from sapl_jax.models.localization import TAMPERED, pooled_logits, tampered_heat
+from sapl_jax.models.localization import TAMPERED, HeatMap, pooled_logits, tampered_heat
 from sapl_jax.models.prompts import Prompts
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -28,14 +28,16 @@ class Outputs(NamedTuple):
     """What one forward pass gives.
 
     Attributes:
-      image_logits: [B,2] float32, logit_scale * cos(image, prompt), or pooled from the patches
-        (`pooled_logits`); authentic first.
+      image_logits: [B,2] float32, authentic first: the mean of `logits`.
+      logits: [S,B,2] float32, of each source of a verdict: logit_scale * cos(image, prompt), and
+        pooled from the patches (`pooled_logits`), or one of them.
       similarity: [L,B,T,2] float32, cosine of patch and prompt.
       embeddings: [L,B,T,P] patch features in the joint space, compute dtype, not normalised.
       edge_map: [B,T] the soft edges that were used.
     """
 
     image_logits: jax.Array
+    logits: jax.Array
     similarity: jax.Array
     embeddings: jax.Array
     edge_map: jax.Array
@@ -50,20 +52,29 @@ class SAPL(nnx.Module):
         prompts: Prompts,
         heads: ProjectionHeads | None,
         taps: tuple,
-        pooled_patches: int = 0,
-        miss_cost: float = 1.0,
+        *,
+        image_logits: str = "cls",
+        pooled_share: float = 0.0,
+        heat_map: HeatMap | None = None,
         edges: str = "own",
+        logit_scale: float = 0.0,
+        value_attention: bool = False,
     ):
         """`taps` are vision blocks counted from 1; `heads`: HECL's own, where it has them.
 
-        `pooled_patches`: patches that give the image logits; 0: the CLS feature gives them.
-        `miss_cost`: see `tampered_heat`; training does not depend on it.
+        `image_logits`: "cls": the CLS feature gives them; "patches": the share `pooled_share` of
+        the patches, those that look most tampered; "both": either does, and the score is the mean.
+        `heat_map`: see `tampered_heat`; training does not depend on it.
         `edges`: "own", or "another": each picture gets the edge map of its neighbour in the batch
         (of this device). A control: what edges are worth must be lost with another's.
+        `logit_scale`: of all cosines; 0: CLIP's own. `value_attention`: patches from the V-V path.
         """
+        self.logit_scale = logit_scale
+        self.value_attention = value_attention
         self.edges = edges
-        self.miss_cost = miss_cost
-        self.pooled_patches = pooled_patches
+        self.heat_map = heat_map or HeatMap()
+        self.image_logits = image_logits
+        self.pooled_share = pooled_share
         self.clip = clip
         self.prompts = prompts
         self.heads = heads
@@ -76,7 +87,9 @@ class SAPL(nnx.Module):
 
     @property
     def scale(self) -> jax.Array:
-        """CLIP's frozen logit scale, exponentiated, float32."""
+        """The logit scale, float32: the configured one, or CLIP's frozen one, exponentiated."""
+        if self.logit_scale:
+            return jnp.float32(self.logit_scale)
         return jnp.exp(self.clip.logit_scale[...].astype(jnp.float32))
 
     def __call__(
@@ -99,7 +112,9 @@ class SAPL(nnx.Module):
         edge_map, valid = edge_map.reshape(batch, -1), valid.reshape(batch, -1)
         if self.edges == "another":
             edge_map = jnp.roll(edge_map, 1, axis=0) * valid
-        features = self.clip.vision(normalize_pixels(image), self.taps, recompute)
+        features = self.clip.vision(
+            normalize_pixels(image), self.taps, recompute, values=self.value_attention
+        )
         # The frozen final layer norm puts all depths on one scale before they are compared.
         normed = self.clip.vision.post_norm(features.taps[:, :, 1:])
         embeddings = self.clip.visual_projection(normed)
@@ -120,12 +135,14 @@ class SAPL(nnx.Module):
         )
         squares = jnp.sum(jnp.square(embeddings.astype(jnp.float32)), axis=-1, keepdims=True)
         similarity = products * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
-        if self.pooled_patches:
-            image_logits = pooled_logits(similarity, self.scale, valid, self.pooled_patches)
-        else:
+        sources = []
+        if self.image_logits != "patches":
             image_embedding = l2_normalize(self.clip.visual_projection(features.pooled))
-            image_logits = self.scale * jnp.einsum("bp,bcp->bc", image_embedding, text)
-        return Outputs(image_logits, similarity, embeddings, edge_map)
+            sources.append(self.scale * jnp.einsum("bp,bcp->bc", image_embedding, text))
+        if self.image_logits != "cls":
+            sources.append(pooled_logits(similarity, self.scale, valid, self.pooled_share))
+        logits = jnp.stack(sources)
+        return Outputs(jnp.mean(logits, axis=0), logits, similarity, embeddings, edge_map)
 
 
 def normalize_pixels(image: jax.Array) -> jax.Array:
@@ -138,11 +155,11 @@ def build_sapl(config: ConfigDict, dtype: jnp.dtype) -> SAPL:
     """The model of a configuration with CLIP's weights loaded and its own parts initialised.
 
     Args:
-      config: see configs/sapl.py.
-      dtype: compute type, and storage type of the frozen weights.
+        config: see configs/sapl.py.
+        dtype: compute type, and storage type of the frozen weights.
 
     Raises:
-      UserError: for weights that cannot be loaded, taps beyond the depth, and unknown options.
+        UserError: for weights that cannot be loaded, taps beyond the depth, and unknown options.
     """
     lora = LoRAConfig(
         rank=config.clip.lora_rank,
@@ -163,12 +180,12 @@ def assemble_sapl(clip: CLIP, class_ids: Sequence[Sequence[int]], config: Config
     """SAPL on a CLIP that is there already; its own parts are initialised from the seed.
 
     Args:
-      clip: with or without LoRA.
-      class_ids: token ids of the class words, authentic first.
-      config: see configs/sapl.py; its `clip` part is not read.
+        clip: with or without LoRA.
+        class_ids: token ids of the class words, authentic first.
+        config: see configs/sapl.py; its `clip` part is not read.
 
     Raises:
-      UserError: taps beyond the depth, unknown options.
+        UserError: taps beyond the depth, unknown options.
     """
     taps = check_taps(config.model.taps, clip.config.vision.num_hidden_layers)
     rngs = nnx.Rngs(params=jax.random.fold_in(jax.random.key(config.seed), 1))
@@ -185,8 +202,20 @@ def assemble_sapl(clip: CLIP, class_ids: Sequence[Sequence[int]], config: Config
     if model.hecl.enabled and model.hecl.space == "own":
         width = clip.config.projection_dim
         heads = ProjectionHeads(len(taps), width, model.hecl.feature_dim, rngs)
+    heat_map = HeatMap(
+        model.heat_map.miss_cost, taps=model.heat_map.taps, normalize=model.heat_map.normalize
+    )
     return SAPL(
-        clip, prompts, heads, taps, model.pooled_patches, model.heat_map.miss_cost, model.edges
+        clip,
+        prompts,
+        heads,
+        taps,
+        image_logits=model.image_logits,
+        pooled_share=model.pooled_share,
+        heat_map=heat_map,
+        edges=model.edges,
+        logit_scale=model.logit_scale,
+        value_attention=model.value_attention,
     )
 
 
@@ -212,7 +241,8 @@ def score_and_patch_map(
     """
     outputs = model(image, edge_map, valid)
     scores = jax.nn.softmax(outputs.image_logits, axis=-1)[:, TAMPERED]
-    heat = tampered_heat(outputs.similarity, model.scale, model.miss_cost)
+    flat = valid.reshape(valid.shape[0], -1)
+    heat = tampered_heat(outputs.similarity, model.scale, flat, model.heat_map)
     return scores, heat.reshape(edge_map.shape)
 
 

@@ -13,15 +13,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_pipelines.generator.benchmark import make_example
+from data_pipelines.generator.examples import make_example
 from data_pipelines.preprocess import resize
 from data_pipelines.soft_edges import soft_edge_map
 from sapl_jax.errors import UserError
 from sapl_jax.inference import drawing as rendering
 from sapl_jax.inference import reading
+from sapl_jax.inference.calibration import Calibration, verdict
 from sapl_jax.inference.localizer import Localizer
 from sapl_jax.inference.output_folder import safe_stem
-from sapl_jax.inference.predicting import verdict
 
 MAX_PIXELS = 50_000_000
 _ESCAPED = {ord(c): f"&#{ord(c)};" for c in "\\`*_{}[]()#+!|<>&~:/"}
@@ -41,6 +41,7 @@ class Analysed:
         heat_map: uint8 [H,W], heat map of the picture's own size times 255.
         edges: uint8 [h,w], soft edge map times 255, at the size the model sees.
         notes: what reading the file left out.
+        calibration: of the model, or None.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Analysed:
     heat_map: np.ndarray
     edges: np.ndarray
     notes: tuple[str, ...]
+    calibration: Calibration | None = None
 
 
 def analyse_upload(
@@ -84,6 +86,7 @@ def analyse_upload(
         heat_map=rendering.heat_map_to_grey(result.heat_map),
         edges=rendering.heat_map_to_grey(edges),
         notes=picture.notes,
+        calibration=localizer.calibration,
     )
 
 
@@ -102,8 +105,12 @@ def summary(analysed: Analysed, threshold: float) -> str:
     """Verdict, score and size in words, Markdown without anything of the file in it."""
     height, width = analysed.original
     share = float(np.mean(analysed.shown_map > threshold))
+    found, score = analysed.calibration, analysed.score
+    probability = found.probability(score) if found else None
+    calibrated = "" if probability is None else f", calibrated probability {probability:.1%}"
     lines = [
-        f"### {verdict(analysed.score).capitalize()}: score {analysed.score:.3f}",
+        f"### {verdict(score, found).capitalize()}: score {score:.4g}{calibrated}",
+        *([found.rule] if found else []),
         f"{width} x {height} pixels; {share:.1%} of the picture is above the threshold.",
         *(f"Note: {note}." for note in analysed.notes),
     ]

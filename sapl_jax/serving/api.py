@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import sapl_jax
 from sapl_jax.errors import UserError
 from sapl_jax.inference import reading
+from sapl_jax.inference.calibration import Calibration
 from sapl_jax.inference.localizer import Localizer
 from sapl_jax.inference.predicting import render
 
@@ -32,6 +33,7 @@ def build_api(
     max_pixels: int,
     concurrency: int,
     token: str = "",
+    calibration: Calibration | None = None,
 ) -> FastAPI:
     """The interface as an ASGI application.
 
@@ -43,6 +45,7 @@ def build_api(
         max_pixels: limit of a picture, checked before it is decoded.
         concurrency: pictures analysed at the same time; WAITING more wait, others get a 503.
         token: what /analyse demands as "Authorization: Bearer TOKEN"; "" for nothing.
+        calibration: of the model, which gives probabilities and verdicts.
     """
     api = FastAPI(title="SAPL", version=sapl_jax.__version__, docs_url=None, redoc_url=None)
     running, inside = asyncio.Semaphore(concurrency), 0
@@ -67,7 +70,7 @@ def build_api(
     def answer(data: bytes, parts: list[Part]) -> dict[str, Any]:
         picture = reading.decode(data, "the body", max_pixels)
         analysis = localizer.analyse([picture.rgb])[0]
-        files, record = render(picture, analysis, threshold, parts)
+        files, record = render(picture, analysis, threshold, calibration, parts)
         images = {part: base64.b64encode(png).decode() for part, png in files.items()}
         return record | {"threshold": threshold, "model": model, "images": images}
 

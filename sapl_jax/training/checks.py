@@ -17,9 +17,12 @@ CHOICES: dict[str, Collection[str]] = {
     "train.dtype": ("auto", "float32", "bfloat16"),
     "model.prompts": ("fixed", "coop", "cocoop", "ecpl_no_edge", "ecpl"),
     "model.edges": ("own", "another"),
-    "model.hecl.givers": ("label", "tampered_both", "both"),
+    "model.image_logits": ("cls", "patches", "both"),
+    "train.background_of": ("all", "authentic"),
+    "model.heat_map.taps": ("logits", "probabilities"),
+    "model.hecl.givers": ("label", "tampered_both"),
     "model.hecl.space": ("shared", "own"),
-    "model.hecl.keys": ("all", "prototypes"),
+    "train.keep": ("last", "best"),
 }
 _ABOVE_ZERO = (
     "image.size",
@@ -29,8 +32,10 @@ _ABOVE_ZERO = (
     "train.eval_every",
     "train.checkpoint_every",
     "train.learning_rate",
+    "train.prompt_rate",
     "train.tampered_weight",
     "model.attention_heads",
+    "model.pooled_share",
     "model.heat_map.miss_cost",
     "model.hecl.top_k",
     "model.hecl.feature_dim",
@@ -42,12 +47,12 @@ _AT_LEAST_ZERO = (
     "train.weight_decay",
     "train.background_share",
     "train.background_weight",
+    "data.jpeg_share",
     "train.max_bad_steps",
     "train.eval_batch_size",
     "model.prompt_length",
-    "model.pooled_patches",
+    "model.logit_scale",
     "model.hecl.weight",
-    "model.hecl.top_share",
     "model.heat_map.sigma",
 )
 
@@ -88,6 +93,11 @@ def check_values(config: ConfigDict) -> None:
                 f"--config.{field} is {_value(config, field)!r}; expected one of "
                 f"{', '.join(choices)}."
             )
+    for field in ("train.background_share", "model.pooled_share", "data.jpeg_share"):
+        if _value(config, field) > 1:
+            raise UserError(
+                f"--config.{field} is {_value(config, field)}; expected a share, from 0 to 1."
+            )
     clip = config.clip.pretrained  # A folder, random:NAME or a name on the hub.
     if not (Path(clip).is_dir() or re.fullmatch(r"random:.+|\w[\w.-]*(/[\w.-]+)?", clip)):
         raise UserError(f"{clip}: no such folder. Give a CLIP folder or a Hugging Face hub name.")
@@ -99,11 +109,6 @@ def check_values(config: ConfigDict) -> None:
     if not 0 <= config.data.val_fraction < 1:
         raise UserError(
             f"--config.data.val_fraction is {config.data.val_fraction}; expected 0 to under 1."
-        )
-    if config.train.background_share > 1:
-        raise UserError(
-            f"--config.train.background_share is {config.train.background_share}; expected a share "
-            "of the patches, from 0 to 1."
         )
     if len(config.model.class_words) != 2:
         raise UserError(

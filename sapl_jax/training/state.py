@@ -57,8 +57,21 @@ def merge_model(params: PyTree, frozen: FrozenModel) -> SAPL:
 
 
 def make_optimizer(train: ConfigDict) -> optax.GradientTransformation:
-    """AdamW without its learning rate: the step multiplies by the schedule's value."""
-    return optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(train.weight_decay))
+    """AdamW without its learning rate: the step multiplies by the schedule's value.
+
+    Learned context moves `train.prompt_rate` times as fast as the rest.
+    """
+
+    def scale(path: tuple, update: jax.Array) -> jax.Array:
+        names = [entry.key for entry in path]
+        context = names[0] == "prompts" and names[1] != "edge_tokens"
+        return train.prompt_rate * update if context else update
+
+    return optax.chain(
+        optax.scale_by_adam(),
+        optax.add_decayed_weights(train.weight_decay),
+        optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates)),
+    )
 
 
 def init_state(

@@ -60,7 +60,7 @@ def make_train_step(
         (loss, (parts, queues)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         grads = jax.lax.pmean(grads, AXIS)
         parts = jax.lax.pmean(parts | {"loss": loss}, AXIS)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(parts["loss"])
 
         rate = learning_rate(state.step)

@@ -25,12 +25,7 @@ class MetricWriter:
     """
 
     def __init__(
-        self,
-        workdir: Path,
-        start_step: int,
-        *,
-        validation_due: bool = False,
-        enabled: bool = True,
+        self, workdir: Path, start_step: int, *, validation_due: bool = False, enabled: bool = True
     ):
         """Opens the files; what an interrupted run wrote after `start_step` is dropped.
 

@@ -10,6 +10,8 @@ from benchmarks.lowering import lower_step
 from benchmarks.train_step import config_of
 from configs import demo, sapl
 from sapl_jax.clip import attention
+from sapl_jax.clip.blocks import Recompute
+from sapl_jax.training import step
 
 
 @pytest.fixture
@@ -53,6 +55,14 @@ def fused_calls(text):
 def test_step_for_cuda_uses_cudnn_where_it_serves(cudnn, name, calls):
     forward, backward = fused_calls(text_of(name, "cuda"))
     assert backward == calls and forward >= calls
+
+
+@pytest.mark.parametrize("level, forward", [("none", 24), ("mlp", 24), ("blocks", 48)])
+def test_unrolled_for_a_gpu_what_cudnn_keeps_is_not_computed_again(
+    cudnn, monkeypatch, level, forward
+):
+    monkeypatch.setattr(step, "choose_recompute", lambda *_: Recompute(level, unroll=True))
+    assert fused_calls(text_of("paper", "cuda")) == (forward, 24)
 
 
 @pytest.mark.parametrize("platform", ["tpu", "rocm", "cpu"])

@@ -1,6 +1,7 @@
 """How the towers behave beyond parity: taps, causality, end of text, dtypes, attention, memory."""
 
 import dataclasses
+import operator
 import subprocess
 import sys
 
@@ -31,6 +32,23 @@ def test_taps_come_in_the_order_asked_for(tiny_clip, expected):
     taps = tiny_clip.vision(expected["pixel_values"], taps=(3, 1)).taps
     np.testing.assert_allclose(taps[0], expected["vision_hidden_3"], atol=1e-5)
     np.testing.assert_allclose(taps[1], expected["vision_hidden_1"], atol=1e-5)
+
+
+def test_the_value_path_adds_v_v_attention_from_the_first_tap_on(tiny_clip, expected):
+    """Against the definition, block by block; the usual path and CLS stay as they are."""
+    pixels, vision = jnp.asarray(expected["pixel_values"]), tiny_clip.vision
+    plain = vision(pixels, taps=(1, 2, 3))
+    found = vision(pixels, taps=(2, 3), values=True)
+    np.testing.assert_allclose(found.pooled, plain.pooled, atol=1e-6)
+    patches = plain.taps[0]
+    for tap in (2, 3):
+        graph, state = nnx.split(vision.blocks)
+        block = nnx.merge(graph, jax.tree.map(operator.itemgetter(tap - 1), state))
+        v = block.v(block.norm1(plain.taps[tap - 2]))
+        v = v.reshape(*v.shape[:2], block.heads, -1)
+        out = attention(v, v, v, causal=False).reshape(patches.shape)
+        patches = patches + block.out(out)
+        np.testing.assert_allclose(found.taps[tap - 2], patches, atol=1e-5)
 
 
 def test_taps_beyond_the_depth_are_a_users_error(tiny_clip, expected):

@@ -11,6 +11,7 @@ from huggingface_hub import constants
 
 from sapl_jax.clip import CLIPSource, load_clip
 from sapl_jax.clip.loading import PINNED
+from sapl_jax.clip.weight_files import read_msgpack
 from sapl_jax.errors import UserError
 
 FORMATS = ["flax_model.msgpack", "model.safetensors", "pytorch_model.bin"]
@@ -116,9 +117,10 @@ def test_msgpack_holding_other_things_than_arrays(folder_with):
     for content, found in (
         (msgpack.packb({"a": {"b": "text"}}), "a.b is a str"),
         (msgpack.packb([1, 2]), "found a list"),
-        (msgpack.packb({"a": msgpack.ExtType(2, b"\0" * 16)}), "extension 2"),
+        (msgpack.packb({"a": msgpack.ExtType(2, msgpack.packb([1.0, 2.0]))}), "a is a complex"),
+        (msgpack.packb({"a": msgpack.ExtType(7, b"\0" * 16)}), "a is a ExtType"),
         (msgpack.packb({"a": msgpack.ExtType(1, msgpack.packb([[1], "object", b"12345678"]))}),
-         "not a number"),
+         "OBJECT array"),
         (serialization.msgpack_serialize({"a": np.float32(1)}), "missing"),
     ):  # fmt: skip
         file.write_bytes(content)
@@ -177,3 +179,13 @@ def test_a_hub_name_is_read_from_the_cache_at_its_pinned_revision(offline, tiny_
         (snapshot / file).write_bytes((tiny_folder / file).read_bytes())
     source = load_clip(name, revision=revision).source
     assert (source.name, source.revision, source.file) == (name, commit, "pytorch_model.bin")
+
+
+def test_an_array_that_flax_stored_in_chunks_is_read_whole(tmp_path, monkeypatch):
+    whole = np.arange(60, dtype=np.float32).reshape(5, 12)
+    monkeypatch.setattr(serialization, "MAX_CHUNK_SIZE", 64)
+    file = tmp_path / "flax_model.msgpack"
+    file.write_bytes(serialization.msgpack_serialize({"a": {"b": whole}}))
+    assert b"chunked" in file.read_bytes()
+    (found,) = read_msgpack(file).values()
+    np.testing.assert_array_equal(found.read(), whole)

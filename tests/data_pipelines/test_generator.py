@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines.generator.benchmark import kind_of, make_example
 from data_pipelines.generator.camera import sample_camera
 from data_pipelines.generator.captions import CONTENT, HISTORY, captioned_picture
+from data_pipelines.generator.examples import kind_of, make_example
 from data_pipelines.generator.folder import MARK, generate
 from data_pipelines.generator.forgeries import KINDS, Limits, Source, copy_move, remove, splice
 from data_pipelines.generator.scenes import KINDS as SCENES

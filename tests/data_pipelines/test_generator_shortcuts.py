@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from data_pipelines.generator.benchmark import make_example
+from data_pipelines.generator.examples import make_example
 from data_pipelines.generator.photographs import open_library, photograph_example
 from data_pipelines.soft_edges import canny_edges
 
@@ -79,7 +79,10 @@ def test_global_statistics_do_not_separate_the_classes(jpeg_of) -> None:
     assert all(0.42 < auc < 0.58 for auc in found.values()), found
 
 
+# Not in "interior": there JPEG statistics together reach .60, since a region that was not twice
+# quantized as its surroundings is what the forgery consists of.
 @pytest.mark.slow
+@pytest.mark.parametrize("jpeg_of", ["seam", "photographs"], indirect=True)
 def test_nor_do_they_over_thousands_of_pictures(jpeg_of) -> None:
     found = aucs([jpeg_of(n, 128) for n in range(6000)], train=2500)
     assert all(0.45 < auc < 0.55 for auc in found.values()), found

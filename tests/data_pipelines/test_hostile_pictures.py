@@ -25,7 +25,7 @@ def fuzz(count, seed, folder):
 
 # Inputs that once ended in something else than an answer, kept from fuzzing.
 CRASHING = {
-    "big TIFF whose first page lies beyond 2^63 bytes": "49492b00780800001e263368ff06a8a1016eb023",
+    "big TIFF whose first page lies beyond 2^63 bytes": "49492b00780800001e263368ff06a8a1016eb023"
 }
 
 

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.images import UnreadableImage, decode_image, read_header, read_image, read_mask
+from data_pipelines.images import (
+    UnreadableImage,
+    decode_image,
+    oddities,
+    read_header,
+    read_image,
+    read_mask,
+)
 from tests.data_pipelines.picture_trees import noise
 
 LOSSLESS = [".png", ".bmp", ".tif"]
@@ -72,12 +79,37 @@ def test_exif_orientation_is_ignored() -> None:
     np.testing.assert_array_equal(decode_image(turned, "turned"), decode_image(data, "straight"))
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_orientation_of_a_tiff_is_ignored_too(orientation: int) -> None:
+    file = io.BytesIO()
+    Image.fromarray(noise(0)).save(file, "TIFF", tiffinfo={0x0112: orientation})
+    np.testing.assert_array_equal(decode_image(file.getvalue(), "turned.tif"), noise(0))
+    turned = any("orientation" in text for text in oddities(file.getvalue()))
+    assert turned == (orientation > 1)
+
+
+# What Pillow cannot open but OpenCV decodes.
+@pytest.mark.parametrize("layout", [np.int16, np.int8])
+def test_tiff_layouts_that_only_the_decoder_knows_are_read(layout: type) -> None:
+    pixels = (noise(0) // 2).astype(layout)
+    found = decode_image(encoded(".tif", pixels), "signed.tif")
+    assert found.shape == pixels.shape
+
+
 def test_of_a_jpeg_with_a_depth_map_the_picture_is_read() -> None:
     shown, depth = (Image.fromarray(noise(seed)) for seed in (0, 1))
     file = io.BytesIO()
     shown.save(file, "MPO", save_all=True, append_images=[depth])
     found = decode_image(file.getvalue(), "photo.jpg").astype(int)
     assert np.abs(found - noise(0)).mean() < np.abs(found - noise(1)).mean() / 2
+
+
+def test_large_metadata_before_the_pixels_are_no_reason_to_refuse_a_png() -> None:
+    data = encoded(".png", noise(0))
+    text = png_chunk(b"zTXt", b"Raw profile type 8bim\0\0" + zlib.compress(bytes(5 << 20)))
+    profile = png_chunk(b"iCCP", b"ICC\0\0" + zlib.compress(bytes(2 << 20)))
+    described = data[:33] + profile + text + data[33:]
+    np.testing.assert_array_equal(decode_image(described, "a"), decode_image(data, "b"))
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import generate as command
-from data_pipelines.generator.benchmark import make_example
+from data_pipelines.generator.examples import make_example
 from data_pipelines.generator.folder import generate
 from data_pipelines.generator.photographs import (
     ODDS,
@@ -41,9 +41,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return pictures, labels
 
 
-def _generate(output: Path, folders: tuple[Path, Path], images: int, split: str = "train") -> Path:
+def _generate(
+    output: Path, folders: tuple[Path, Path], images: int, split: str = "train", size: int = 96
+) -> Path:
     return generate(
-        output, images, 0, 96, photographs=folders[0], segments=folders[1], split=split,
+        output, images, 0, size, photographs=folders[0], segments=folders[1], split=split,
         workers=1, progress=False,
     )  # fmt: skip
 
@@ -82,8 +84,8 @@ def test_every_photograph_is_used_equally_often_and_a_donor_is_another_one(folde
 
 
 def test_the_folder_can_be_split_again_without_sharing_a_photograph(folders, tmp_path) -> None:
-    samples = read_dataset("folder", _generate(tmp_path / "set", folders, 64)).samples
-    assert len(samples) == 64
+    samples = read_dataset("folder", _generate(tmp_path / "set", folders, 240, size=64)).samples
+    assert len(samples) == 240
     split = split_samples(samples, 0.25, seed=0)
     seen = {source for sample in split.train for source in sample.sources}
     assert split.shared == 0 and len(split.validation) > 4
@@ -102,7 +104,7 @@ def test_the_splits_folders_name_disjoint_sources(folders, tmp_path) -> None:
 def test_given_outlines_are_cut_and_without_them_others(folders) -> None:
     def elongation(library) -> float:
         values = []
-        for n in range(1, 61, 2):
+        for n in range(1, 41, 2):
             example = photograph_example(library, 4, n, 160)
             if example.kind == "splicing":
                 sides = cv2.minAreaRect(cv2.findNonZero(example.mask))[1]

@@ -11,7 +11,13 @@ import tensorflow_datasets as tfds
 from data_pipelines.images import read_image
 from data_pipelines.prepared import Prepared
 from data_pipelines.preprocess import preprocess
-from data_pipelines.record_batches import Batch, epoch_plan, eval_batches, train_batches
+from data_pipelines.record_batches import (
+    Batch,
+    epoch_plan,
+    eval_batches,
+    jpeg_qualities,
+    train_batches,
+)
 from sapl_jax.errors import UserError
 from tests.data_pipelines.picture_trees import SMALL
 
@@ -183,3 +189,29 @@ def test_empty_split_and_batch_size_are_user_errors(small_prepared: Prepared) ->
         eval_batches(small_prepared, batch_size=2, split="test")
     with pytest.raises(UserError, match="expected at least 1"):
         train_batches(small_prepared, batch_size=0, seed=0)
+
+
+def test_a_share_is_saved_as_jpeg_once_more_and_nothing_else_changes(small_prepared) -> None:
+    total = small_prepared.num_train
+    options = {"batch_size": total, "seed": 4}
+    plain, again = (
+        take(train_batches(small_prepared, **options, jpeg_share=share), 2) for share in (0.0, 0.5)
+    )
+    changed = 0
+    for epoch, (one, two) in enumerate(zip(plain, again, strict=True)):
+        qualities = jpeg_qualities(total, 4, epoch, 0.5)
+        for n in range(total):
+            differs = bool((one["image"][n] != two["image"][n]).any())
+            changed += differs
+            assert not differs or qualities[n] >= 60
+        for key in ("edge_map", "valid", "label"):
+            np.testing.assert_array_equal(one[key], two[key])
+    assert 0 < changed < 2 * total
+
+
+def test_jpeg_saves_are_fair_and_differ_between_epochs() -> None:
+    plans = [jpeg_qualities(2000, 0, epoch, 0.3) for epoch in range(4)]
+    assert all(abs(np.mean(plan > 0) - 0.3) < 0.04 for plan in plans)
+    assert set(plans[0]) - {0} == set(range(60, 99))
+    assert not np.array_equal(plans[0], plans[1])
+    assert not jpeg_qualities(2000, 0, 0, 0.0).any() and jpeg_qualities(2000, 0, 0, 1.0).all()

@@ -188,6 +188,13 @@ LAYOUTS = {
     "columbia": ["4cam_auth/a.tif", "4cam_splc/b.tif", "4cam_splc/edgemask/b_edgemask.jpg"],
     "coverage": ["image/1.tif", "image/1t.tif", "mask/1forged.tif"],
     "imd2020": ["1a/1a_orig.jpg", "1a/x.jpg", "1a/x_mask.png"],
+    "dso1": [
+        "DSO-1/normal-01.png",
+        "DSO-1/splicing-01.png",
+        "DSO-1-Fake-Images-Masks/splicing-01.png",
+    ],
+    "cocoglide": ["real/cat_7.png", "fake/glide_val2017_7_up.png", "mask/cat_7_mask.png"],
+    "autosplice": ["Authentic/7.jpg", "Forged_JPEG100/7_0.jpg", "Mask/7_mask.png"],
 }
 
 

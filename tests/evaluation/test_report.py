@@ -12,8 +12,9 @@ import pytest
 from data_pipelines.readers import read_dataset
 from sapl_jax import evaluate
 from sapl_jax.errors import UserError
-from sapl_jax.evaluation import features, figures, report
+from sapl_jax.evaluation import features, figures, report, results
 from sapl_jax.evaluation.document import Section, Table, to_html, to_markdown
+from sapl_jax.evaluation.floors import TRIVIAL
 from sapl_jax.evaluation.gallery import SIDE, shrink
 from sapl_jax.evaluation.perturbations import Sweep
 from sapl_jax.evaluation.protocols import PROTOCOLS
@@ -55,18 +56,25 @@ def test_the_command_writes_results_and_reports_for_classics(
         *(None, 100, 90, 80, 70, 60, 50)
     ]
     assert entry["robustness"]["jpeg"][0]["p_f1"] == entry["p_f1"]
-    assert set(written["peers"]) == {"cfa1"}
+    assert set(written["peers"]) == {"cfa1", *TRIVIAL}
+    assert written["peers"]["everything tampered"]["datasets"]["mine"]["p_f1"] == pytest.approx(0.4)
+    low, high = entry["intervals"]["p_f1_best"]
+    assert low <= entry["p_f1_best"] <= high and low < high
+    pairs = {(p["first"], p["second"]): p["measures"] for p in written["comparisons"]["mine"]}
+    assert len(pairs) == 10 and 0 <= pairs["noi1", "cfa1"]["p_f1_best"]["ahead"] <= 1
     assert written["peers"]["cfa1"]["datasets"]["mine"]["images"] == 5
     rows = list(csv.DictReader((out / "mine.noi1.csv").open()))
     assert len(rows) == 5 and float(np.mean([float(r["p_f1"]) for r in rows if r["p_f1"]])) == (
         pytest.approx(entry["p_f1"])
     )
     page = (out / "report.html").read_text()
-    assert "broken.png" in page and page.count("data:image/png;base64,") == 4
+    assert "broken.png" in page and page.count("data:image/png;base64,") == 6
     markdown = (out / "report.md").read_text()
     linked = re.findall(r"\]\((figures/[^)]+)\)", markdown)
-    assert len(linked) == 4 and all((out / name).read_bytes()[:4] == PNG for name in linked)
+    assert len(linked) == 6 and all((out / name).read_bytes()[:4] == PNG for name in linked)
     printed = capsys.readouterr()
+    assert re.search(r"mine +cfa1 .*\d \[\.\d{3}, \.\d{3}\]\N{ALMOST EQUAL TO}", printed.out)
+    assert f"[{results.number(low)}, {results.number(high)}]" in page
     assert "noi1" in printed.out and "cfa1" in printed.out and "broken.png" in printed.err
 
 

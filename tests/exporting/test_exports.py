@@ -30,10 +30,7 @@ def exports(trained, tmp_path_factory):
     """Each kind's folder and comparisons, made once."""
     root = tmp_path_factory.mktemp("exports")
     return {
-        kind: (
-            root / kind,
-            writing.export(trained, kind, root / kind, checking.photographs()[:1]),
-        )
+        kind: (root / kind, writing.export(trained, kind, root / kind, checking.photographs()[:1]))
         for kind in KINDS
     }
 

@@ -61,7 +61,7 @@ def attention_at_cls(m, patches, cls, edge_map, valid):
                 scores[:, ~keep] = -np.inf
                 heads.append(softmax(scores) @ v[:, part])
             out = np.concatenate(heads, axis=-1) @ p["out_kernel"][tap] + p["out_bias"][tap]
-            tokens[b, tap] = out[0]
+            tokens[b, tap] = out[0] / np.sqrt(TEXT + np.sum(out[0] ** 2))
     return tokens
 
 
@@ -69,6 +69,12 @@ def test_tokens_equal_the_full_attention_at_cls(module, inputs):
     np.testing.assert_allclose(
         module(*inputs), attention_at_cls(module, *inputs), rtol=1e-4, atol=1e-4
     )
+
+
+def test_tokens_never_outgrow_the_length_of_one(module, inputs):
+    nnx.update(module, jax.tree.map(lambda x: 100 * x, nnx.state(module)))
+    lengths = np.linalg.norm(module(*inputs), axis=-1)
+    assert (lengths <= 1 + 1e-5).all() and lengths.max() > 0.99
 
 
 def test_patches_outside_the_picture_change_nothing(module, inputs):

@@ -13,7 +13,7 @@ SCALE = 100.0
 def select(similarity, edge_map, valid=None, **options):
     valid = np.ones(np.shape(edge_map), bool) if valid is None else valid
     arguments = (jnp.asarray(x) for x in (similarity, SCALE, edge_map, valid))
-    options = {"top_k": 3, "top_share": 0.0, "use_edges": True} | options
+    options = {"top_k": 3, "use_edges": True} | options
     return [np.asarray(x) for x in select_patches(*arguments, **options)]
 
 
@@ -71,13 +71,6 @@ def test_without_edges_selection_is_by_probability_alone():
     assert usable.all()
 
 
-def test_a_share_counts_the_usable_patches():
-    edge_map = np.ones((2, 10))
-    edge_map[1, 4:] = 0.0
-    _, usable = select(np.zeros((1, 2, 10, 2)), edge_map, top_share=0.5)
-    assert usable.sum(axis=1).tolist() == [5, 2]
-
-
 @pytest.mark.parametrize("heads", [None, ProjectionHeads(2, 6, 4, nnx.Rngs(0))])
 def test_anchors_are_unit_features_of_the_chosen_patches(heads):
     rng = np.random.default_rng(4)
@@ -97,9 +90,8 @@ def test_anchors_are_unit_features_of_the_chosen_patches(heads):
 
 @pytest.mark.parametrize(
     ("givers", "authentic", "manipulated"),
-    [("label", (True, False), (False, True)), ("tampered_both", (True, True), (False, True)),
-     ("both", (True, True), (True, True))],
-)  # fmt: skip
+    [("label", (True, False), (False, True)), ("tampered_both", (True, True), (False, True))],
+)
 def test_who_gives_which_edges(givers, authentic, manipulated):
     gives = jnp.asarray(GIVERS[givers])[jnp.array([0, 1])]
     usable = jnp.asarray([[True, True], [True, False]])

@@ -4,26 +4,45 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sapl_jax.models.localization import (
-    heat_map_of_picture,
-    pooled_logits,
-    tampered_heat,
-)
+from sapl_jax.models.localization import HeatMap, heat_map_of_picture, pooled_logits, tampered_heat
 
 
 def test_patch_heat_is_the_softmax_of_the_logits_mean_over_the_taps():
     similarity = np.random.default_rng(0).normal(size=(3, 2, 5, 2))
     scaled = np.exp(4.0 * similarity.mean(axis=0))
     expected = scaled[..., 1] / scaled.sum(-1)
-    heat = tampered_heat(jnp.asarray(similarity), jnp.asarray(4.0), 1.0)
+    valid = np.ones((2, 5), bool)
+    heat = tampered_heat(jnp.asarray(similarity), jnp.asarray(4.0), valid, HeatMap())
     np.testing.assert_allclose(heat, expected, rtol=1e-5)
+
+
+def test_the_map_may_be_the_mean_of_the_taps_probabilities():
+    similarity = np.random.default_rng(0).normal(size=(3, 2, 5, 2))
+    each = np.exp(4.0 * similarity)
+    expected = (each[..., 1] / each.sum(-1)).mean(axis=0)
+    options = HeatMap(taps="probabilities")
+    heat = tampered_heat(jnp.asarray(similarity), 4.0, np.ones((2, 5), bool), options)
+    np.testing.assert_allclose(heat, expected, rtol=1e-4)
+
+
+def test_a_normalised_map_spans_zero_to_one_over_the_picture():
+    similarity = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 5, 2)))
+    valid = np.array([[True] * 5, [True, True, True, False, False]])
+    plain = np.asarray(tampered_heat(similarity, 0.5, valid, HeatMap()))
+    heat = np.asarray(tampered_heat(similarity, 0.5, valid, HeatMap(normalize=True)))
+    for b in range(2):
+        low, high = plain[b][valid[b]].min(), plain[b][valid[b]].max()
+        expected = (plain[b] - low) / (high - low)
+        np.testing.assert_allclose(heat[b], np.clip(expected, 0, 1), rtol=1e-4, atol=1e-5)
+    flat = tampered_heat(jnp.zeros((3, 2, 5, 2)), 0.5, valid, HeatMap(normalize=True))
+    assert np.isfinite(flat).all()
 
 
 def test_miss_cost_puts_the_threshold_of_least_expected_cost_at_one_half():
     similarity = np.random.default_rng(0).normal(size=(3, 2, 50, 2))
-    scale, cost = jnp.asarray(2.0), 3.0
-    probability = np.asarray(tampered_heat(jnp.asarray(similarity), scale, 1.0))
-    heat = np.asarray(tampered_heat(jnp.asarray(similarity), scale, cost))
+    cost, rest = 3.0, (jnp.asarray(2.0), np.ones((2, 50), bool))
+    probability = np.asarray(tampered_heat(jnp.asarray(similarity), *rest, HeatMap()))
+    heat = np.asarray(tampered_heat(jnp.asarray(similarity), *rest, HeatMap(cost)))
     # Marking costs (1 - p), not marking costs cost * p.
     np.testing.assert_array_equal(heat > 0.5, 1 - probability < cost * probability)
     assert 0.6 < np.mean(heat > 0.5) < 0.95
@@ -81,9 +100,9 @@ def test_pooled_logits_are_the_mean_margin_of_the_most_tampered_valid_patches() 
     valid = np.ones((3, 9), bool)
     valid[1, 4:] = False
     valid[2, 1:] = False
-    logits = np.asarray(pooled_logits(similarity, 10.0, valid, 4))
+    logits = np.asarray(pooled_logits(similarity, 10.0, valid, 0.4))
     margin = 10 * (similarity[..., 1] - similarity[..., 0]).mean(0)
-    for b, count in enumerate((4, 4, 1)):
+    for b, count in enumerate((4, 2, 1)):  # Four tenths of 9, 4 and 1 patches, rounded up.
         expected = np.sort(margin[b][valid[b]])[::-1][:count].mean()
         np.testing.assert_allclose(logits[b], [-expected / 2, expected / 2], rtol=1e-5)
 
@@ -92,6 +111,6 @@ def test_pooled_logits_have_a_finite_gradient_where_no_patch_is_valid() -> None:
     similarity = jnp.zeros((1, 1, 4, 2))
 
     def loss(similarity):
-        return jnp.sum(pooled_logits(similarity, 10.0, jnp.zeros((1, 4), bool), 2))
+        return jnp.sum(pooled_logits(similarity, 10.0, jnp.zeros((1, 4), bool), 0.5))
 
     assert np.isfinite(jax.grad(loss)(similarity)).all()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sapl_jax.models.hecl import Anchors
-from sapl_jax.models.losses import background_loss, contrast
+from sapl_jax.models.losses import background_loss, classification_loss, contrast
 from sapl_jax.models.queues import Queues
 
 TAU = 0.1
@@ -35,7 +35,7 @@ def queues():
     return Queues(jnp.asarray(keys), jnp.array([6, 3], jnp.int32), jnp.array([0, 3], jnp.int32))
 
 
-def reference(anchors, queues, against):
+def reference(anchors, queues):
     """Eq. (5) anchor by anchor."""
     sums, counts = np.zeros((2, 2)), np.zeros(2)
     features = np.asarray(anchors.features, np.float64)
@@ -46,19 +46,15 @@ def reference(anchors, queues, against):
         counts[c] += 1
         for tap in range(2):
             held = [keys[tap, kind, : fill[kind]] for kind in (c, 1 - c)]
-            if against == "prototypes":
-                held = [x.sum(0, keepdims=True) for x in held]
-                held = [x / np.linalg.norm(x) for x in held]
             own, other = (x @ features[tap, b, c, k] / TAU for x in held)
             positive = np.exp(own.max())
             sums[tap, c] -= np.log(positive / (positive + np.exp(other).sum()))
     return sums, counts
 
 
-@pytest.mark.parametrize("against", ["all", "prototypes"])
-def test_contrast_equals_the_equation_anchor_by_anchor(anchors, queues, against):
-    sums, counts = contrast(anchors, queues, TAU, against)
-    expected_sums, expected_counts = reference(anchors, queues, against)
+def test_contrast_equals_the_equation_anchor_by_anchor(anchors, queues):
+    sums, counts = contrast(anchors, queues, TAU)
+    expected_sums, expected_counts = reference(anchors, queues)
     np.testing.assert_allclose(sums, expected_sums, rtol=1e-5)
     np.testing.assert_array_equal(counts, expected_counts)
 
@@ -68,9 +64,9 @@ def test_an_empty_queue_gives_exactly_zero_with_finite_gradients(anchors, queues
     queues = queues._replace(fill=jnp.array(fill, jnp.int32))
 
     def loss(features):
-        return jnp.sum(contrast(anchors._replace(features=features), queues, TAU, "all")[0])
+        return jnp.sum(contrast(anchors._replace(features=features), queues, TAU)[0])
 
-    sums, _ = contrast(anchors, queues, TAU, "all")
+    sums, _ = contrast(anchors, queues, TAU)
     grads = jax.grad(loss)(anchors.features)
     assert np.isfinite(grads).all()
     for c in range(2):
@@ -81,20 +77,20 @@ def test_an_empty_queue_gives_exactly_zero_with_finite_gradients(anchors, queues
 def test_anchors_that_are_not_valid_do_not_count(anchors, queues):
     other = anchors._replace(features=anchors.features.at[:, 2, :, 2:].set(0.5))
     np.testing.assert_array_equal(
-        contrast(anchors, queues, TAU, "all")[0], contrast(other, queues, TAU, "all")[0]
+        contrast(anchors, queues, TAU)[0], contrast(other, queues, TAU)[0]
     )
 
 
 def test_keys_carry_no_gradient(anchors, queues):
     def loss(keys):
-        return jnp.sum(contrast(anchors, queues._replace(keys=keys), TAU, "all")[0])
+        return jnp.sum(contrast(anchors, queues._replace(keys=keys), TAU)[0])
 
     assert not np.any(jax.grad(loss)(queues.keys))
 
 
 def test_contrast_gradients_agree_with_finite_differences(anchors, queues):
     loss = lambda f: jnp.sum(  # noqa: E731
-        contrast(anchors._replace(features=f), queues, TAU, "all")[0]
+        contrast(anchors._replace(features=f), queues, TAU)[0]
     )
     direction = jnp.asarray(
         np.random.default_rng(2).normal(size=anchors.features.shape), jnp.float32
@@ -119,10 +115,29 @@ def test_background_loss_asks_the_least_tampered_patches_to_be_authentic() -> No
         expected += np.log1p(np.exp(np.sort(margin[b][valid[b]])[:count])).mean() / 3
 
     def loss(similarity):
-        return background_loss(similarity, 10.0, valid, 0.75)
+        return background_loss(similarity, 10.0, valid, 0.75, np.array([True, True, True]))
 
     np.testing.assert_allclose(loss(similarity), expected, rtol=1e-5)
     gradient = np.asarray(jax.grad(loss)(similarity))
     assert np.isfinite(gradient).all() and not gradient[:, 2].any()
     top = margin[0].argmax()
     assert not gradient[:, 0, top].any() and gradient[:, 0, np.arange(8) != top].any()
+
+
+def test_background_of_authentic_pictures_alone_leaves_tampered_ones_out() -> None:
+    rng = np.random.default_rng(4)
+    similarity = jnp.asarray(rng.uniform(-1, 1, (2, 3, 8, 2)), jnp.float32)
+    valid, counted = np.ones((3, 8), bool), np.array([True, False, True])
+    gradient = jax.grad(lambda s: background_loss(s, 10.0, valid, 1.0, counted))(similarity)
+    touched = np.any(np.asarray(gradient) != 0, axis=(0, 3))
+    assert touched[counted].all() and not touched[~counted].any()
+
+
+def test_classification_sums_the_sources_of_a_verdict() -> None:
+    logits = jnp.asarray(np.random.default_rng(5).normal(size=(2, 4, 2)), jnp.float32)
+    label = jnp.array([0, 1, 1, 0])
+    both = classification_loss(logits, label, 2.0)
+    apart = [classification_loss(logits[i : i + 1], label, 2.0) for i in range(2)]
+    np.testing.assert_allclose(both, sum(apart), rtol=1e-6)
+    by_hand = -np.asarray(jax.nn.log_softmax(logits[0]))[np.arange(4), label]
+    np.testing.assert_allclose(apart[0], np.mean(by_hand * np.array([1, 2, 2, 1])), rtol=1e-6)

@@ -61,6 +61,8 @@ def test_similarities_and_logits_are_those_of_the_equations(tiny_config, batch):
     def word(*ids):
         return np.asarray(clip.text.embed(jnp.asarray(ids)))
 
+    words = [word(*ids) for ids in class_token_ids(clip, tiny_config.model.class_words)]
+    tokens *= np.linalg.norm(np.concatenate(words), axis=-1).mean()
     outputs = model(*batch)
     context = np.asarray(model.prompts.context[...])
     for b in range(3):
@@ -126,7 +128,8 @@ def test_impossible_taps_are_refused(tiny_config, taps):
 
 
 def test_pooled_image_logits_follow_the_most_tampered_patches(tiny_config, batch):
-    tiny_config.model.pooled_patches = 4
+    tiny_config.model.image_logits = "patches"
+    tiny_config.model.pooled_share = 1 / 4
     model = build_sapl(tiny_config, jnp.float32)
     outputs = model(*batch)
     margin = model.scale * (outputs.similarity[..., 1] - outputs.similarity[..., 0]).mean(0)

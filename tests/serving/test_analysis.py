@@ -1,10 +1,13 @@
 """What the page computes, without a browser or Gradio."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from sapl_jax import Localizer
 from sapl_jax.errors import UserError
+from sapl_jax.inference.calibration import Calibration
 from sapl_jax.serving import analysis
 from tests.inference import hostile
 from tests.inference.hostile import picture, write
@@ -62,3 +65,13 @@ def test_files_beyond_the_limits_are_refused(localizer, tmp_path, data, reason):
 def test_a_refusal_carries_no_markup():
     text = analysis.message(UserError("<img src=x>*a*\n.png: [no](http://x)"))
     assert "<" not in text and "*" not in text and "](" not in text and "http:" not in text
+
+
+def test_a_calibration_gives_the_verdict_its_rule_and_a_probability(localizer, tmp_path):
+    found = analyse(localizer, write(tmp_path / "x.png", picture()))
+    rates = (40, 30, 0.05, found.score + 0.01, 1, found.score - 0.01, 0.01, 0.5)
+    fitted = Calibration("m", "these", *rates, temperature=2.0, fitted_on=(40, 30))
+    text = analysis.summary(dataclasses.replace(found, calibration=fitted), 0.5)
+    assert text.startswith("### Inconclusive: score") and fitted.rule in text
+    assert f"calibrated probability {fitted.probability(found.score):.1%}" in text
+    assert "calibrated" not in analysis.summary(found, 0.5)

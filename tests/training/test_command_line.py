@@ -36,6 +36,8 @@ def test_overrides_reach_the_configuration():
         ("--config.train.eval_every=0", "eval_every is 0; expected more than 0"),
         ("--config.train.num_steps=-1", "num_steps is -1; expected at least 0"),
         ("--config.train.learning_rate=nan", "learning_rate is nan; expected more"),
+        ("--config.model.hecl.givers=all", "expected one of label, tampered_both"),
+        ("--config.train.keep=first", "keep is 'first'; expected one of last, best"),
         ("--wrkdir=x", "Unknown command line flag 'wrkdir'"),
         ("stray", "Unexpected argument 'stray'"),
     ],

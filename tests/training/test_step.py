@@ -74,12 +74,12 @@ def test_gradients_of_two_devices_equal_those_of_one(tiny_config):
 # method changes them in the same commit and says so.
 GOLDEN = {
     "cls": [
-        (0.69285, 0.0, 0.0), (0.698402, 0.0, 2.119114), (0.695498, 0.0, 2.467392),
-        (0.691155, 0.0, 2.402079),
+        (0.69285, 0.0, 0.0), (0.699749, 0.0, 2.119114), (0.696941, 0.0, 2.467368),
+        (0.693818, 0.0, 2.402053),
     ],
     "patches": [
-        (0.697244, 0.576696, 0.0), (0.632138, 0.48329, 2.123113), (0.608782, 0.39565, 2.519076),
-        (0.601242, 0.333534, 2.146696),
+        (0.697244, 0.576696, 0.0), (0.63959, 0.505667, 2.123113), (0.618669, 0.442513, 2.51905),
+        (0.631597, 0.40443, 2.190164),
     ],
 }  # fmt: skip
 
@@ -87,7 +87,8 @@ GOLDEN = {
 @pytest.mark.parametrize("logits_from", GOLDEN)
 def test_the_losses_are_those_they_have_always_been(tiny_config, logits_from):
     if logits_from == "patches":
-        tiny_config.model.pooled_patches = 4
+        tiny_config.model.image_logits = "patches"
+        tiny_config.model.pooled_share = 0.25
         tiny_config.train.background_share = 0.75
     _, history = run(tiny_config, jax.devices()[:1])
     found = [(x["loss_cls"], x["loss_background"], x["loss_hecl"]) for x in history]
@@ -143,6 +144,21 @@ def test_a_step_with_bad_gradients_changes_only_the_counters(tiny_config):
     assert state.queues.fill.tolist() == [0, 0]
     assert int(state.step) == 2 and int(state.bad_steps) == 2
     assert not np.isfinite(history[0]["loss"])
+
+
+def test_learned_context_has_a_rate_of_its_own(tiny_config):
+    start = flatten(split_model(build_sapl(tiny_config, jnp.float32))[0])
+    moved = []
+    for rate in (1.0, 10.0):
+        tiny_config.train.prompt_rate = rate
+        state, _ = run(tiny_config, jax.devices()[:1], steps=1)
+        after = flatten(state.params)
+        moved.append({name: after[name] - np.asarray(start[name]) for name in start})
+    for name, distance in moved[0].items():
+        times = 10.0 if name == "prompts/context" else 1.0
+        np.testing.assert_allclose(
+            moved[1][name], times * distance, rtol=1e-2, atol=1e-6, err_msg=name
+        )
 
 
 def test_weights_and_rates_follow_the_schedules(tiny_config):

@@ -1,4 +1,4 @@
-"""One numbered benchmark picture: sources, forgery or none, and the history both classes share."""
+"""One numbered picture: sources, forgery or none, and the history both classes share."""
 
 from dataclasses import dataclass
 
@@ -6,14 +6,7 @@ import cv2
 import numpy as np
 
 from data_pipelines.generator.camera import Camera, encode, resave, sample_camera
-from data_pipelines.generator.forgeries import (
-    KINDS,
-    Limits,
-    Source,
-    copy_move,
-    remove,
-    splice,
-)
+from data_pipelines.generator.forgeries import KINDS, Limits, Source, copy_move, remove, splice
 from data_pipelines.generator.scenes import render_scene
 from data_pipelines.generator.seams import KINDS as SEAM_KINDS
 from data_pipelines.generator.seams import seam_picture
@@ -120,13 +113,9 @@ def _last_edit(seed: int, number: int, world: str) -> str:
 
 
 def make_example(
-    seed: int,
-    number: int,
-    size: int = 256,
-    limits: Limits | None = None,
-    world: str = "interior",
+    seed: int, number: int, size: int = 256, limits: Limits | None = None, world: str = "interior"
 ) -> Example:
-    """Picture `number` of the endless benchmark `seed`, the same each time it is asked for.
+    """Picture `number` of the endless set `seed`, the same each time it is asked for.
 
     Picture n owns the sources 2n and 2n + 1, so no two pictures share one, nor do two seeds.
     The longer side of the result is `size` pixels. world: one of WORLDS.

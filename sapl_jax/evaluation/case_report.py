@@ -1,0 +1,202 @@
+"""One page per picture for whoever must judge it: what was found, on what, by what, how surely.
+
+The same picture and model give the same bytes, so that a page can be made again and compared.
+"""
+
+import functools
+import io
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import ExifTags, Image
+from PIL.JpegImagePlugin import JpegImageFile
+
+from data_pipelines.images import read_header
+from data_pipelines.preprocess import resize
+from data_pipelines.soft_edges import soft_edge_map
+from sapl_jax.errors import UserError
+from sapl_jax.evaluation.document import Picture, Section, Table, to_html
+from sapl_jax.files import versions
+from sapl_jax.inference import drawing, reading
+from sapl_jax.inference.localizer import Localizer
+
+_SIDE = 1000  # longer side of what the page shows, in pixels
+_REGIONS = 12
+_LONGEST = 120  # characters of a metadata value
+_SUB_IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+
+
+def case_report(
+    localizer: Localizer,
+    settings: dict[str, Any],
+    path: Path,
+    picture: reading.Picture,
+    heat_map: np.ndarray,
+    record: dict[str, Any],
+) -> bytes:
+    """The page, HTML that loads nothing.
+
+    Args:
+        localizer: what analysed the picture, perhaps in tiles.
+        settings: of the prediction, "threshold", "model_sha256" and "tile" among them.
+        path: of the picture.
+        picture: as it was read.
+        heat_map: float32 [H, W] in [0, 1].
+        record: of predictions.jsonl.
+    """
+    name = os.fsencode(path).decode("utf-8", "replace")
+    mask = heat_map > settings["threshold"]
+    sections = [
+        Section("Finding", _finding(localizer, settings, record)),
+        Section("Picture and maps", _pictures(localizer, picture.rgb, heat_map, mask)),
+        Section("Regions", _regions(record)),
+        Section("The file", [[f"path: {name}", f"SHA-256: {picture.sha256}",
+                              *_metadata(path, picture.sha256),
+                              *(f"note: {note}" for note in picture.notes)]]),
+        Section("What this cannot say", [_limits(localizer)]),
+        Section("How to reproduce it", _provenance(localizer, settings, name)),
+    ]  # fmt: skip
+    return to_html(f"Case report: {Path(name).name}", sections, columns=2).encode()
+
+
+def _finding(localizer: Localizer, settings: dict, record: dict) -> list:
+    verdict, score, share = (record[key] for key in ("verdict", "score", "tampered_fraction"))
+    text = (
+        f"Verdict: {verdict}. Image score {score:.4g}. {share:.1%} of the pixels are in the mask "
+        f"(heat map above {settings['threshold']:.4g})."
+    )
+    if (found := localizer.calibration) is None:
+        return [text, "Rule: tampered above a score of 0.5. The score is not calibrated: 0.9 does "
+                "not mean that nine of ten such pictures are tampered, and no rate of false alarms "
+                "is known."]  # fmt: skip
+    if (probability := record["probability"]) is not None:
+        text += (
+            f" Calibrated probability {probability:.1%}, where {found.fitted_on[1]} of "
+            f"{sum(found.fitted_on)} pictures are tampered, as in the data it was fitted on."
+        )
+    return [text, f"Rule: {found.rule}"]
+
+
+def _pictures(
+    localizer: Localizer, rgb: np.ndarray, heat_map: np.ndarray, mask: np.ndarray
+) -> list[Picture]:
+    scale = min(1.0, _SIDE / max(mask.shape))
+    size = (max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale)))
+    small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+    small_map = cv2.resize(heat_map, size, interpolation=cv2.INTER_AREA)
+    small_mask = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+    edges = soft_edge_map(resize(rgb, localizer.geometry), localizer.edge_options)
+    shown = {
+        "The picture": small,
+        "Heat map over the picture; the line is the mask's outline": drawing.overlay(
+            small, small_map, small_mask
+        ),
+        "Heat map: white is suspected": drawing.heat_map_to_grey(small_map),
+        "Mask": drawing.mask_to_grey(small_mask),
+        "Soft edge map, as the model is shown it": cv2.resize(
+            drawing.heat_map_to_grey(edges), size, interpolation=cv2.INTER_NEAREST
+        ),
+    }
+    return [Picture("", _encode(pixels), caption) for caption, pixels in shown.items()]
+
+
+def _encode(pixels: np.ndarray) -> bytes:
+    if pixels.ndim == 2:
+        return drawing.encode_png(pixels)
+    return cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def _regions(record: dict) -> list:
+    found = record["regions"]
+    if not found:
+        return ["The mask is empty."]
+    header = ["region", "x", "y", "width", "height", "pixels"]
+    rows = [
+        [str(number), *(f"{region[key]}" for key in header[1:])]
+        for number, region in enumerate(found[:_REGIONS], start=1)
+    ]
+    more = f"; the largest {_REGIONS} of {len(found)}" if len(found) > _REGIONS else ""
+    size = f"The picture has {record['width']} x {record['height']} pixels"
+    return [f"{size}; boxes from its top left corner{more}.", Table(header, rows)]
+
+
+def _metadata(path: Path, sha256: str) -> list[str]:
+    """What the file says of itself; nobody vouches for that."""
+    try:
+        data = reading.read_limited(path)
+        if reading.sha256_of(data) != sha256:
+            return ["metadata: the file has changed since it was analysed"]
+        header = read_header(data, path)
+    except UserError:
+        return ["metadata: cannot be read"]
+    found = [f"format: {header.format}, {header.width} x {header.height}, {header.mode}"]
+    if isinstance(header, JpegImageFile):
+        found += _quantisation(header)
+    try:
+        exif = Image.Image.getexif(header)
+        tags = {ExifTags.TAGS.get(key, f"tag {key}"): value for key, value in exif.items()}
+        for ifd in _SUB_IFDS:
+            names: dict = ExifTags.GPSTAGS if ifd is ExifTags.IFD.GPSInfo else ExifTags.TAGS
+            for key, value in exif.get_ifd(ifd).items():
+                tags[names.get(key, f"tag {key}")] = value
+    except Exception as error:  # of any kind, by what is damaged
+        return [*found, f"EXIF: damaged ({error})"]
+    for name, value in tags.items():
+        text = f"{len(value)} bytes" if isinstance(value, bytes) else str(value)
+        text = "".join(c if c.isprintable() else "?" for c in text)
+        found.append(f"EXIF {name}: {text[:_LONGEST]}{'...' * (len(text) > _LONGEST)}")
+    return found if tags else [*found, "EXIF: none"]
+
+
+def _quantisation(header: JpegImageFile) -> list[str]:
+    found = []
+    for number, table in header.quantization.items():
+        quality = _standard_tables().get(tuple(table))
+        meaning = f"libjpeg's at quality {quality}" if quality else "not libjpeg's at any quality"
+        values = " ".join(map(str, table))
+        found.append(f"JPEG quantisation table {number}: {meaning} ({values})")
+    return found
+
+
+@functools.cache
+def _standard_tables() -> dict[tuple[int, ...], int]:
+    found: dict[tuple[int, ...], int] = {}
+    for quality in range(1, 101):
+        options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+        data = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8), options)[1].tobytes()
+        for table in JpegImageFile(io.BytesIO(data)).quantization.values():
+            found[tuple(table)] = quality
+    return found
+
+
+def _limits(localizer: Localizer) -> list[str]:
+    size, patch = localizer.geometry.size, localizer.geometry.patch
+    return [
+        "This is a hint for a person to check, not a proof. Nothing should rest on it alone.",
+        "The model learned from labels of whole pictures. Where it points is what told the labels "
+        "apart in training, which need not be what was changed here.",
+        f"It sees the picture with its longer side at {size} pixels, in patches of {patch}: what "
+        "is smaller than a few of these, it does not see.",
+        "Changes of the whole picture, strong or repeated compression, screenshots and pictures "
+        "that a model generated are beyond it. Authentic means that nothing was found.",
+        "Metadata can be written by anyone; their absence is usual on the web.",
+    ]
+
+
+def _provenance(localizer: Localizer, settings: dict, name: str) -> list:
+    source, clip = localizer.source, localizer.source["clip"]
+    tile = f" --tile {settings['tile']}" if settings["tile"] else ""
+    command = (
+        f"python -m sapl_jax.predict --checkpoint CHECKPOINT --threshold {settings['threshold']!r}"
+        f"{tile} --report --output OUTPUT {shlex.quote(name)}"
+    )
+    return [[
+        f"model: checkpoint {source['checkpoint']}, SHA-256 {settings['model_sha256']}",
+        f"CLIP: {clip['name']}, SHA-256 {clip['sha256']}",
+        "versions: " + ", ".join(f"{key} {value}" for key, value in versions().items()),
+        f"command: {command}",
+    ]]  # fmt: skip

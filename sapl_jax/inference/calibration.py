@@ -1,0 +1,233 @@
+"""What a model's numbers are worth: probability, map threshold, and verdicts with a stated rate.
+
+Platt, "Probabilistic outputs for support vector machines" (1999), for temperature and bias; Clopper
+and Pearson (1934) for what so many pictures can promise.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import betaincinv, expit, logit
+
+from data_pipelines.listing import AUTHENTIC, LABEL_NAMES, TAMPERED
+from sapl_jax.errors import UserError
+from sapl_jax.files import write_json
+from sapl_jax.models.sapl import SAPL
+from sapl_jax.training.state import split_model
+
+FILE = "calibration.json"
+FORMAT = 1
+INCONCLUSIVE = "inconclusive"
+BINS = 4096  # of a heat map's values
+_CONFIDENCE = 0.95
+_CLIP = 1e-6  # scores nearer to 0 and 1 than this count as this
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """What was found on pictures whose labels are known and that the model was not trained on.
+
+    Attributes:
+        model: fingerprint of the weights.
+        pictures: where the pictures came from.
+        authentic: how many authentic ones there were.
+        tampered: how many tampered ones.
+        false_alarms: the stated rate of authentic pictures called tampered, and of tampered ones
+            called authentic.
+        tampered_above: scores above this are called tampered.
+        alarms: how many of the authentic pictures were above.
+        authentic_to: scores up to this are called authentic; None: that verdict is not given.
+        marked: the share of authentic pictures' pixels that the map may mark.
+        map_threshold: of the heat map.
+        temperature: T of probability = sigmoid(logit(score) / T + bias); None: not fitted.
+        bias: see there.
+        fitted_on: authentic and tampered pictures behind temperature and bias.
+    """
+
+    model: str
+    pictures: str
+    authentic: int
+    tampered: int
+    false_alarms: float
+    tampered_above: float
+    alarms: int
+    authentic_to: float | None
+    marked: float
+    map_threshold: float
+    temperature: float | None = None
+    bias: float = 0.0
+    fitted_on: tuple[int, int] = (0, 0)
+
+    def probability(self, score: float | np.ndarray) -> np.ndarray | None:
+        """The calibrated probability of scores of any shape; None where it was not fitted."""
+        if self.temperature is None:
+            return None
+        return expit(logit(np.clip(score, _CLIP, 1 - _CLIP)) / self.temperature + self.bias)
+
+    def verdict(self, score: float) -> str:
+        """`tampered`, `authentic` or `inconclusive`; `rule` says when."""
+        if score > self.tampered_above:
+            return LABEL_NAMES[TAMPERED]
+        if self.authentic_to is not None and score <= self.authentic_to:
+            return LABEL_NAMES[AUTHENTIC]
+        return INCONCLUSIVE
+
+    @property
+    def rule(self) -> str:
+        """When a picture is called what, and what that promises."""
+        low, high = clopper_pearson(self.alarms, self.authentic)
+        if self.authentic_to is None:
+            rest = "no score is low enough to be called authentic, for want of tampered pictures"
+        else:
+            rest = (
+                f"authentic up to {self.authentic_to:.4g}, below which at most "
+                f"{self.false_alarms:.1%} of {self.tampered} tampered ones lie"
+            )
+        return (
+            f"Tampered above a score of {self.tampered_above:.4g}, which {self.alarms} of "
+            f"{self.authentic} authentic pictures exceed (stated: {self.false_alarms:.1%}; with "
+            f"{_CONFIDENCE:.0%} confidence {low:.1%} to {high:.1%} of pictures like these); {rest}"
+            f"; else inconclusive. Measured on {self.pictures}."
+        )
+
+
+def clopper_pearson(hits: int, count: int) -> tuple[float, float]:
+    """The exact 95 % confidence interval of a rate that showed `hits` times in `count`."""
+    tail = (1 - _CONFIDENCE) / 2
+    low = float(betaincinv(hits, count - hits + 1, tail)) if hits else 0.0
+    high = float(betaincinv(hits + 1, count - hits, 1 - tail)) if hits < count else 1.0
+    return low, high
+
+
+def calibrate(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    map_counts: np.ndarray,
+    *,
+    false_alarms: float,
+    marked: float,
+    model: str,
+    pictures: str,
+) -> Calibration:
+    """The calibration that labelled pictures give.
+
+    The threshold is the k-th largest score of n authentic pictures, k = floor(rate (n + 1)): a new
+    one like them is above it with a probability of at most k / (n + 1).
+
+    Args:
+        labels: int [N], 0 authentic, 1 tampered.
+        scores: float [N] in [0, 1].
+        map_counts: float [BINS], how an authentic picture's pixels spread over the map's steps.
+        false_alarms: the rate to keep.
+        marked: the share of authentic pixels that may be marked.
+        model: fingerprint of the weights.
+        pictures: where they came from, for the reader.
+
+    Raises:
+        UserError: too few authentic pictures for that rate.
+    """
+    authentic = np.sort(scores[labels == AUTHENTIC])[::-1]
+    tampered = np.sort(scores[labels == TAMPERED])
+    rank, missed = (math.floor(false_alarms * (len(s) + 1)) for s in (authentic, tampered))
+    if rank < 1:
+        raise UserError(
+            f"{len(authentic)} authentic pictures cannot promise a false-alarm rate of "
+            f"{false_alarms:g}: that takes {math.ceil(1 / false_alarms) - 1} or more. Give more "
+            f"pictures, or --false-alarms {1 / (len(authentic) + 1):.2g} or higher."
+        )
+    above = float(authentic[rank - 1])
+    # Marked: all pixels of higher steps; the lowest step whose upper edge leaves few enough.
+    higher = 1 - np.cumsum(map_counts) / map_counts.sum()
+    step = int(np.argmax(higher <= marked + 1e-9))
+    found = Calibration(
+        model=model,
+        pictures=pictures,
+        authentic=len(authentic),
+        tampered=len(tampered),
+        false_alarms=false_alarms,
+        tampered_above=above,
+        alarms=int(np.sum(authentic > above)),
+        authentic_to=min(above, float(tampered[missed - 1])) if missed >= 1 else None,
+        marked=marked,
+        map_threshold=(step + 1) / BINS,
+    )
+    if len(tampered):
+        temperature, bias = fit_temperature(labels, scores)
+        counts = (len(authentic), len(tampered))
+        found = dataclasses.replace(found, temperature=temperature, bias=bias, fitted_on=counts)
+    return found
+
+
+def fit_temperature(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
+    """(T, b) of sigmoid(logit(score) / T + b) by the cross entropy with Platt's soft targets.
+
+    Raises:
+        UserError: tampered pictures do not have the higher scores.
+    """
+    x = logit(np.clip(scores.astype(np.float64), _CLIP, 1 - _CLIP))
+    positive = labels == TAMPERED
+    ones, zeros = positive.sum(), (~positive).sum()
+    target = np.where(positive, (ones + 1) / (ones + 2), 1 / (zeros + 2))
+
+    def loss(ab: np.ndarray) -> tuple[float, np.ndarray]:
+        z = ab[0] * x + ab[1]
+        slope = expit(z) - target
+        return float(np.mean(np.logaddexp(0, z) - target * z)), np.array(
+            [np.mean(slope * x), np.mean(slope)]
+        )
+
+    slope, bias = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x
+    if slope <= 0:
+        raise UserError(
+            "Tampered pictures do not have higher scores than authentic ones here: there is "
+            "nothing to calibrate. Check the labels, or train a model that tells them apart."
+        )
+    return float(1 / slope), float(bias)
+
+
+def fingerprint(model: SAPL) -> str:
+    """16 hex digits that change with the trained weights."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(split_model(model)[0]):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def write(folder: Path, calibration: Calibration) -> None:
+    """Writes calibration.json beside a checkpoint; UserError where that cannot be."""
+    try:
+        write_json(folder / FILE, {"format": FORMAT, **dataclasses.asdict(calibration)})
+    except OSError as error:
+        raise UserError(f"{folder / FILE} cannot be written: {error.strerror or error}") from error
+
+
+def read(folder: Path) -> Calibration | None:
+    """The calibration beside a checkpoint, None where there is none; UserError for a bad file."""
+    path = folder / FILE
+    try:
+        return of_dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is not a calibration of format {FORMAT} ({error}): delete it and run "
+            "`python -m sapl_jax.calibrate` again."
+        ) from error
+
+
+def of_dict(content: dict) -> Calibration:
+    """A calibration of its JSON; ValueError, KeyError or TypeError for anything else."""
+    if content.pop("format", FORMAT) != FORMAT:
+        raise ValueError("another format")
+    return Calibration(**{**content, "fitted_on": tuple(content["fitted_on"])})
+
+
+def verdict(score: float, calibration: Calibration | None = None) -> str:
+    """In a word; without a calibration, whether the "fake" prompt is the more similar one."""
+    return calibration.verdict(score) if calibration else LABEL_NAMES[int(score > 0.5)]

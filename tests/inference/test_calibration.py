@@ -1,0 +1,208 @@
+"""Calibration recovers what was put in, keeps the rate it states, and travels with the weights."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy.special import expit, logit
+from scipy.stats import beta, binomtest
+
+from data_pipelines.prepared import fingerprint
+from data_pipelines.readers import read_dataset
+from data_pipelines.splits import split_samples
+from sapl_jax import calibrate as command
+from sapl_jax.errors import UserError
+from sapl_jax.exporting.writing import export
+from sapl_jax.inference import calibration
+from sapl_jax.inference.localizer import Localizer
+from sapl_jax.inference.opening import load_model
+from sapl_jax.workdir import remember_data
+from tests.inference.hostile import picture, write
+
+UNIFORM = np.ones(calibration.BINS) / calibration.BINS
+
+
+def _calibrate(labels, scores, **options):
+    options = {"false_alarms": 0.05, "marked": 0.01} | options
+    return calibration.calibrate(
+        np.asarray(labels), np.asarray(scores), UNIFORM, model="m", pictures="these", **options
+    )
+
+
+def _drawn(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Scores whose true probability is sigmoid(logit(score) / 2 - 0.7)."""
+    rng = np.random.default_rng(seed)
+    scores = expit(rng.normal(0.5, 3, count))
+    return (rng.random(count) < expit(logit(scores) / 2 - 0.7)).astype(int), scores
+
+
+def test_temperature_and_bias_are_those_the_labels_were_drawn_with() -> None:
+    temperature, bias = calibration.fit_temperature(*_drawn(20_000))
+    assert temperature == pytest.approx(2, rel=0.07) and bias == pytest.approx(-0.7, abs=0.07)
+    found = _calibrate(*_drawn(20_000))
+    assert found.probability(0.5) == pytest.approx(expit(-0.7), abs=0.02)
+    assert np.all(np.isfinite(found.probability(np.array([0.0, 1.0]))))
+
+
+def test_perfectly_parted_classes_stay_finite_and_reversed_ones_are_refused() -> None:
+    labels, scores = np.repeat([0, 1], 30), np.repeat([0.2, 0.8], 30)
+    found = _calibrate(labels, scores)
+    assert 0.9 < found.probability(0.8) < 1 and 0 < found.probability(0.2) < 0.1
+    with pytest.raises(UserError, match="do not have higher scores"):
+        _calibrate(1 - labels, scores)
+
+
+def test_the_stated_rate_of_false_alarms_holds_on_new_pictures() -> None:
+    rng, rates = np.random.default_rng(0), []
+    for _ in range(400):
+        found = _calibrate(np.zeros(59, int), rng.random(59))
+        rates.append(1 - found.tampered_above)  # of new scores, which are uniform too
+    # k = 3 of 60: Beta(3, 57), whose mean is the stated 0.05.
+    assert np.mean(rates) == pytest.approx(0.05, abs=0.004)
+    assert np.quantile(rates, 0.9) == pytest.approx(beta.ppf(0.9, 3, 57), rel=0.1)
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 5), (2, 40), (5, 5)])
+def test_clopper_pearson_is_the_exact_interval(hits, count) -> None:
+    expected = binomtest(hits, count).proportion_ci(method="exact")
+    assert calibration.clopper_pearson(hits, count) == pytest.approx(tuple(expected))
+
+
+def test_verdicts_follow_the_rule() -> None:
+    scores = np.r_[np.linspace(0, 0.6, 40), np.linspace(0.4, 1, 40)]
+    found = _calibrate(np.repeat([0, 1], 40), scores)
+    assert found.alarms == 1 and found.authentic_to < found.tampered_above
+    below, between = found.authentic_to - 1e-6, (found.authentic_to + found.tampered_above) / 2
+    assert [found.verdict(s) for s in (below, between, found.tampered_above, 0.99)] == [
+        *("authentic", "inconclusive", "inconclusive", "tampered")
+    ]
+    low, high = calibration.clopper_pearson(1, 40)
+    assert f"{low:.1%} to {high:.1%}" in found.rule and "1 of 40" in found.rule
+    one_class = _calibrate(np.zeros(40, int), scores[:40])
+    assert one_class.verdict(0) == "inconclusive" and one_class.probability(0.5) is None
+
+
+def test_too_few_pictures_are_refused_with_what_they_can_promise() -> None:
+    with pytest.raises(UserError, match="5 authentic pictures cannot promise.*takes 19.*0.17"):
+        _calibrate(np.zeros(5, int), np.linspace(0, 1, 5))
+    assert _calibrate(np.zeros(5, int), np.linspace(0, 1, 5), false_alarms=0.17).alarms == 0
+
+
+def test_the_map_threshold_marks_no_more_than_asked() -> None:
+    found = _calibrate(np.zeros(40, int), np.linspace(0, 1, 40), marked=0.02)
+    assert found.map_threshold == pytest.approx(0.98, abs=1 / calibration.BINS)
+
+
+def _run(monkeypatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["calibrate", *map(str, arguments)])
+    command.main()
+
+
+@pytest.fixture
+def run(trained_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained_run, tmp_path / "run"))
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    for number in range(12):
+        write(tmp_path / "own" / f"{number}.png", picture(seed=number))
+    (tmp_path / "own" / "copy.png").write_bytes((tmp_path / "own" / "0.png").read_bytes())
+    (tmp_path / "own" / "text.png").write_text("no picture")
+    return tmp_path / "own"
+
+
+def test_own_pictures_calibrate_a_run_and_what_they_say_is_taken_up(
+    monkeypatch, capsys, caplog, own, run
+) -> None:
+    flags = ("--checkpoint", run, "--authentic", own)
+    with pytest.raises(UserError, match="12 authentic pictures cannot promise"):
+        _run(monkeypatch, *flags)
+    assert not (run / calibration.FILE).exists()
+    _run(monkeypatch, *flags, "--false-alarms", ".2", "--marked", ".3")
+    assert "1 of 12 authentic" in capsys.readouterr().out
+    assert "1 copies of others" in caplog.text and "text.png" in caplog.text
+    localizer = Localizer.load(run)
+    found = localizer.calibration
+    assert (found.authentic, found.false_alarms, found.alarms) == (12, 0.2, 1)
+    results = localizer.analyse([picture(seed=number) for number in range(12)])
+    assert sum(localizer.verdict(r.score) == "tampered" for r in results) == 1
+    assert np.mean([r.mask.mean() for r in results]) <= 0.3
+    assert localizer.threshold == found.map_threshold
+
+
+def test_the_validation_split_gives_the_probability_and_own_pictures_keep_it(
+    monkeypatch, own, run
+) -> None:
+    with pytest.raises(UserError, match="training data are not here"):
+        _run(monkeypatch, "--checkpoint", run)
+    monkeypatch.setattr(command, "choose_pictures", lambda *_: ([], "split"))
+    monkeypatch.setattr(command, "measure", lambda *_: (*_drawn(500), UNIFORM))
+    _run(monkeypatch, "--checkpoint", run)
+    first = Localizer.load(run).calibration
+    assert first.temperature == pytest.approx(2, rel=0.5) and first.authentic_to is not None
+    monkeypatch.undo()
+    _run(monkeypatch, "--checkpoint", run, "--authentic", own, "--false-alarms", ".1")
+    second = Localizer.load(run).calibration
+    assert (second.temperature, second.fitted_on) == (first.temperature, first.fitted_on)
+    assert second.authentic == 12 and second.authentic_to <= second.tampered_above
+
+
+def test_a_calibration_of_other_weights_or_another_format_is_not_taken(
+    monkeypatch, caplog, own, run
+) -> None:
+    _run(monkeypatch, "--checkpoint", run, "--authentic", own, "--false-alarms", ".2")
+    stored = json.loads((run / calibration.FILE).read_text())
+    (run / calibration.FILE).write_text(json.dumps({**stored, "model": "other"}))
+    assert Localizer.load(run).calibration is None and "of other weights" in caplog.text
+    (run / calibration.FILE).write_text(json.dumps({**stored, "format": 2}))
+    with pytest.raises(UserError, match="not a calibration"):
+        Localizer.load(run)
+
+
+def test_exports_carry_it(monkeypatch, own, run, tmp_path) -> None:
+    _run(monkeypatch, "--checkpoint", run, "--authentic", own, "--false-alarms", ".2")
+    export(load_model(run), "orbax", tmp_path / "export", [own / "0.png"])
+    found = Localizer.load(tmp_path / "export").calibration
+    assert found is not None and found == Localizer.load(run).calibration
+
+
+def test_training_data_that_changed_are_said_to_have_changed(caplog, own, run, tmp_path) -> None:
+    for number in range(6):
+        write(tmp_path / "data" / "Au" / f"a{number}.png", picture(seed=number))
+        write(tmp_path / "data" / "Tp" / f"t{number}.png", picture(seed=number))
+    localizer = Localizer.load(run)
+    config = localizer.config.copy_and_resolve_references().unlock()
+    config.data.dataset, config.data.val_fraction = "folder", 0.5
+    listing = read_dataset("folder", tmp_path / "data")
+    options = (localizer.geometry, localizer.edge_options, 0.5, config.seed)
+    remember_data(run, tmp_path, fingerprint(listing, *options))
+    arguments = command.parse_arguments(["--checkpoint", str(run), "--data", str(listing.root)])
+    named = SimpleNamespace(
+        config=config, geometry=localizer.geometry, edge_options=localizer.edge_options
+    )
+    kept, _ = command.choose_pictures(arguments, named)
+    assert kept == split_samples(listing.samples, 0.5, config.seed).validation
+    assert "may not be" not in caplog.text
+    (tmp_path / "data" / "Tp" / "t0.png").unlink()
+    command.choose_pictures(arguments, named)
+    assert "may not be what it was trained on" in caplog.text
+
+
+def test_pictures_of_the_training_data_are_left_out(caplog, own, trained_run, tmp_path) -> None:
+    write(tmp_path / "data" / "Au" / "same.png", picture(seed=3))
+    (tmp_path / "data" / "Au" / "same.png").write_bytes((own / "3.png").read_bytes())
+    write(tmp_path / "data" / "Tp" / "t.png", picture(seed=99))
+    config = Localizer.load(trained_run).config.copy_and_resolve_references()
+    arguments = command.parse_arguments(
+        ["--checkpoint", "x", "--authentic", str(own), "--data", str(tmp_path / "data")]
+    )
+    config.unlock()
+    config.data.dataset = "folder"
+    kept, _ = command.choose_pictures(arguments, SimpleNamespace(config=config))
+    assert "1 pictures of the training data" in caplog.text
+    assert len(kept) == 12 and not any(sample.image.name == "3.png" for sample in kept)
