@@ -14,7 +14,9 @@ usage: ./launch.sh COMMAND [ARGUMENTS]
   evaluate [FLAGS]      evaluate a checkpoint on data sets
   predict [FLAGS]       heat maps, masks and scores of your pictures
   export [FLAGS]        a trained model for other programs
-  serve [FLAGS]         a page in the browser
+  serve [FLAGS]         a page in the browser, and an HTTP interface
+  ablate, prepare, doctor, generate, edge-statistics [FLAGS]
+                        as `sapl --help` lists them
   hosts "H1 H2" train [FLAGS]
                         start one training process on each host, over ssh; H1 coordinates
   test [PYTEST FLAGS]   run the test suite
@@ -29,14 +31,14 @@ TEXT
 venv=${SAPL_VENV:-.venv}
 
 find_python() {
-  for candidate in ${PYTHON:-python3.12 python3.11 python3}; do
-    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
+  for candidate in ${PYTHON:-python3.12 python3.11 python3.13 python3}; do
+    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
       2>/dev/null; then
       echo "$candidate"
       return
     fi
   done
-  echo "error: no Python 3.11 or 3.12 found; install one or set PYTHON to it" >&2
+  echo "error: no Python 3.11 to 3.13 found; install one or set PYTHON to it" >&2
   return 2
 }
 

@@ -12,9 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from benchmarks.tables import write_page
+from data_pipelines.progress_bars import ProgressBar
 
 ROOT = Path(__file__).parents[1]
 Line = dict[str, Any]
@@ -89,9 +88,9 @@ def main() -> None:
         args.dtype = args.dtype or ("bfloat16" if on_gpu else "float32")
         args.steps = args.steps or (20 if on_gpu else 3)
         lines = []
-        for command in tqdm(commands(args), unit="run"):
+        for command in ProgressBar(commands(args), unit="run"):
             lines.append(run_one(command, args.timeout))
-            tqdm.write(json.dumps(lines[-1]))
+            ProgressBar.write(json.dumps(lines[-1]))
     write_page(args.output, lines)
     print(f"wrote {args.output}")
 

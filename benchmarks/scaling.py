@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from tqdm import tqdm
 
 from benchmarks.case import Case, cpu_name
 from benchmarks.lowering import lower_step
 from benchmarks.program import by_kind, collectives, matmul_flops
 from benchmarks.tables import replace_measured
 from benchmarks.train_step import OurStep, config_of
+from data_pipelines.progress_bars import ProgressBar
 
 PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
 LARGE = Case()
@@ -135,8 +135,8 @@ def main() -> None:
         small = list(variations(SMALL, (112, 448), ((12,), (2, 4, 6, 8, 10, 12))))
         lines = {
             "chip": cpu_name(),
-            "compiled": [compiled_point(*point) for point in tqdm(large, "compiled")],
-            "timed": [timed_point(args.steps, *point) for point in tqdm(small, "timed")],
+            "compiled": [compiled_point(*point) for point in ProgressBar(large, "compiled")],
+            "timed": [timed_point(args.steps, *point) for point in ProgressBar(small, "timed")],
             "collectives": moved_bytes(1),
         }
     if args.save:

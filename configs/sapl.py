@@ -97,6 +97,7 @@ def get_config() -> ConfigDict:
     train.eval_every = 500  # Steps between validations (I-AUC on the held-out training pictures).
     train.eval_batch_size = 0  # Global. 0: the training batch size.
     train.checkpoint_every = 500  # Steps between checkpoints of the run ("last").
+    train.profile_steps = ""  # "10:15": a jax.profiler trace of these steps, in WORKDIR/profile.
     train.keep = "last"  # Checkpoint to use: "last", or "best" by validation I-AUC.
     train.max_bad_steps = 10  # Steps with non-finite gradients, in a row, before the run stops.
     return config.lock()

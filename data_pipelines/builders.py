@@ -11,11 +11,11 @@ from typing import Any
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from tqdm import tqdm
 
 from data_pipelines.images import UnreadableImage, decode_image, read_bytes
 from data_pipelines.prepared import write_metadata
 from data_pipelines.preprocess import PAPER_GEOMETRY, Geometry, patch_edge_map, resize
+from data_pipelines.progress_bars import ProgressBar
 from data_pipelines.read_ahead import read_ahead
 from data_pipelines.readers import LABEL_NAMES, Listing, Sample, read_dataset
 from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions
@@ -108,7 +108,7 @@ class PictureBuilder(tfds.core.GeneratorBasedBuilder):
         self, split: str, samples: Sequence[Sample]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         counts = self._counts[split] = Counter(dict.fromkeys(LABEL_NAMES, 0))
-        bar = tqdm(
+        bar = ProgressBar(
             total=len(samples),
             desc=f"preparing {split}",
             unit=" pictures",

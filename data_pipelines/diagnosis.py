@@ -5,12 +5,12 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from tqdm import tqdm
 
 from data_pipelines.duplicates import identical_across, identical_groups
 from data_pipelines.images import decode_image, oddities, read_bytes
 from data_pipelines.listing import AUTHENTIC, LABEL_NAMES, TAMPERED, Listing, Sample
 from data_pipelines.masks import load_mask
+from data_pipelines.progress_bars import ProgressBar
 from data_pipelines.read_ahead import read_ahead
 from sapl_jax.errors import UserError
 
@@ -208,7 +208,7 @@ def examine(listing: Listing, progress: bool = True) -> list[Examined]:
     """Reads every picture and mask of a listing, in threads."""
     found = read_ahead(examine_sample, listing.samples, 16)
     total = len(listing.samples)
-    return list(tqdm(found, total=total, desc="reading", unit="image", disable=not progress))
+    return list(ProgressBar(found, total=total, desc="reading", unit="image", disable=not progress))
 
 
 def formats_tell_the_class(listing: Listing) -> bool:

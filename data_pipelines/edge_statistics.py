@@ -21,11 +21,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from data_pipelines.images import read_image
 from data_pipelines.listing import TAMPERED, Sample
 from data_pipelines.masks import load_mask
+from data_pipelines.progress_bars import ProgressBar
 from data_pipelines.readers import READERS, read_dataset
 from data_pipelines.soft_edges import canny_edges
 from sapl_jax.errors import Parser, UserError, run_main
@@ -130,7 +130,9 @@ def measure_all(
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         results = list(
-            tqdm(pool.map(attempt, samples), total=len(samples), unit="image", disable=not progress)
+            ProgressBar(
+                pool.map(attempt, samples), total=len(samples), unit="image", disable=not progress
+            )
         )
     means = [result for result in results if isinstance(result, np.ndarray)]
     reasons = [result for result in results if isinstance(result, str)]

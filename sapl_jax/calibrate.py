@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from data_pipelines.duplicates import identical_across, identical_groups
 from data_pipelines.listing import AUTHENTIC, Sample
 from data_pipelines.prepared import fingerprint
+from data_pipelines.progress_bars import ProgressBar
 from data_pipelines.readers import read_dataset
 from data_pipelines.splits import split_samples
 from sapl_jax.errors import Parser, UserError, run_main
@@ -125,7 +125,7 @@ def measure(
 
     labels, scores, counts = [], [], np.zeros(BINS)
     blind = [dataclasses.replace(sample, mask=None) for sample in samples]
-    for batch in tqdm(loaded_batches(blind, _BATCH), "calibrate", unit="batch"):
+    for batch in ProgressBar(loaded_batches(blind, _BATCH), "calibrate", unit="batch"):
         for item in batch:
             if item.image is None:
                 log.warning("skipped %s: %s", item.sample.image, "; ".join(item.problems))

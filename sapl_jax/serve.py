@@ -1,16 +1,24 @@
-"""Serves a page for single pictures: python -m sapl_jax.serve --checkpoint DIR.
+"""Serves a page and an HTTP interface for single pictures: sapl serve --checkpoint DIR.
 
-Drop a picture into the browser; see its score, its heat map and its mask. Needs the extra "serve".
+Drop a picture into the browser; see its score, its heat map and its mask. Programs send theirs:
+
+curl --data-binary @picture.jpg "http://127.0.0.1:7860/analyse?image=mask"
+
+GET /health, /version and /openapi.json say the rest. Beyond this machine (--host) the environment
+must hold SAPL_TOKEN, which programs send as "Authorization: Bearer TOKEN" and the page's user
+"sapl" types as the password. Needs the extra "serve".
 """
 
 import argparse
 import logging
+import os
 import socket
 import sys
 from pathlib import Path
 
 from sapl_jax.command_line import check_checkpoint
 from sapl_jax.errors import Parser, UserError, check_numbers, run_main
+from sapl_jax.files import tree_sha256
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +34,19 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--max-megapixels", type=int, default=50, help="of an uploaded picture")
     add("--concurrency", type=int, default=2, help="pictures analysed at the same time")
     add("--no-examples", action="store_true", help="offer no generated pictures")
+    add("--no-token", action="store_true", help="let everyone in who reaches --host")
     return parser.parse_args(arguments)
+
+
+def required_token(host: str, no_token: bool) -> str:
+    """The token that visitors must know, from SAPL_TOKEN; UserError where one is needed."""
+    token = os.environ.get("SAPL_TOKEN", "")
+    if not token and not no_token and host not in ("127.0.0.1", "localhost", "::1"):
+        raise UserError(
+            f"On {host} other machines can reach this. Set SAPL_TOKEN to a secret that they must "
+            "know, or let everyone in with --no-token."
+        )
+    return "" if no_token else token
 
 
 def check_address(host: str, port: int) -> None:
@@ -51,12 +71,14 @@ def main() -> None:
         max_megapixels=(1, 500),
         concurrency=(1, 64),
     )
+    token = required_token(arguments.host, arguments.no_token)
     check_checkpoint(arguments.checkpoint)
     check_address(arguments.host, arguments.port)
     try:
         from sapl_jax.serving import page as pages
+        from sapl_jax.serving.api import build_api
     except ModuleNotFoundError as error:
-        if error.name not in ("gradio", "starlette"):
+        if error.name not in ("gradio", "starlette", "fastapi"):
             raise
         raise UserError(
             "The page needs Gradio, which is not installed: pip install 'sapl-jax[serve]'."
@@ -80,6 +102,19 @@ def main() -> None:
     downloads = Downloads()
     try:
         examples = [] if arguments.no_examples else write_examples(downloads.folder / "examples")
+        api = build_api(
+            localizer,
+            threshold=localizer.threshold,
+            calibration=localizer.calibration,
+            model={
+                "checkpoint": localizer.source["checkpoint"],
+                "sha256": tree_sha256(Path(localizer.source["weights"])),
+            },
+            max_bytes=arguments.max_megabytes << 20,
+            max_pixels=arguments.max_megapixels * 1_000_000,
+            concurrency=arguments.concurrency,
+            token=token,
+        )
         page = pages.build_page(
             localizer,
             threshold=localizer.threshold,
@@ -90,11 +125,14 @@ def main() -> None:
             max_pixels=arguments.max_megapixels * 1_000_000,
             concurrency=arguments.concurrency,
         )
-        if arguments.host not in ("127.0.0.1", "localhost", "::1"):
-            log.warning("Listening on %s: anyone who reaches it can use it.", arguments.host)
         log.info("open http://%s:%d in a browser; Ctrl-C ends it", arguments.host, arguments.port)
         pages.launch(
-            page, host=arguments.host, port=arguments.port, max_megabytes=arguments.max_megabytes
+            page,
+            host=arguments.host,
+            port=arguments.port,
+            max_megabytes=arguments.max_megabytes,
+            api=api,
+            token=token,
         )
     finally:
         downloads.close()

@@ -25,6 +25,7 @@ FREE_FIELDS = (
     "train.checkpoint_every",
     "train.eval_batch_size",
     "train.max_bad_steps",
+    "train.profile_steps",
     "train.remat",
 )
 

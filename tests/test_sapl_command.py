@@ -92,6 +92,7 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path):
             (["serve", "--port", port], "Another program may use the port"),
             (["serve", "--max-megapixels=0"], "--max-megapixels is 0"),
             (["serve", "--checkpoint", file], "no folder"),
+            (["serve", "--host", "0.0.0.0"], "Set SAPL_TOKEN"),
             (["demo", "--output", out, "--config.train.stepz=1"], "stepz"),
             (["demo", "--output", out, "--train-images=0"], "--train-images is 0"),
             (["ablate", *given, data, "--config.seed=one"], "seed"),

@@ -4,13 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.test_container import REPOSITORY, copied
 from tests.training.run_in_memory import environment
-
-REPOSITORY = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -18,10 +16,10 @@ def sapl(tmp_path, monkeypatch):
     """Runs the installed program; the folder it runs in is empty at first."""
     pytest.importorskip("setuptools", "77")
     source, site, here = tmp_path / "source", tmp_path / "site", tmp_path / "here"
-    for package in ("sapl_jax", "data_pipelines", "configs"):
-        shutil.copytree(REPOSITORY / package, source / package)
-    for file in ("pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
-        shutil.copy(REPOSITORY / file, source)
+    source.mkdir()
+    for name, _ in copied():  # what the Dockerfile copies is enough to build from
+        copy = shutil.copytree if (REPOSITORY / name).is_dir() else shutil.copy
+        copy(REPOSITORY / name, source / name)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     wheel = ["wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, source]
     subprocess.run([*pip, *wheel], check=True)

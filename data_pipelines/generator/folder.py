@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-from tqdm import tqdm
 
 from data_pipelines.generator.examples import WORLDS, Example, kind_of, make_example, sources_of
 from data_pipelines.generator.photographs import (
@@ -22,6 +21,7 @@ from data_pipelines.generator.photographs import (
     open_library,
     photograph_example,
 )
+from data_pipelines.progress_bars import ProgressBar
 from sapl_jax.errors import UserError
 from sapl_jax.files import PARTIAL, hold_lock, write_atomically
 
@@ -98,7 +98,7 @@ def generate(
         _claim(folder, settings | recipe.settings)
         with hold_lock(folder / MARK, waiting_for="generates the same pictures"):
             missing = [n for n in range(images) if not _picture_path(folder, recipe, n).is_file()]
-            bar = tqdm(
+            bar = ProgressBar(
                 total=images,
                 initial=images - len(missing),
                 unit="pictures",

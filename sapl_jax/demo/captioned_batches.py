@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from data_pipelines.generator.captions import CONTENT, HISTORY, Captioned, captioned_picture
+from data_pipelines.progress_bars import ProgressBar
 from sapl_jax.demo.vocabulary import Vocabulary
 
 # Properties that leave traces in every small part of a picture, and so hold for its patches too.
@@ -56,7 +56,7 @@ def make_pictures(seed: int, count: int, size: int, workers: int) -> Pictures:
     content = []
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread) as pool:
         results = pool.map(_picture, jobs, chunksize=16)
-        for n, found in enumerate(tqdm(results, total=count, desc="photographs", mininterval=5)):
+        for n, found in enumerate(ProgressBar(results, total=count, desc="photographs")):
             pixels[n] = found.picture
             history[n] = [
                 words.index(word)

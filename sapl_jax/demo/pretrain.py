@@ -19,8 +19,8 @@ import numpy as np
 import optax
 from flax import nnx
 from optax.contrib import MuonDimensionNumbers, muon
-from tqdm import tqdm
 
+from data_pipelines.progress_bars import ProgressBar
 from sapl_jax.clip.weights import save_clip
 from sapl_jax.demo.captioned_batches import LOCAL, WORDS, Batch, make_batch, make_pictures, phrases
 from sapl_jax.demo.objective import MAX_SCALE, build_clip, pretraining_loss, small_config
@@ -110,7 +110,7 @@ def main() -> None:
         )  # fmt: skip
 
     opt_state, history, start = tx.init(params), [], time.monotonic()
-    with ThreadPoolExecutor(1) as pool, tqdm(total=flags.steps, unit="step") as bar:
+    with ThreadPoolExecutor(1) as pool, ProgressBar(total=flags.steps, unit="step") as bar:
         waiting = pool.submit(next_batch)
         for number in range(1, flags.steps + 1):
             batch, waiting = waiting.result(), pool.submit(next_batch)

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from data_pipelines.images import decode_image, oddities, read_bytes
 from data_pipelines.listing import TAMPERED, Listing, Sample
 from data_pipelines.masks import load_mask
+from data_pipelines.progress_bars import ProgressBar
 from data_pipelines.read_ahead import batches_ahead
 from sapl_jax.errors import UserError
 from sapl_jax.evaluation import intervals, protocols
@@ -201,7 +201,7 @@ def evaluate_dataset(
         pending.clear()
 
     with (
-        tqdm(
+        ProgressBar(
             total=len(listing.samples), desc=title or label, unit="image", disable=not progress
         ) as bar,
         concurrent.futures.ThreadPoolExecutor(_SCORERS) as pool,

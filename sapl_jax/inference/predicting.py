@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from data_pipelines.images import UnreadableImage
 from data_pipelines.listing import LABEL_NAMES, TAMPERED
+from data_pipelines.progress_bars import ProgressBar
 from data_pipelines.read_ahead import batches_ahead
 from sapl_jax.files import sha256_of
 from sapl_jax.inference import drawing as rendering
@@ -19,7 +19,7 @@ from sapl_jax.inference import reading
 from sapl_jax.inference.calibration import Calibration, verdict
 from sapl_jax.inference.detector import Detector
 from sapl_jax.inference.detector import Result as Result
-from sapl_jax.inference.output_folder import OutputFolder
+from sapl_jax.inference.output_folder import ENDINGS, OutputFolder
 
 _THREADS = 4
 _BATCH_PIXELS = 32_000_000  # decoded pixels in one batch, and waiting for one; or one picture
@@ -101,7 +101,7 @@ def predict(
 
     with (
         concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
-        tqdm(total=len(pictures), desc="predict", unit="image", disable=not progress) as bar,
+        ProgressBar(total=len(pictures), desc="predict", unit="image", disable=not progress) as bar,
     ):
         for batch in batches_ahead(load, pictures, limits.batch_size, _BATCH_PIXELS, _pixels):
             readable = [item for item in batch if item.picture is not None]
@@ -110,8 +110,11 @@ def predict(
             images = [item.picture.rgb for item in readable if item.picture is not None]
             analyses = detector.analyse(images) if images else []
             rendered = [
-                pool.submit(_render, item, analysis, threshold, calibration, report)
+                pool.submit(
+                    _render, item.path, item.picture, analysis, threshold, calibration, report
+                )
                 for item, analysis in zip(readable, analyses, strict=True)
+                if item.picture is not None
             ]
             for item, future in zip(readable, rendered, strict=True):
                 try:
@@ -127,23 +130,44 @@ def predict(
 
 
 def _render(
-    item: _Loaded,
+    path: Path,
+    picture: reading.Picture,
     analysis: Result,
     threshold: float,
     calibration: Calibration | None,
     report: Report | None,
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
-    picture = item.picture
-    assert picture is not None
+    files, record = render(picture, analysis, threshold, calibration)
+    if report is not None:
+        files["report"] = report(path, picture, analysis.heat_map, record)
+    return files, record
+
+
+def render(
+    picture: reading.Picture,
+    analysis: Result,
+    threshold: float,
+    calibration: Calibration | None,
+    parts: Sequence[str] = ENDINGS,
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """What people and programs get of a result.
+
+    Returns:
+        (PNG bytes of each of `parts`, a JSON object with score, verdict, regions and so on).
+
+    Raises:
+        UnreadableImage: the model gave no finite number, or the picture is too large for PNG.
+    """
     heat_map = analysis.heat_map
     if not (math.isfinite(analysis.score) and math.isfinite(float(heat_map.sum()))):
         raise UnreadableImage("the model gave a score or map that is not finite")
     mask = heat_map > threshold
-    files = {
-        "heatmap": rendering.encode_png(rendering.heat_map_to_grey(heat_map)),
-        "mask": rendering.encode_png(rendering.mask_to_grey(mask)),
-        "overlay": rendering.encode_png(rendering.overlay(picture.rgb, heat_map, mask)),
+    draw = {
+        "heatmap": lambda: rendering.heat_map_to_grey(heat_map),
+        "mask": lambda: rendering.mask_to_grey(mask),
+        "overlay": lambda: rendering.overlay(picture.rgb, heat_map, mask),
     }
+    files = {part: rendering.encode_png(draw[part]()) for part in parts}
     probability = calibration.probability(analysis.score) if calibration else None
     record = {
         "sha256": picture.sha256,
@@ -156,8 +180,6 @@ def _render(
         "regions": rendering.regions(mask),
         "notes": list(picture.notes),
     }
-    if report is not None:
-        files["report"] = report(item.path, picture, heat_map, record)
     return files, record
 
 

@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from tqdm import tqdm
 
+from data_pipelines.progress_bars import ProgressBar
 from sapl_jax.errors import UserError
 from sapl_jax.inference.detector import Detector, Result, result_of
 
@@ -81,7 +81,7 @@ class TiledDetector:
         weight = weight_y[:, None] * weight_x[None, :]
         heat_map = np.zeros((height, width), np.float32)
         corners = [(y, x) for y in rows for x in columns]
-        with tqdm(total=len(corners), desc="tiles", leave=False) as bar:
+        with ProgressBar(total=len(corners), desc="tiles", leave=False) as bar:
             for start in range(0, len(corners), self._batch):
                 batch = corners[start : start + self._batch]
                 tiles = [image[y : y + side_y, x : x + side_x] for y, x in batch]

@@ -12,7 +12,7 @@ from sapl_jax.checkpoints import CheckpointFolder
 from sapl_jax.errors import UserError
 from sapl_jax.models.sapl import SAPL, build_sapl
 from sapl_jax.training.state import init_state, make_optimizer, merge_model, split_model
-from sapl_jax.workdir import read_config
+from sapl_jax.workdir import FREE_FIELDS, read_config
 
 
 class TrainedModel(NamedTuple):
@@ -84,6 +84,7 @@ def require_current(config: ConfigDict, origin: Path) -> None:
         name
         for part in ("image", "clip", "model", "train")
         for name in _missing(get_config()[part], config.get(part, {}), part)
+        if name not in FREE_FIELDS  # of the run, not of the model
     ]
     if missing:
         raise UserError(

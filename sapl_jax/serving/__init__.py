@@ -1,1 +1,1 @@
-"""A page in the browser for looking at single pictures; needs the extra "serve" (Gradio)."""
+"""A page and an HTTP interface for single pictures; needs the extra "serve" (Gradio)."""

@@ -23,6 +23,7 @@ from sapl_jax.serving.analysis import (
     message,
     summary,
 )
+from sapl_jax.serving.api import Beside
 
 # Everything comes from this server: the page works offline and tells nobody that it is open.
 _POLICY = (
@@ -208,7 +209,16 @@ def build_page(
     return page.queue(max_size=64)
 
 
-def launch(page: gr.Blocks, *, host: str, port: int, max_megabytes: int, block: bool = True) -> str:
+def launch(
+    page: gr.Blocks,
+    *,
+    host: str,
+    port: int,
+    max_megabytes: int,
+    api: ASGIApp | None = None,
+    token: str = "",
+    block: bool = True,
+) -> str:
     """Serves the page and returns its address.
 
     Args:
@@ -216,6 +226,8 @@ def launch(page: gr.Blocks, *, host: str, port: int, max_megabytes: int, block: 
         host: address to listen on.
         port: 0 for any free one.
         max_megabytes: larger uploads are cut off while they arrive.
+        api: answers on its own paths beside the page.
+        token: the password of the page's only user, "sapl"; "": nobody has to log in.
         block: stay until Ctrl-C.
 
     Raises:
@@ -224,6 +236,9 @@ def launch(page: gr.Blocks, *, host: str, port: int, max_megabytes: int, block: 
     plain = gr.themes.Default(
         font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
     )
+    middleware = [Middleware(_Headers)]
+    if api is not None:
+        middleware.append(Middleware(Beside, api=api))
     try:
         _, address, _ = page.launch(
             server_name=host,
@@ -239,7 +254,13 @@ def launch(page: gr.Blocks, *, host: str, port: int, max_megabytes: int, block: 
             theme=plain,
             enable_monitoring=False,
             prevent_thread_lock=not block,
-            app_kwargs={"middleware": [Middleware(_Headers)], "docs_url": None, "redoc_url": None},
+            auth=("sapl", token) if token else None,
+            app_kwargs={
+                "middleware": middleware,
+                "docs_url": None,
+                "redoc_url": None,
+                "openapi_url": None,
+            },
         )
     except OSError as error:
         raise UserError(

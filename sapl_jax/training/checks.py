@@ -101,6 +101,11 @@ def check_values(config: ConfigDict) -> None:
     clip = config.clip.pretrained  # A folder, random:NAME or a name on the hub.
     if not (Path(clip).is_dir() or re.fullmatch(r"random:.+|\w[\w.-]*(/[\w.-]+)?", clip)):
         raise UserError(f"{clip}: no such folder. Give a CLIP folder or a Hugging Face hub name.")
+    steps = re.fullmatch(r"(\d+):(\d+)|", config.train.profile_steps)
+    if not steps or steps[1] and not int(steps[1]) < int(steps[2]):
+        raise UserError(
+            f"--config.train.profile_steps is {config.train.profile_steps!r}; expected FIRST:LAST."
+        )
     if not 0 <= config.data.val_fraction < 1:
         raise UserError(
             f"--config.data.val_fraction is {config.data.val_fraction}; expected 0 to under 1."

@@ -23,6 +23,7 @@ from sapl_jax.training.run_checkpoints import RunCheckpoints
 from sapl_jax.training.signals import StopRequest
 from sapl_jax.training.state import FrozenModel, TrainState, init_state, make_optimizer, split_model
 from sapl_jax.training.step import make_score_step, make_train_step
+from sapl_jax.training.watching import Profiler, panels
 from sapl_jax.training.writers import MetricWriter
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) ->
     score_step = make_score_step(frozen.graph, jax.devices())
     writer = MetricWriter(workdir, start, validation_due=validation_due, enabled=is_first)
     progress = Progress(start, num_steps, hyper.batch_size, enabled=is_first)
+    profiler = Profiler(hyper.profile_steps, workdir / "profile", enabled=is_first)
     go, halt = dev.stop_flags(local)
     stopping = False
 
@@ -117,9 +119,10 @@ def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) ->
     def validate(step: int, stop: StopRequest) -> bool:
         """Validates and keeps the best; False when a request to stop came in between."""
         nonlocal best_auc
-        labels, scores, complete = _scores(score_step, state, frozen, data, local, stop)
+        labels, scores, shown, complete = _scores(score_step, state, frozen, data, local, stop)
         if not complete:
             return False
+        writer.write_images(step, shown)
         i_auc = roc_auc(labels, scores) if len(labels) else None
         if i_auc is not None:
             writer.write(step, {"val_i_auc": i_auc})
@@ -142,6 +145,7 @@ def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) ->
             if validation_due:
                 validation_due = stopping = not validate(step, stop)
             while step < num_steps and not stopping:
+                profiler.at(step, state)
                 flag = go if stop.signum is None else halt
                 state, metrics = train_step(state, frozen.params, next(batches) | flag)
                 step += 1
@@ -163,12 +167,14 @@ def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) ->
                 finish_step(*pending)
             if step > start:
                 checkpoints.save_last(step, state, validation_due=validation_due)
+            profiler.close(state)
             checkpoints.wait()
             multihost_utils.sync_global_devices("the run is saved")
         if step < num_steps or validation_due:
             return stop.signum or signal.SIGTERM
         return None
     finally:
+        profiler.close()
         progress.close()
         checkpoints.close()
         writer.close()
@@ -195,30 +201,35 @@ def _check_finite(
 
 
 def _scores(
-    score_step: Callable[[Any, Any, Any], jax.Array],
+    score_step: Callable[[Any, Any, Any], tuple[jax.Array, jax.Array]],
     state: TrainState,
     frozen: FrozenModel,
     data: TrainingData,
     local: list[jax.Device],
     stop: StopRequest,
-) -> tuple[np.ndarray, np.ndarray, bool]:
+) -> tuple[np.ndarray, np.ndarray, NumpyBatch, bool]:
     """Labels and scores of the held-out pictures of all processes, and whether these are all.
+
+    In between: pictures to look at, the same each time, from this process's first batch.
 
     Ends early, in all processes at the same batch, when one of them is asked to stop.
     """
+    shown: NumpyBatch = {}
     labels, scores = [np.zeros(0, np.int32)], [np.zeros(0, np.float32)]
     for batch in data.val_batches():
         inputs = {k: batch[k] for k in ("image", "edge_map", "valid")}
         (placed,) = dev.shard_batches([inputs], local)
-        score = np.asarray(score_step(state.params, frozen.params, placed)).reshape(-1)
+        score, heat = map(np.asarray, score_step(state.params, frozen.params, placed))
+        score = score.reshape(-1)
+        shown = shown or panels(batch, heat.reshape(-1, *heat.shape[2:]))
         label, weight, stopped = batch["label"], batch["weight"], [stop.signum is not None]
         if jax.process_count() > 1:
             score, label, weight, stopped = multihost_utils.process_allgather(
                 (score, label, weight, np.asarray(stopped)), tiled=True
             )
         if np.any(stopped):
-            return labels[0], scores[0], False
+            return labels[0], scores[0], {}, False
         real = np.asarray(weight) > 0
         labels.append(np.asarray(label)[real])
         scores.append(np.asarray(score)[real])
-    return np.concatenate(labels), np.concatenate(scores), True
+    return np.concatenate(labels), np.concatenate(scores), shown, True

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from tqdm import tqdm
+from data_pipelines.progress_bars import ProgressBar
 
 
 class Progress:
@@ -12,7 +12,7 @@ class Progress:
 
     def __init__(self, start: int, total: int, batch_size: int, enabled: bool):
         """`batch_size` is global; `enabled` is false on all but the first process."""
-        self._bar = tqdm(
+        self._bar = ProgressBar(
             total=total,
             initial=start,
             desc="train",

@@ -15,8 +15,8 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sapl_jax.devices import AXIS
-from sapl_jax.models.localization import TAMPERED
 from sapl_jax.models.losses import sapl_loss
+from sapl_jax.models.sapl import score_and_patch_map
 from sapl_jax.training.memory import choose_recompute
 from sapl_jax.training.schedules import Schedule
 from sapl_jax.training.state import FrozenModel, PyTree, TrainState, merge_model
@@ -95,12 +95,14 @@ def make_train_step(
 
 def make_score_step(
     graph: nnx.GraphDef, devices: list[jax.Device]
-) -> Callable[[PyTree, PyTree, Batch], jax.Array]:
-    """The mapped validation step: (params, frozen, batch) -> image scores [N,b] float32."""
+) -> Callable[[PyTree, PyTree, Batch], tuple[jax.Array, jax.Array]]:
+    """The mapped validation step: (params, frozen, batch) -> scores [N,b] and heat maps [N,b,g,g].
 
-    def score_step(params: PyTree, frozen: PyTree, batch: Batch) -> jax.Array:
+    Both float32; heat maps of patches.
+    """
+
+    def score_step(params: PyTree, frozen: PyTree, batch: Batch) -> tuple[jax.Array, jax.Array]:
         model = merge_model(params, FrozenModel(graph, frozen))
-        outputs = model(batch["image"], batch["edge_map"], batch["valid"])
-        return jax.nn.softmax(outputs.image_logits, axis=-1)[:, TAMPERED]
+        return score_and_patch_map(model, batch["image"], batch["edge_map"], batch["valid"])
 
     return jax.pmap(score_step, axis_name=AXIS, in_axes=(None, None, 0), devices=devices)

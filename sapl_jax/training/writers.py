@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
+from tensorboardX.summary import image, scalar
 
 from sapl_jax.errors import UserError
 from sapl_jax.files import write_atomically
@@ -59,6 +60,15 @@ class MetricWriter:
             self._lines.write(json.dumps(row) + "\n")
             for name, value in finite.items():
                 self._event(step=step, summary=scalar(name, value))
+            self._board.flush()
+
+    def write_images(self, step: int, pictures: dict[str, np.ndarray]) -> None:
+        """Puts pictures, uint8 RGB [H,W,3], on the board by name; UserError on a full disk."""
+        if not self._enabled:
+            return
+        with self._write_errors():
+            for name, pixels in pictures.items():
+                self._event(step=step, summary=image(name, pixels, dataformats="HWC"))
             self._board.flush()
 
     def close(self) -> None:

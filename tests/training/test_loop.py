@@ -4,9 +4,11 @@ import json
 import os
 import signal
 
+import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from sapl_jax.checkpoints import CheckpointFolder
 from sapl_jax.errors import UserError
@@ -39,6 +41,48 @@ def test_a_run_leaves_metrics_and_best_and_last_checkpoints(tiny_config, tmp_pat
     assert sorted(aucs) == [3, 6]
     assert best.record(best.latest_step())["i_auc"] == max(aucs.values())
     assert any((tmp_path / "tensorboard").iterdir())
+
+
+def records(file):
+    """The records of a TFRecord file: length, its checksum, content, its checksum."""
+    data = file.read_bytes()
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        yield data[12 : 12 + length]
+        data = data[16 + length :]
+
+
+def board_images(workdir):
+    """{name: {step: uint8 RGB}} of the TensorBoard files."""
+    found = {}
+    for file in (workdir / "tensorboard").iterdir():
+        for record in records(file):
+            event = Event.FromString(record)
+            for value in event.summary.value:
+                if value.HasField("image"):
+                    pixels = cv2.imdecode(
+                        np.frombuffer(value.image.encoded_image_string, np.uint8), 1
+                    )
+                    found.setdefault(value.tag, {})[event.step] = pixels
+    return found
+
+
+def test_validations_show_the_same_pictures_with_their_maps_and_steps_are_traced(
+    tiny_config, tmp_path
+):
+    tiny_config.train.profile_steps = "2:3"
+    run(tiny_config, tmp_path)
+    images = board_images(tmp_path)
+    assert sorted(images) == [
+        f"validation/{c}_{n}" for c in ("authentic", "tampered") for n in (1, 2)
+    ]
+    for shown in images.values():
+        assert sorted(shown) == [3, 6] and shown[3].shape == (224, 672, 3)
+        np.testing.assert_array_equal(shown[3][:, :448], shown[6][:, :448])  # picture, soft edges
+        assert np.any(shown[3][:, 448:] != shown[6][:, 448:])  # heat map
+    assert [path.stat().st_size > 1000 for path in (tmp_path / "profile").rglob("*.xplane.pb")] == [
+        True
+    ]
 
 
 def test_an_interrupted_run_continues_with_the_same_losses(tiny_config, tmp_path):

@@ -70,7 +70,7 @@ def test_gradients_of_two_devices_equal_those_of_one(tiny_config):
 
 
 # loss_cls, loss_background, loss_hecl of the first steps, as they were when these lines were
-# written; JAX 0.10 and 0.11 give the same. Work on speed leaves them as they are; a change of the
+# written; JAX 0.10 to 0.12 give the same. Work on speed leaves them as they are; a change of the
 # method changes them in the same commit and says so.
 GOLDEN = {
     "cls": [
