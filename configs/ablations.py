@@ -81,15 +81,9 @@ def get_config(row: str = "sapl") -> ConfigDict:
 
     "demo/ROW" changes configs/demo.py instead of the paper's configuration.
     """
-    base, slash, name = row.rpartition("/")
-    if name not in ROWS or base not in ("", "demo") or (slash and not base):
+    name = row.removeprefix("demo/")
+    if name not in ROWS:
         raise ValueError(f"no ablation {row!r}; there are {', '.join(ROWS)}, also as demo/ROW")
-    config = demo.get_config() if base else sapl.get_config()
-    row = name
-    for field, value in ROWS[row].changes.items():
-        place = config.model
-        *parents, name = field.split(".")
-        for parent in parents:
-            place = place[parent]
-        place[name] = value
+    config = (sapl if name == row else demo).get_config()
+    config.update_from_flattened_dict({f"model.{k}": v for k, v in ROWS[name].changes.items()})
     return config

@@ -165,6 +165,11 @@ def main() -> int | None:
         for name in ("batch_size", "eval_batch_size"):
             if size := config.train[name]:
                 devices.check_batch_size(f"config.train.{name}", size, jax.device_count())
+        if config.model.edges == "another" and config.train.batch_size < 2 * jax.device_count():
+            raise UserError(
+                "--config.model.edges is another, and a device's share of the batch is one picture:"
+                " expected at least two. Raise --config.train.batch_size or use fewer devices."
+            )
         processes.report_devices(dtype)
         stack.enter_context(processes.leave_on_error())
         first = jax.process_index() == 0

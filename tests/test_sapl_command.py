@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 
+from sapl_jax.clip.blocks import LEVELS
 from sapl_jax.command_line import COMMANDS
 from sapl_jax.models.hecl import GIVERS
 from sapl_jax.models.prompts import VARIANTS
@@ -116,4 +117,5 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path):
 
 def test_the_words_checked_early_are_those_of_the_code():
     assert CHOICES["model.prompts"] == VARIANTS
+    assert CHOICES["train.remat"] == ("auto", *LEVELS)
     assert CHOICES["model.hecl.givers"] == tuple(GIVERS)

@@ -136,6 +136,7 @@ def mistakes(folder):
         (given(clip__pretrained="openai/clip-vit-base-patch32"), "hf download"),
         (given(clip__pretrained=wrong_clip), "another shape"),
         (given(train__batch_size=5), "batch_size is 5.*2 devices.*multiple of 2"),
+        (given(model__edges="another", train__batch_size=2), "edges is another.*at least two"),
         (given(model__taps="2,9"), "9.*4"),
         (given(workdir=folder / "run", seed=3), "another configuration.*seed: 0 there, 3 now"),
         (given(workdir=file / "run"), "cannot be written"),

@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sapl_jax.models.layers import HeadParam, lecun_stacked
+from sapl_jax.clip.blocks import Trainable
+from sapl_jax.models.layers import lecun_stacked
 
 
 class EdgeTokens(nnx.Module):
@@ -31,18 +32,18 @@ class EdgeTokens(nnx.Module):
         """`num_heads` must divide `text_width`. All parameters are float32 and stacked by tap."""
         self.num_heads = num_heads
         width = (num_taps, text_width, text_width)
-        self.cls_kernel = HeadParam(lecun_stacked(rngs, (vision_width, text_width)))
-        self.cls_bias = HeadParam(jnp.zeros((text_width,)))
-        self.patch_kernel = HeadParam(lecun_stacked(rngs, (num_taps, vision_width, text_width)))
-        self.patch_bias = HeadParam(jnp.zeros((num_taps, text_width)))
-        self.query_kernel = HeadParam(lecun_stacked(rngs, width))
-        self.query_bias = HeadParam(jnp.zeros((num_taps, text_width)))
-        self.key_kernel = HeadParam(lecun_stacked(rngs, width))
-        self.value_kernel = HeadParam(lecun_stacked(rngs, width))
-        self.value_bias = HeadParam(jnp.zeros((num_taps, text_width)))
+        self.cls_kernel = Trainable(lecun_stacked(rngs, (vision_width, text_width)))
+        self.cls_bias = Trainable(jnp.zeros((text_width,)))
+        self.patch_kernel = Trainable(lecun_stacked(rngs, (num_taps, vision_width, text_width)))
+        self.patch_bias = Trainable(jnp.zeros((num_taps, text_width)))
+        self.query_kernel = Trainable(lecun_stacked(rngs, width))
+        self.query_bias = Trainable(jnp.zeros((num_taps, text_width)))
+        self.key_kernel = Trainable(lecun_stacked(rngs, width))
+        self.value_kernel = Trainable(lecun_stacked(rngs, width))
+        self.value_bias = Trainable(jnp.zeros((num_taps, text_width)))
         # Zero output: at the start every edge token is zero and the prompts are CoOp's.
-        self.out_kernel = HeadParam(jnp.zeros(width))
-        self.out_bias = HeadParam(jnp.zeros((num_taps, text_width)))
+        self.out_kernel = Trainable(jnp.zeros(width))
+        self.out_bias = Trainable(jnp.zeros((num_taps, text_width)))
 
     def __call__(
         self, patches: jax.Array, cls: jax.Array, edge_map: jax.Array, valid: jax.Array

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sapl_jax.models.layers import HeadParam, l2_normalize, lecun_stacked
+from sapl_jax.clip.blocks import Trainable
+from sapl_jax.models.layers import l2_normalize, lecun_stacked
 
 # Who gives: [own label is 0, own label is 1] -> may it give (authentic, manipulated) edges?
 GIVERS = {"label": ((True, False), (False, True)), "tampered_both": ((True, False), (True, True))}
@@ -36,10 +37,10 @@ class ProjectionHeads(nnx.Module):
     def __init__(self, num_taps: int, width: int, dim: int, rngs: nnx.Rngs):
         """`width`: of the joint image-text space; `dim`: of the features. All float32."""
         self.dim = dim
-        self.hidden_kernel = HeadParam(lecun_stacked(rngs, (num_taps, width, width)))
-        self.hidden_bias = HeadParam(jnp.zeros((num_taps, width)))
-        self.out_kernel = HeadParam(lecun_stacked(rngs, (num_taps, width, dim)))
-        self.out_bias = HeadParam(jnp.zeros((num_taps, dim)))
+        self.hidden_kernel = Trainable(lecun_stacked(rngs, (num_taps, width, width)))
+        self.hidden_bias = Trainable(jnp.zeros((num_taps, width)))
+        self.out_kernel = Trainable(lecun_stacked(rngs, (num_taps, width, dim)))
+        self.out_bias = Trainable(jnp.zeros((num_taps, dim)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[L, ..., P] -> unit vectors [L, ..., D], float32."""

@@ -1,20 +1,10 @@
-"""Trainable parameters of SAPL's heads: one variable type, one way to initialise."""
+"""What the heads of ECPL and HECL share: how they are initialised, and the unit length."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-
-from sapl_jax.clip.blocks import Trainable
-
-
-class HeadParam(Trainable):
-    """A parameter of ECPL or HECL: float32, trained."""
-
-
-class PromptParam(Trainable):
-    """A learned context vector or part of the network that makes one: float32, trained."""
 
 
 def lecun_stacked(rngs: nnx.Rngs, shape: tuple[int, ...]) -> jax.Array:

@@ -4,26 +4,21 @@ L = L_cls + w(t) L_HECL, Eq. (7), plus the background term where it is on. All a
 replica of a data-parallel step; means over HECL's anchors are taken over all replicas.
 """
 
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from sapl_jax.errors import UserError
 from sapl_jax.models.hecl import GIVERS, Anchors, make_anchors, select_patches
 from sapl_jax.models.localization import TAMPERED, tampered_margin
 from sapl_jax.models.queues import Queues, enqueue, filled
-
-if TYPE_CHECKING:
-    from sapl_jax.models.sapl import SAPL, Outputs
+from sapl_jax.models.sapl import SAPL, Outputs
 
 Parts = dict[str, jax.Array]
 
 
 def sapl_loss(
-    model: "SAPL",
-    outputs: "Outputs",
+    model: SAPL,
+    outputs: Outputs,
     batch: dict[str, jax.Array],
     queues: Queues,
     config: ConfigDict,
@@ -45,11 +40,6 @@ def sapl_loss(
         loss, and (parts, queues); parts: loss_cls, loss_background, loss_hecl, accuracy, scalars.
     """
     train, label = config.train, batch["label"]
-    if config.model.edges == "another" and len(label) < 2:
-        raise UserError(
-            "--config.model.edges is another, and a device's share of the batch is one picture: "
-            "expected at least two. Raise --config.train.batch_size or use fewer devices."
-        )
     valid = batch["valid"].reshape(label.shape[0], -1)
     correct = jnp.argmax(outputs.image_logits, axis=-1) == label
     parts = {
@@ -105,8 +95,8 @@ def background_loss(
 
 
 def hecl_loss(
-    model: "SAPL",
-    outputs: "Outputs",
+    model: SAPL,
+    outputs: Outputs,
     valid: jax.Array,
     label: jax.Array,
     queues: Queues,

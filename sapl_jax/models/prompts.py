@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sapl_jax.clip.blocks import Trainable
 from sapl_jax.clip.model import CLIP
 from sapl_jax.errors import UserError
 from sapl_jax.models.ecpl import EdgeTokens
-from sapl_jax.models.layers import PromptParam, lecun_stacked
+from sapl_jax.models.layers import lecun_stacked
 
 VARIANTS = ("fixed", "coop", "cocoop", "ecpl_no_edge", "ecpl")
 MAX_TEXT_LENGTH = 77
@@ -82,13 +83,13 @@ class Prompts(nnx.Module):
 
         if num_context:
             shape = (len(class_ids), num_context, text_width)
-            self.context = PromptParam(0.02 * jax.random.normal(rngs.params(), shape))
+            self.context = Trainable(0.02 * jax.random.normal(rngs.params(), shape))
         if variant == "cocoop":
             hidden = max(1, vision_width // _COCOOP_REDUCTION)
-            self.meta_in = PromptParam(lecun_stacked(rngs, (vision_width, hidden)))
-            self.meta_in_bias = PromptParam(jnp.zeros((hidden,)))
-            self.meta_out = PromptParam(lecun_stacked(rngs, (hidden, text_width)))
-            self.meta_out_bias = PromptParam(jnp.zeros((text_width,)))
+            self.meta_in = Trainable(lecun_stacked(rngs, (vision_width, hidden)))
+            self.meta_in_bias = Trainable(jnp.zeros((hidden,)))
+            self.meta_out = Trainable(lecun_stacked(rngs, (hidden, text_width)))
+            self.meta_out_bias = Trainable(jnp.zeros((text_width,)))
         if self.uses_edges:
             self.edge_tokens = EdgeTokens(num_taps, vision_width, text_width, num_heads, rngs)
 

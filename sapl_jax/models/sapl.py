@@ -53,12 +53,12 @@ class SAPL(nnx.Module):
         heads: ProjectionHeads | None,
         taps: tuple,
         *,
-        image_logits: str = "cls",
-        pooled_share: float = 0.0,
-        heat_map: HeatMap | None = None,
-        edges: str = "own",
-        logit_scale: float = 0.0,
-        value_attention: bool = False,
+        image_logits: str,
+        pooled_share: float,
+        heat_map: HeatMap,
+        edges: str,
+        logit_scale: float,
+        value_attention: bool,
     ):
         """`taps` are vision blocks counted from 1; `heads`: HECL's own, where it has them.
 
@@ -72,7 +72,7 @@ class SAPL(nnx.Module):
         self.logit_scale = logit_scale
         self.value_attention = value_attention
         self.edges = edges
-        self.heat_map = heat_map or HeatMap()
+        self.heat_map = heat_map
         self.image_logits = image_logits
         self.pooled_share = pooled_share
         self.clip = clip

@@ -14,6 +14,7 @@ _MEMBERS = {"model.taps": int, "model.class_words": str, "clip.lora_targets": st
 CHOICES: dict[str, Collection[str]] = {
     "data.dataset": ("casia_v2", "folder"),
     "train.schedule": ("constant", "cosine"),
+    "train.remat": ("auto", "none", "mlp", "blocks"),
     "train.dtype": ("auto", "float32", "bfloat16"),
     "model.prompts": ("fixed", "coop", "cocoop", "ecpl_no_edge", "ecpl"),
     "model.edges": ("own", "another"),
@@ -35,6 +36,7 @@ _ABOVE_ZERO = (
     "train.prompt_rate",
     "train.tampered_weight",
     "model.attention_heads",
+    "model.prompt_length",
     "model.pooled_share",
     "model.heat_map.miss_cost",
     "model.hecl.top_k",
@@ -44,13 +46,13 @@ _ABOVE_ZERO = (
 )
 _AT_LEAST_ZERO = (
     "train.num_steps",
+    "train.warmup_steps",
     "train.weight_decay",
     "train.background_share",
     "train.background_weight",
     "data.jpeg_share",
     "train.max_bad_steps",
     "train.eval_batch_size",
-    "model.prompt_length",
     "model.logit_scale",
     "model.hecl.weight",
     "model.heat_map.sigma",

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 
 from sapl_jax.clip.blocks import LEVELS, Recompute
 from sapl_jax.clip.config import VisionConfig
-from sapl_jax.errors import UserError
 
 # Arrays of [B, T, D] that each level keeps of a block: its input, q, k, v, the attention's output
 # after its projection, and the four that the MLP's first layer is wide.
@@ -15,27 +14,26 @@ _SHARE = 0.85
 
 
 def choose_recompute(
-    remat: str, config: VisionConfig, shape: tuple[int, ...], dtype: jnp.dtype, device: jax.Device
+    remat: str,
+    config: VisionConfig,
+    shape: tuple[int, ...],
+    dtype: jnp.dtype,
+    devices: list[jax.Device],
 ) -> Recompute:
     """What `config.train.remat` means on a device.
 
     Args:
         remat: a name in `LEVELS`, or "auto": the first that fits into the device's memory ("none"
-            where that is not known, as on CPUs). "True" and "False" are "blocks" and "none".
+            where that is not known, as on CPUs).
         config: of the vision tower.
         shape: of this device's share of a batch of pictures, [B, C, C, 3].
         dtype: compute type.
-        device: one of those that train.
-
-    Raises:
-        UserError: `remat` is something else.
+        devices: those that train, of one kind; the memory of one of this process's is asked.
     """
-    level = {"true": "blocks", "false": "none"}.get(str(remat).lower(), remat)
-    if level == "auto":
-        level = fitting_level(config, shape, dtype, _memory_of(device))
-    if level not in LEVELS:
-        names = ", ".join(repr(name) for name in LEVELS)
-        raise UserError(f"config.train.remat is {remat!r}; expected 'auto' or one of {names}.")
+    here = jax.process_index()
+    device = next((d for d in devices if d.process_index == here), devices[0])
+    auto = remat == "auto"
+    level = fitting_level(config, shape, dtype, _memory_of(device)) if auto else remat
     # Compiled GPU programs copy what a scan keeps, to its stack and back: a fifth of all they move.
     return Recompute(level, unroll=device.platform in ("gpu", "cuda", "rocm"))
 

@@ -52,7 +52,7 @@ def make_train_step(
             model = merge_model(params, FrozenModel(graph, frozen))
             vision, dtype = model.clip.config.vision, model.clip.vision.dtype
             recompute = choose_recompute(
-                config.train.remat, vision, batch["image"].shape, dtype, devices[0]
+                config.train.remat, vision, batch["image"].shape, dtype, devices
             )
             outputs = model(batch["image"], batch["edge_map"], batch["valid"], recompute=recompute)
             return sapl_loss(model, outputs, batch, state.queues, config, weight, AXIS)

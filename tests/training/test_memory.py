@@ -8,7 +8,6 @@ import pytest
 
 from sapl_jax.clip.blocks import LEVELS, Recompute
 from sapl_jax.clip.config import BUILT_IN
-from sapl_jax.errors import UserError
 from sapl_jax.training.memory import choose_recompute, fitting_level
 
 VISION = BUILT_IN["vit-large-patch14-336"].vision
@@ -16,11 +15,19 @@ VISION = BUILT_IN["vit-large-patch14-336"].vision
 
 def device(platform, limit):
     stats = {"bytes_limit": limit} if limit else None
-    return types.SimpleNamespace(platform=platform, memory_stats=lambda: stats)
+    return types.SimpleNamespace(platform=platform, memory_stats=lambda: stats, process_index=0)
 
 
-def chosen(remat, at, batch=12, dtype="bfloat16"):
-    return choose_recompute(remat, VISION, (batch, 518, 518, 3), jnp.dtype(dtype), at)
+def of_another_process():
+    def refuse():
+        raise jax.errors.JaxRuntimeError("MemoryStats is only supported for addressable devices")
+
+    return types.SimpleNamespace(platform="tpu", memory_stats=refuse, process_index=1)
+
+
+def chosen(remat, *at, batch=12, dtype="bfloat16"):
+    shape = (batch, 518, 518, 3)
+    return choose_recompute(remat, VISION, shape, jnp.dtype(dtype), list(at))
 
 
 @pytest.mark.parametrize(
@@ -36,7 +43,12 @@ def chosen(remat, at, batch=12, dtype="bfloat16"):
     ],
 )
 def test_auto_recomputes_no_more_than_memory_asks_for(gigabytes, batch, dtype, level):
-    assert chosen("auto", device("tpu", gigabytes * 1e9), batch, dtype) == Recompute(level)
+    at = device("tpu", gigabytes * 1e9)
+    assert chosen("auto", at, batch=batch, dtype=dtype) == Recompute(level)
+
+
+def test_a_process_asks_a_device_of_its_own():
+    assert chosen("auto", of_another_process(), device("tpu", 8e9)) == Recompute("mlp")
 
 
 def test_auto_keeps_everything_where_memory_is_unknown():
@@ -46,16 +58,6 @@ def test_auto_keeps_everything_where_memory_is_unknown():
 def test_a_gpu_unrolls():
     assert chosen("mlp", device("gpu", 1e9)) == Recompute("mlp", unroll=True)
     assert chosen("mlp", device("tpu", 1e9)) == Recompute("mlp", unroll=False)
-
-
-@pytest.mark.parametrize("old, level", [(True, "blocks"), (False, "none"), ("True", "blocks")])
-def test_the_switch_it_used_to_be_still_works(old, level):
-    assert chosen(old, device("tpu", None)).level == level
-
-
-def test_a_wrong_name_is_the_users_mistake():
-    with pytest.raises(UserError, match="'all'.*'auto'.*'mlp'"):
-        chosen("all", device("tpu", None))
 
 
 def test_levels_need_less_and_less():
