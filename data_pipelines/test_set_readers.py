@@ -34,14 +34,20 @@ NIST16_TABLE = "reference/manipulation/NC2016-manipulation-ref.csv"
 def read_casia_v1(root: str | Path) -> Listing:
     """Lists CASIA v1.0 by file names, wherever below the root the folders are.
 
-        `Au_*` is authentic (`Au/`), `Sp_*` tampered (`Sp/` or `Modified Tp/Tp/{CM,Sp}`), and
-    XX UserError where the root
-        is not a folder or holds no such file.
+    `Au_*` is authentic (`Au/`), `Sp_*` tampered (`Sp/` or `Modified Tp/Tp/{CM,Sp}`), and
+    `<stem>_gt.png` the mask of `<stem>`, or the one that alone has its serial number. Where a
+    picture is there twice, the corrected copy in a "Modified" folder wins. Raises UserError where
+    the root is not a folder or holds no such file.
     """
     listing = Listing("casia_v1", existing_root(root), samples=[])
     masks: dict[str, Path] = {}
     pictures: dict[str, Path] = {}
     version_2 = 0
+
+    def modified(path: Path) -> bool:
+        below = path.relative_to(listing.root).parts
+        return any(part.lower().startswith("modified") for part in below)
+
     for path in _pictures_below(listing.root):
         stem = path.stem
         if stem.lower().endswith("_gt"):
@@ -51,7 +57,7 @@ def read_casia_v1(root: str | Path) -> Listing:
             listing.skipped.append((path, "a name of CASIA v2.0, not of v1.0"))
         elif not (_CASIA_V1_AUTHENTIC.fullmatch(stem) or _CASIA_V1_TAMPERED.match(stem)):
             listing.skipped.append((path, "not a name of CASIA v1.0 (Au_ani_0001 or Sp_D_...)"))
-        elif (other := pictures.get(stem)) is None or _modified(path) > _modified(other):
+        elif (other := pictures.get(stem)) is None or modified(path) > modified(other):
             pictures[stem] = path
             if other is not None:
                 listing.skipped.append((other, f"superseded by {path}"))
@@ -64,14 +70,14 @@ def read_casia_v1(root: str | Path) -> Listing:
             f"{hint}"
         )
     tampered = {stem for stem in pictures if _CASIA_V1_TAMPERED.match(stem)}
-    corrected = {trailing_number(stem) for stem in tampered if _modified(pictures[stem])}
+    corrected = {trailing_number(stem) for stem in tampered if modified(pictures[stem])}
     pair_by_number(tampered, masks, listing)
     for stem, path in pictures.items():
         if stem not in tampered:
             listing.add(path, AUTHENTIC)
         elif stem not in masks and _CASIA_V1_NO_MASK.fullmatch(stem):
             listing.skipped.append((path, "the data set has no mask for it"))
-        elif stem not in masks and not _modified(path) and trailing_number(stem) in corrected:
+        elif stem not in masks and not modified(path) and trailing_number(stem) in corrected:
             listing.skipped.append((path, "superseded by its renamed copy in a Modified folder"))
         else:
             listing.add(path, TAMPERED, masks.get(stem))
@@ -192,7 +198,3 @@ def _nist16_rows(table: Path) -> list[tuple[str, ...]]:
 def _pictures_below(root: Path) -> list[Path]:
     files = (Path(file) for file in walk_files(root))
     return sorted(path for path in files if path.suffix.lower() in PICTURE_SUFFIXES)
-
-
-def _modified(path: Path) -> bool:
-    return any(part.lower().startswith("modified") for part in path.parts)

@@ -59,16 +59,17 @@ def test_casia_v1_pairs_by_the_number_where_names_differ(tmp_path: Path) -> None
     assert len(listing.notes) == 1 and listing.notes[0].startswith("3 masks")
 
 
-def test_casia_v1_with_both_copies_takes_the_renamed_one_once(tmp_path: Path) -> None:
-    write_tree(
-        tmp_path,
+@pytest.mark.parametrize("folder", ["casia", "modified_casia"])
+def test_casia_v1_with_both_copies_takes_the_renamed_one_once(tmp_path: Path, folder: str) -> None:
+    root = write_tree(
+        tmp_path / folder,
         [
             "Original Tp/Tp/Sp/Sp_D_NND_A_nat0054_nat0054_0189.jpg",
             "Modified Tp/Tp/CM/Sp_S_NND_A_nat0054_nat0054_0189.jpg",
             "gt/CM/Sp_S_NND_A_nat0054_nat0054_0189_gt.png",
         ],
     )
-    listing = read_dataset("casia_v1", tmp_path)
+    listing = read_dataset("casia_v1", root)
     assert list(pairs(listing)) == ["Sp_S_NND_A_nat0054_nat0054_0189.jpg"]
     assert "renamed copy" in listing.skipped[0][1]
 
