@@ -63,7 +63,7 @@ def examine_sample(sample: Sample) -> Examined:
     if sample.label != TAMPERED or sample.mask is None:
         return found
     try:
-        mask = load_mask(sample.mask, image, sample.mask_style, sample.outlines)
+        mask = load_mask(sample.mask, image, sample.mask_style)
     except UserError as error:
         return dataclasses.replace(found, mask_problem=str(error))
     share = float((mask.grey > 127).mean())

@@ -17,7 +17,7 @@ PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
 
 @dataclass(frozen=True)
 class Outlines:
-    """Tampered regions as polygons, which some sets have instead of mask files.
+    """Tampered regions as polygons, which some sets have instead of mask pictures.
 
     size: (height, width) in pixels of the picture they were drawn on.
     polygons: x and y of each corner in turn, in pixels.
@@ -36,8 +36,8 @@ class Sample:
     mask: file of the pixel-level truth, or None. Listing never opens it.
     sources: scenes that the picture shows, where the names tell; pictures that share one are
         kept on the same side of a training and validation split.
-    mask_style: how the mask says "tampered", one of `data_pipelines.masks.STYLES`.
-    outlines: the regions that the file `mask` gives for this picture, where it is no picture.
+    mask_style: how the mask says "tampered", one of `data_pipelines.masks.STYLES`; or the regions
+        that the file `mask` gives for this picture, where it is no picture.
     """
 
     name: str
@@ -45,8 +45,7 @@ class Sample:
     label: int
     mask: Path | None = None
     sources: tuple[str, ...] = ()
-    mask_style: str = "white"
-    outlines: Outlines | None = None
+    mask_style: str | Outlines = "white"
 
 
 @dataclass

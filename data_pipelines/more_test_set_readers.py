@@ -201,5 +201,4 @@ def _add_annotated(
     elif not regions:
         listing.add(path, TAMPERED if any(labels) else AUTHENTIC)
     else:
-        outlines = Outlines(size, tuple(regions))
-        listing.add(path, TAMPERED, table, mask_style="outlines", outlines=outlines)
+        listing.add(path, TAMPERED, table, mask_style=Outlines(size, tuple(regions)))

@@ -65,8 +65,8 @@ def _write(root: Path, count: int) -> None:
         write_mask(root / f"Gt/{number}_gt.png", mask.astype(np.uint8) * 255)
 
 
-def _run(monkeypatch, root: Path, output: Path, *more: str) -> None:
-    flags = ["--dataset", "folder", "--root", str(root), "--output", str(output), *more]
+def _run(monkeypatch, root: Path, output: Path, *more: str, dataset: str = "folder") -> None:
+    flags = ["--dataset", dataset, "--root", str(root), "--output", str(output), *more]
     monkeypatch.setattr(sys, "argv", ["edge_statistics", *flags])
     es.main()
 
@@ -84,6 +84,20 @@ def test_the_command_finds_the_sharper_tampered_edges(monkeypatch, capsys, tmp_p
     assert variance["tampered edges above authentic edges"]["share"] == 1
     assert (tmp_path / "out/edge_statistics.png").read_bytes().startswith(b"\x89PNG")
     assert "tampered edges" in capsys.readouterr().out
+
+
+def test_outlines_count_as_masks(monkeypatch, tmp_path) -> None:
+    write_mask(tmp_path / "Val/a.png", _scene()[0])
+    box = [100, 40, 149, 40, 149, 89, 100, 89]
+    content = {
+        "categories": [{"id": 1, "name": "Fake"}],
+        "images": [{"id": 1, "file_name": "a.png", "height": 120, "width": 160}],
+        "annotations": [{"image_id": 1, "category_id": 1, "segmentation": [box]}],
+    }
+    (tmp_path / "Val_poly.json").write_text(json.dumps(content))
+    _run(monkeypatch, tmp_path, tmp_path / "out", dataset="openforensics")
+    written = json.loads((tmp_path / "out/edge_statistics.json").read_text())
+    assert (written["pictures"], written["left_out"]) == (1, [])
 
 
 def test_a_set_without_masks_is_refused(monkeypatch, tmp_path) -> None:

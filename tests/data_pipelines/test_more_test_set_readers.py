@@ -193,7 +193,7 @@ def test_openforensics_outlines_follow_a_picture_that_was_made_smaller(tmp_path:
     half = cv2.resize(read_image(root / "Val/b.jpg"), (40, 32))
     (sample,) = [s for s in read_dataset("openforensics", root).samples if s.label]
     assert sample.mask is not None
-    mask = load_mask(sample.mask, half, sample.mask_style, sample.outlines)
+    mask = load_mask(sample.mask, half, sample.mask_style)
     assert mask.note is not None and mask.grey.shape == (32, 40) and mask.grey[20, 10] == 255
 
 
