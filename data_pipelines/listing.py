@@ -147,14 +147,20 @@ def find_folder(root: Path, *names: str) -> Path | None:
 def list_pictures(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Picture files directly in `folder`, sorted by name, and (other file, reason) pairs.
 
-    Hidden files, which systems leave behind, are passed over in silence.
+    Hidden files, which systems leave behind, are passed over in silence. A name that is no text,
+    which no record or report could hold, is told with its bytes escaped.
     """
     pictures, others = [], []
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
-        if path.is_dir():
+        text = path.name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        if path.name != text:
+            others.append((path.with_name(text), "its name is not UTF-8; rename it"))
+        elif path.is_dir():
             others.append((path, "a folder; pictures are only looked for one level deep"))
+        elif not path.is_file():
+            others.append((path, "a link to nothing, or no regular file"))
         elif path.suffix.lower() in PICTURE_SUFFIXES:
             pictures.append(path)
         else:

@@ -139,6 +139,16 @@ def test_class_without_a_readable_picture_is_an_error_and_leaves_nothing(tmp_pat
     assert not list((tmp_path / "out").rglob("prepared.json"))
 
 
+def test_files_that_no_record_can_name_are_skipped_and_listed(tmp_path: Path) -> None:
+    root = make_casia(tmp_path / "root", 3, 3)
+    (root / "Au" / "Au_ani_00007.jpg").symlink_to(root / "nothing.jpg")
+    shutil.copy(root / "Au" / "Au_ani_00001.jpg", root / "Au" / "\udcff.jpg")
+    prepared = prepare("casia_v2", root, tmp_path / "out", SMALL, progress=False)
+    assert prepared.num_train + prepared.num_val == 6
+    rows = json.loads((prepared.dir / "skipped.json").read_text())
+    assert [row["file"] for row in rows] == ["Au/Au_ani_00007.jpg", "Au/\\xff.jpg"]
+
+
 def test_output_that_is_a_file_is_a_user_error(tmp_path: Path) -> None:
     root = make_casia(tmp_path / "root", 2, 2)
     (tmp_path / "out").write_text("a file")

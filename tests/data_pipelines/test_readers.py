@@ -1,5 +1,6 @@
 """Listing data sets: pairing by stem, odd names, and errors that say what to do."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,23 @@ def test_other_files_are_listed_with_reasons_and_hidden_ones_passed_over(tmp_pat
         ("Thumbs.db", "not a picture file (.db)"),
         ("deep", "a folder"),
     ]
+
+
+def test_links_to_nothing_pipes_and_names_that_are_no_text_are_listed_not_read(
+    tmp_path: Path,
+) -> None:
+    root = tree(tmp_path, "Au/a.jpg", "Tp/b.jpg", "Tp/\udcffc.jpg", "Tp/\udcff.db")
+    (root / "Tp" / "gone.jpg").symlink_to(root / "nothing.jpg")
+    os.mkfifo(root / "Tp" / "pipe.jpg")
+    listing = read_dataset("folder", root)
+    assert [sample.name for sample in listing.samples] == ["Au/a.jpg", "Tp/b.jpg"]
+    no_file, no_text = "a link to nothing, or no regular file", "its name is not UTF-8; rename it"
+    assert {(path.name, reason) for path, reason in listing.skipped} == {
+        ("gone.jpg", no_file),
+        ("pipe.jpg", no_file),
+        ("\\xffc.jpg", no_text),
+        ("\\xff.db", no_text),
+    }
 
 
 def test_names_are_unique_where_stems_are_not(tmp_path: Path) -> None:
