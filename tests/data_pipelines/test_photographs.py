@@ -163,9 +163,10 @@ def test_what_cannot_be_used_is_said(folders, tmp_path) -> None:
         (["--photographs", "x", "--world", "seam"], "--world is for generated pictures"),
         (["--segments", "x"], "are for photographs"),
         (["--split", "test"], "are for photographs"),
+        (["--workers", "-1"], "--workers is -1; expected 1 to 1024"),
     ],
 )
-def test_flags_that_do_not_go_together_are_refused(monkeypatch, tmp_path, flags, message) -> None:
+def test_flags_that_cannot_be_followed_are_refused(monkeypatch, tmp_path, flags, message) -> None:
     monkeypatch.setattr(
         sys, "argv", ["generate", "--output", str(tmp_path / "set"), "--images", "4", *flags]
     )
