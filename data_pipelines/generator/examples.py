@@ -133,16 +133,15 @@ def make_example(
         picture, mask = seam_picture(rng, own.rng(), other.rng(), shape, last, tampered, limits)
     else:
         picture, mask = _interior_picture(rng, own, other, shape, kind, limits)
-    jpeg, mask = finish(seed, number, picture, mask, size)
+    # An independent stream: how a picture is published must not depend on the forgery's draws.
+    jpeg, mask = finish(stream(seed, number, 2), picture, mask, size)
     return Example(jpeg, mask, kind, sources_of(seed, number, world))
 
 
 def finish(
-    seed: int, number: int, picture: np.ndarray, mask: np.ndarray | None, size: int
+    rng: np.random.Generator, picture: np.ndarray, mask: np.ndarray | None, size: int
 ) -> tuple[bytes, np.ndarray | None]:
-    """Edits, saves and publishes picture `number` of either class: JPEG bytes and mask."""
-    # An independent stream: how a picture is published must not depend on the forgery's draws.
-    rng = stream(seed, number, 2)
+    """Edits, saves and publishes a picture of either class: JPEG bytes and mask."""
     picture = whole_picture_edit(rng, picture)
     if rng.random() < 0.5:  # Saved once by the editor, before it is published.
         picture = resave(picture, int(rng.integers(92, 99)), "4:4:4")

@@ -133,7 +133,7 @@ def photograph_example(
         splicing = kind == "splicing"
         donor = _view(rng, library, paths[1], longer, True, limits) if splicing else target
         picture, mask = _paste(rng, target, donor, limits)
-    jpeg, mask = finish(seed, number, picture, mask, size)
+    jpeg, mask = finish(stream(seed, number, 2), picture, mask, size)
     return Example(jpeg, mask, kind, forged_sources_of(library, seed, number))
 
 
