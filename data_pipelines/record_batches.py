@@ -15,6 +15,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
+from data_pipelines.jpeg import resave
 from data_pipelines.prepared import Prepared, open_prepared
 from data_pipelines.preprocess import Geometry, pad, valid_patches
 from data_pipelines.read_ahead import read_ahead
@@ -204,10 +205,7 @@ def _decode(
         if picture is None:
             raise ValueError("a picture in it cannot be decoded")
         if item.jpeg:
-            _, data = cv2.imencode(
-                ".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, item.jpeg]
-            )
-            picture = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB))
+            picture = resave(picture, item.jpeg, "4:2:0")
         edge_map = np.array(features["edge_map"].float_list.value, np.float32)
         values = {
             "image": pad(picture, geometry),

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from data_pipelines.generator.camera import decode, level, sample_camera
+from data_pipelines.generator.camera import level, sample_camera
 from data_pipelines.generator.examples import finish, stream
 from data_pipelines.generator.scenes import render_scene
+from data_pipelines.jpeg import decode
 
 # Each property of the history takes one of its words in every picture.
 HISTORY: dict[str, tuple[str, ...]] = {

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from data_pipelines.generator.camera import Camera, encode, resave, sample_camera
+from data_pipelines.generator.camera import Camera, sample_camera
 from data_pipelines.generator.forgeries import KINDS, Limits, Source, copy_move, remove, splice
 from data_pipelines.generator.scenes import render_scene
 from data_pipelines.generator.seams import KINDS as SEAM_KINDS
 from data_pipelines.generator.seams import seam_picture
+from data_pipelines.jpeg import encode, resave
 
 # interior: forgeries of other noise or resampling, seams blended. seam: nothing but the outline.
 WORLDS = ("interior", "seam", "both")

@@ -176,9 +176,7 @@ def _write_one(job: tuple[Path, int, _Recipe]) -> None:
     path = _picture_path(folder, recipe, number)
     example = recipe.make(number)
     if example.mask is not None:
-        done, png = cv2.imencode(".png", example.mask)
-        if not done:
-            raise RuntimeError("OpenCV could not encode a PNG")
+        png = cv2.imencode(".png", example.mask)[1]
         # The mask first: a picture that is there has its mask.
         write_atomically(folder / "Gt" / f"{path.stem}_gt.png", png.tobytes())
     write_atomically(path, example.jpeg)

@@ -1,4 +1,4 @@
-"""The benchmark generator: repeatable, disjoint sources, masks that mark what changed."""
+"""The picture generator: repeatable, disjoint sources, masks that mark what changed."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +14,10 @@ from data_pipelines.generator.folder import MARK, generate
 from data_pipelines.generator.forgeries import KINDS, Limits, Source, copy_move, remove, splice
 from data_pipelines.generator.scenes import KINDS as SCENES
 from data_pipelines.generator.scenes import render_scene
+from data_pipelines.jpeg import decode
 from data_pipelines.readers import read_dataset
 from sapl_jax.errors import UserError
 from sapl_jax.files import PARTIAL, hold_lock
-
-
-def decode(jpeg: bytes) -> np.ndarray:
-    return cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
 
 
 def photo(seed: int) -> Source:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from data_pipelines import edge_statistics as es
-from data_pipelines.generator.camera import decode
 from data_pipelines.generator.examples import Example, kind_of, make_example, sources_of
 from data_pipelines.generator.folder import generate
 from data_pipelines.generator.forgeries import Limits
 from data_pipelines.generator.photographs import open_library, photograph_example
 from data_pipelines.generator.seams import GRID, KINDS, seam_picture
+from data_pipelines.jpeg import decode
 from sapl_jax.errors import UserError
 
 
