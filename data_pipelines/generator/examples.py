@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from data_pipelines.generator.camera import Camera, sample_camera
-from data_pipelines.generator.forgeries import KINDS, Limits, Source, copy_move, remove, splice
+from data_pipelines.generator.forgeries import KINDS, Source, copy_move, remove, splice
 from data_pipelines.generator.scenes import render_scene
 from data_pipelines.generator.seams import KINDS as SEAM_KINDS
 from data_pipelines.generator.seams import seam_picture
@@ -113,15 +113,12 @@ def _last_edit(seed: int, number: int, world: str) -> str:
     return kinds[int(stream(seed, number, 4).integers(len(kinds)))]
 
 
-def make_example(
-    seed: int, number: int, size: int = 256, limits: Limits | None = None, world: str = "interior"
-) -> Example:
+def make_example(seed: int, number: int, size: int = 256, world: str = "interior") -> Example:
     """Picture `number` of the endless set `seed`, the same each time it is asked for.
 
     Picture n owns the sources 2n and 2n + 1, so no two pictures share one, nor do two seeds.
     The longer side of the result is `size` pixels. world: one of WORLDS.
     """
-    limits = limits or Limits()
     rng = stream(seed, number, 1)
     aspect = ASPECTS[int(rng.integers(len(ASPECTS)))]
     scale = size / draw_shrink(rng) / max(aspect)
@@ -131,9 +128,9 @@ def make_example(
     kind, shape = kind_of(seed, number, world), (height, width)
     if world_of(number, world) == "seam":
         last, tampered = _last_edit(seed, number, world), number % 2 == 1
-        picture, mask = seam_picture(rng, own.rng(), other.rng(), shape, last, tampered, limits)
+        picture, mask = seam_picture(rng, own.rng(), other.rng(), shape, last, tampered)
     else:
-        picture, mask = _interior_picture(rng, own, other, shape, kind, limits)
+        picture, mask = _interior_picture(rng, own, other, shape, kind)
     # An independent stream: how a picture is published must not depend on the forgery's draws.
     jpeg, mask = finish(stream(seed, number, 2), picture, mask, size)
     return Example(jpeg, mask, kind, sources_of(seed, number, world))
@@ -150,21 +147,16 @@ def finish(
 
 
 def _interior_picture(
-    rng: np.random.Generator,
-    own: SourceId,
-    other: SourceId,
-    shape: tuple[int, int],
-    kind: str,
-    limits: Limits,
+    rng: np.random.Generator, own: SourceId, other: SourceId, shape: tuple[int, int], kind: str
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """A picture whose forgery, if any, differs over its whole area: uint8 [H, W, 3] and mask."""
     target, camera, _ = photograph(own, *shape)
     if kind == "splicing":
-        return splice(rng, target, photograph(other, *shape, unlike=camera)[0], limits)
+        return splice(rng, target, photograph(other, *shape, unlike=camera)[0])
     if kind == "copy-move":
-        return copy_move(rng, target, limits)
+        return copy_move(rng, target)
     if kind == "removal":
-        return remove(rng, target, limits)
+        return remove(rng, target)
     return target.picture, None
 
 
