@@ -56,10 +56,10 @@ def load_mask(path: Path, image: np.ndarray, style: str | Outlines = "white") ->
     any other size and UserError for a file that is no picture.
     """
     grey = _drawn(style, path) if isinstance(style, Outlines) else _read(path, style)
-    return fit_mask(grey, image, path)
+    return _fitted(grey, image, path)
 
 
-def fit_mask(grey: np.ndarray, image: np.ndarray, path: Path) -> Mask:
+def _fitted(grey: np.ndarray, image: np.ndarray, path: Path) -> Mask:
     """Fits a mask, uint8 [h, w] with white = tampered, to its picture as `load_mask` says."""
     height, width = image.shape[:2]
     mask_height, mask_width = grey.shape

@@ -52,10 +52,6 @@ class Prepared:
         """Number of pictures in "train" or "validation"."""
         return sum(self.counts.get(split, {}).values())
 
-    def skipped(self) -> list[dict[str, str]]:
-        """The files left out: [{"file": ..., "reason": ...}]."""
-        return json.loads((self.dir / SKIPPED).read_text(encoding="utf-8"))
-
 
 def fingerprint(
     listing: Listing, geometry: Geometry, options: EdgeOptions, val_fraction: float, seed: int

@@ -37,18 +37,17 @@ class SourceId:
 
 @dataclass(frozen=True)
 class Example:
-    """A finished picture: JPEG bytes, mask uint8 [H, W] (None: authentic), and where it is from."""
+    """A finished picture: JPEG bytes, mask uint8 [H, W] (None: authentic), and what it is."""
 
     jpeg: bytes
     mask: np.ndarray | None
     kind: str  # "authentic" or what was done to it
-    sources: tuple[SourceId, ...] | tuple[str, ...]  # str: names of photographs
 
 
 def photograph(
     source: SourceId, height: int, width: int, unlike: Camera | None = None
-) -> tuple[Source, Camera, list[str]]:
-    """The source picture of this id, its camera, and the words for what it shows.
+) -> tuple[Source, Camera]:
+    """The source picture of this id and its camera.
 
     `unlike`: a camera from which this one's noise must differ at least `NOISE_RATIO` times.
     """
@@ -57,7 +56,7 @@ def photograph(
     while unlike is not None and _similar(camera, unlike):
         camera = sample_camera(rng)
     scene = render_scene(rng, height, width)
-    return Source(camera.shoot(scene.radiance, rng), scene.objects), camera, scene.words
+    return Source(camera.shoot(scene.radiance, rng), scene.objects), camera
 
 
 def _similar(first: Camera, second: Camera) -> bool:
@@ -133,7 +132,7 @@ def make_example(seed: int, number: int, size: int = 256, world: str = "interior
         picture, mask = _interior_picture(rng, own, other, shape, kind)
     # An independent stream: how a picture is published must not depend on the forgery's draws.
     jpeg, mask = finish(stream(seed, number, 2), picture, mask, size)
-    return Example(jpeg, mask, kind, sources_of(seed, number, world))
+    return Example(jpeg, mask, kind)
 
 
 def finish(
@@ -150,7 +149,7 @@ def _interior_picture(
     rng: np.random.Generator, own: SourceId, other: SourceId, shape: tuple[int, int], kind: str
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """A picture whose forgery, if any, differs over its whole area: uint8 [H, W, 3] and mask."""
-    target, camera, _ = photograph(own, *shape)
+    target, camera = photograph(own, *shape)
     if kind == "splicing":
         return splice(rng, target, photograph(other, *shape, unlike=camera)[0])
     if kind == "copy-move":

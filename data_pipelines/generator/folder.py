@@ -142,8 +142,6 @@ def _claim(folder: Path, settings: dict[str, object]) -> None:
         )
     else:
         write_atomically(mark, (json.dumps(settings) + "\n").encode())
-    for name in ("Au", "Tp", "Gt"):
-        (folder / name).mkdir(exist_ok=True)
 
 
 def _picture_path(folder: Path, recipe: _Recipe, number: int) -> Path:

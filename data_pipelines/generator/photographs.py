@@ -132,7 +132,7 @@ def photograph_example(library: Library, seed: int, number: int, size: int = 256
         donor = _view(rng, library, paths[1], longer, True) if splicing else target
         picture, mask = _paste(rng, target, donor)
     jpeg, mask = finish(stream(seed, number, 2), picture, mask, size)
-    return Example(jpeg, mask, kind, forged_sources_of(library, seed, number))
+    return Example(jpeg, mask, kind)
 
 
 def forged_sources_of(library: Library, seed: int, number: int) -> tuple[str, ...]:

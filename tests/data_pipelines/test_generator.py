@@ -9,7 +9,7 @@ import pytest
 
 from data_pipelines.generator.camera import sample_camera
 from data_pipelines.generator.captions import CONTENT, HISTORY, captioned_picture
-from data_pipelines.generator.examples import kind_of, make_example
+from data_pipelines.generator.examples import kind_of, make_example, sources_of
 from data_pipelines.generator.folder import MARK, generate
 from data_pipelines.generator.forgeries import KINDS, Source, copy_move, remove, splice
 from data_pipelines.generator.scenes import KINDS as SCENES
@@ -33,10 +33,10 @@ def test_the_same_number_gives_the_same_picture_and_another_number_or_seed_anoth
 
 
 def test_no_two_pictures_share_a_source_within_or_across_seeds() -> None:
-    used = [s for seed in (0, 1) for n in range(12) for s in make_example(seed, n, 64).sources]
+    used = [s for seed in (0, 1) for n in range(12) for s in sources_of(seed, n)]
     assert len(used) == len(set(used))
     spliced = next(n for n in range(1, 40, 2) if kind_of(0, n) == "splicing")
-    assert len(make_example(0, spliced, 64).sources) == 2
+    assert len(sources_of(0, spliced)) == 2
 
 
 def test_sources_with_different_ids_are_different_pictures() -> None:

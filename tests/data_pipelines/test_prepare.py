@@ -48,7 +48,8 @@ def test_records_hold_the_resized_pixels_exactly(
 
 
 def test_corrupt_and_foreign_files_are_skipped_and_listed(small_prepared: Prepared) -> None:
-    skipped = {row["file"]: row["reason"] for row in small_prepared.skipped()}
+    rows = json.loads((small_prepared.dir / "skipped.json").read_text())
+    skipped = {row["file"]: row["reason"] for row in rows}
     assert small_prepared.num_skipped == 2
     assert "truncated JPEG" in skipped["Au/Au_ani_00099.jpg"]
     assert "not a picture file" in skipped["Tp/Thumbs.db"]
@@ -160,12 +161,12 @@ def test_killed_run_leaves_nothing_that_looks_done_and_runs_again(tmp_path: Path
     root = make_casia(tmp_path / "root", 8, 8)
     code = """
 import os, signal, sys
-from data_pipelines import builders as picture_builder
+from data_pipelines import builders
 from data_pipelines.prepare import prepare
 from data_pipelines.preprocess import Geometry
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
-picture_builder.write_metadata = die  # the last thing before TFDS renames the folder
+builders.write_metadata = die  # the last thing before TFDS renames the folder
 prepare("casia_v2", sys.argv[1], sys.argv[2], Geometry(64, 14), progress=False)
 """
     output = tmp_path / "out"
