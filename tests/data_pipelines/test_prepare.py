@@ -1,5 +1,6 @@
 """Preparing: lossless records, what is skipped, reuse, interruptions, and the command."""
 
+import errno
 import json
 import os
 import shutil
@@ -254,11 +255,18 @@ def test_command_shows_a_mistake_in_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Failed to finalize split: write() failed: No space left on device"),
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+    ],
+)
 def test_a_disk_that_fills_under_the_record_writer_is_a_clear_error(
-    casia_root, tmp_path, monkeypatch
+    casia_root, tmp_path, monkeypatch, error
 ) -> None:
     def full(builder, **_) -> None:
-        raise RuntimeError("Failed to finalize split: write() failed: No space left on device")
+        raise error
 
     monkeypatch.setattr("data_pipelines.builders.CasiaV2.download_and_prepare", full)
     with pytest.raises(UserError, match="disk is full.*same command"):
