@@ -1,4 +1,7 @@
-"""Reads data sets laid out as `Au/` and `Tp/` folders: CASIA v2.0 and your own."""
+"""Reads data sets laid out as `Au/` and `Tp/` folders: CASIA v2.0 and your own.
+
+Both raise UserError where the root is not a folder or holds no picture of this layout.
+"""
 
 import csv
 import re
@@ -10,7 +13,6 @@ from data_pipelines.listing import (
     Listing,
     existing_root,
     find_folder,
-    is_file,
     masks_by_stem,
     pair_by_number,
 )
@@ -24,8 +26,7 @@ def read_folder(root: str | Path) -> Listing:
     """Lists any `Au/` + `Tp/` tree with optional masks `Gt/<stem>_gt.png`.
 
     One of the two folders may be missing or empty. Pictures of `Au/` and `Tp/` that have the
-    same stem count as two states of one scene. Raises UserError where the root is not a folder
-    or holds no picture of this layout.
+    same stem count as two states of one scene.
     """
     return _read("folder", root, ("Gt",))
 
@@ -36,9 +37,8 @@ def read_casia_v2(root: str | Path) -> Listing:
     Masks pair by exact stem. Copies of the set disagree on the D (splicing) or S (copy-move)
     in 99 names; a picture and a mask left over are paired where they alone share the serial
     number at the end of the name, and a note says how many were. The names of tampered pictures
-    carry the two authentic pictures they were made from: these become `Sample.sources`.
-
-    Raises UserError like `read_folder`, and where most names are not CASIA's.
+    carry the two authentic pictures they were made from: these become `Sample.sources`. Raises
+    UserError where most names are not CASIA's, too.
     """
     listing = _read("casia_v2", root, ("Gt", "CASIA 2 Groundtruth", "CASIA2 Groundtruth"))
     strange = [sample for sample in listing.samples if not casia_sources(sample.image.stem)]
@@ -83,7 +83,7 @@ def _read(name: str, root: str | Path, mask_folders: tuple[str, ...]) -> Listing
 
 def _generated_sources(root: Path) -> dict[str, tuple[str, ...]]:
     """Sources by picture from the table that the generator writes; none where it is not there."""
-    if not is_file(root / "generator.json") or not is_file(root / "sources.csv"):
+    if not (root / "generator.json").is_file() or not (root / "sources.csv").is_file():
         return {}
     with open(root / "sources.csv", newline="", encoding="utf-8", errors="replace") as file:
         rows = [row for row in csv.DictReader(file) if row.get("picture") and row.get("sources")]

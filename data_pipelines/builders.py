@@ -38,21 +38,6 @@ class PictureConfig(tfds.core.BuilderConfig):
     fingerprint: str = ""
 
 
-def picture_config(
-    geometry: Geometry, options: EdgeOptions, val_fraction: float, seed: int, fingerprint: str
-) -> PictureConfig:
-    """A config whose name, part of the folder's path, carries geometry and fingerprint."""
-    return PictureConfig(
-        name=f"{geometry.size}p{geometry.patch}-{fingerprint}",
-        description=f"Longer side {geometry.size}, patches of {geometry.patch} pixels.",
-        geometry=geometry,
-        options=options,
-        val_fraction=val_fraction,
-        seed=seed,
-        fingerprint=fingerprint,
-    )
-
-
 class PictureBuilder(tfds.core.GeneratorBasedBuilder):
     """Writes each readable picture once, with its patch-level soft edge map; never opens a mask.
 

@@ -63,7 +63,7 @@ def examine_sample(sample: Sample) -> Examined:
     if sample.label != TAMPERED or sample.mask is None:
         return found
     try:
-        mask = load_mask(sample.mask, image, sample.mask_style, sample.outlines)
+        mask = load_mask(sample.mask, image, sample.mask_style)
     except UserError as error:
         return dataclasses.replace(found, mask_problem=str(error))
     share = float((mask.grey > 127).mean())
@@ -197,7 +197,7 @@ def _duplicates(listing: Listing, against: Sequence[tuple[str, Listing]]) -> lis
     for name, other in against:
         shared = identical_across(images, [sample.image for sample in other.samples])
         findings += _if_any(
-            (f"{path} = {copy}" for path, copy in sorted(shared.items())),
+            (f"{path} = {copy}" for path, copy in shared.items()),
             f"pictures are in {name} too (same bytes)",
             f"evaluate with --exclude {name}=PATH, which leaves them out",
         )

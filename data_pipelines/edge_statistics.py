@@ -12,9 +12,7 @@ tampered edges have more variance and gradient than authentic ones.
 """
 
 import argparse
-import concurrent.futures
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,9 +24,11 @@ from data_pipelines.images import read_image
 from data_pipelines.listing import TAMPERED, Sample
 from data_pipelines.masks import load_mask
 from data_pipelines.progress_bars import ProgressBar
+from data_pipelines.read_ahead import read_ahead
 from data_pipelines.readers import READERS, read_dataset
 from data_pipelines.soft_edges import canny_edges
 from sapl_jax.errors import Parser, UserError, run_main
+from sapl_jax.files import make_output_folder, write_json
 
 REGIONS = ("tampered edges", "authentic edges", "tampered interior", "authentic interior")
 STATISTICS = ("local variance", "Sobel gradient", "skewness", "excess kurtosis")
@@ -128,12 +128,8 @@ def measure_all(
             return str(error)
         return f"{sample.image}: a region is too small" if found is None else found
 
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        results = list(
-            ProgressBar(
-                pool.map(attempt, samples), total=len(samples), unit="image", disable=not progress
-            )
-        )
+    found = read_ahead(attempt, samples, 16)
+    results = list(ProgressBar(found, total=len(samples), unit="image", disable=not progress))
     means = [result for result in results if isinstance(result, np.ndarray)]
     reasons = [result for result in results if isinstance(result, str)]
     return np.array(means).reshape(-1, len(REGIONS), len(STATISTICS)), reasons
@@ -218,10 +214,7 @@ def main() -> None:
     """The command."""
     arguments = parse_arguments(sys.argv[1:])
     options = Options(arguments.band, arguments.window)
-    try:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {arguments.output}: {error.strerror}") from error
+    make_output_folder(arguments.output)
     listing = read_dataset(arguments.dataset, arguments.root)
     samples = [s for s in listing.samples if s.label == TAMPERED and s.mask is not None]
     if not samples:
@@ -241,7 +234,7 @@ def main() -> None:
         "statistics": summary,
         "casia_v1_medians": CASIA_V1,
     }
-    (arguments.output / "edge_statistics.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_json(arguments.output / "edge_statistics.json", content)
     title = f"{arguments.dataset}: {len(means)} pictures"
     plot(means, arguments.output / "edge_statistics.png", title)
     print(table(summary))

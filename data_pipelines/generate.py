@@ -7,7 +7,7 @@ python -m data_pipelines.generate --output DIR --images N --photographs DIR [--s
 from data_pipelines.generator.examples import WORLDS
 from data_pipelines.generator.folder import generate
 from data_pipelines.generator.photographs import SPLITS
-from sapl_jax.errors import Parser, UserError, run_main
+from sapl_jax.errors import Parser, UserError, check_numbers, run_main
 
 
 def main() -> int | None:
@@ -33,6 +33,7 @@ def main() -> int | None:
     )
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     flags = parser.parse_args()
+    check_numbers(flags, workers=(1, 1024))
     if flags.photographs and flags.world:
         raise UserError("--world is for generated pictures: leave it out with --photographs")
     if not flags.photographs and (flags.segments or flags.split):

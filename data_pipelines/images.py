@@ -163,7 +163,8 @@ def _turned_back(pixels: np.ndarray, orientation: object) -> np.ndarray:
 def _is_whole_jpeg(data: bytes) -> bool:
     """Whether segment follows segment up to the pixels, and a mark ends these.
 
-    OpenCV refuses cut pixels, but skips damaged segments and misses no mark.
+    OpenCV refuses cut pixels, but skips damaged segments and does not notice that the end mark is
+    missing.
     """
     at = 2
     while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":

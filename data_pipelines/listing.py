@@ -17,7 +17,7 @@ PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
 
 @dataclass(frozen=True)
 class Outlines:
-    """Tampered regions as polygons, which some sets have instead of mask files.
+    """Tampered regions as polygons, which some sets have instead of mask pictures.
 
     size: (height, width) in pixels of the picture they were drawn on.
     polygons: x and y of each corner in turn, in pixels.
@@ -36,8 +36,8 @@ class Sample:
     mask: file of the pixel-level truth, or None. Listing never opens it.
     sources: scenes that the picture shows, where the names tell; pictures that share one are
         kept on the same side of a training and validation split.
-    mask_style: how the mask says "tampered", one of `data_pipelines.masks.STYLES`.
-    outlines: the regions that the file `mask` gives for this picture, where it is no picture.
+    mask_style: how the mask says "tampered", one of `data_pipelines.masks.STYLES`; or the regions
+        that the file `mask` gives for this picture, where it is no picture.
     """
 
     name: str
@@ -45,8 +45,7 @@ class Sample:
     label: int
     mask: Path | None = None
     sources: tuple[str, ...] = ()
-    mask_style: str = "white"
-    outlines: Outlines | None = None
+    mask_style: str | Outlines = "white"
 
 
 @dataclass
@@ -148,14 +147,20 @@ def find_folder(root: Path, *names: str) -> Path | None:
 def list_pictures(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Picture files directly in `folder`, sorted by name, and (other file, reason) pairs.
 
-    Hidden files, which systems leave behind, are passed over in silence.
+    Hidden files, which systems leave behind, are passed over in silence. A name that is no text,
+    which no record or report could hold, is told with its bytes escaped.
     """
     pictures, others = [], []
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
-        if path.is_dir():
+        text = path.name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        if path.name != text:
+            others.append((path.with_name(text), "its name is not UTF-8; rename it"))
+        elif path.is_dir():
             others.append((path, "a folder; pictures are only looked for one level deep"))
+        elif not path.is_file():
+            others.append((path, "a link to nothing, or no regular file"))
         elif path.suffix.lower() in PICTURE_SUFFIXES:
             pictures.append(path)
         else:

@@ -6,9 +6,10 @@ Data sets store masks in different ways, which a sample's mask style names:
 `black`     grey levels, black = tampered (NIST16)
 `nonzero`   anything but 0 is tampered (IMD2020)
 `columbia`  a lossy JPEG of a palette: either green is the spliced side, either red the background
-`outlines`  no picture: polygons around what is tampered, read with the listing (OpenForensics)
 
-Only the evaluation and the dataset doctor open masks; training never does.
+Where a mask is no picture, the `Outlines` that its reader found are in the style's place
+(OpenForensics). Only the evaluation, the dataset doctor and the edge statistics open masks;
+training never does.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ from data_pipelines.images import MAX_PIXELS, read_image, read_mask
 from data_pipelines.listing import Outlines
 from sapl_jax.errors import UserError
 
-STYLES = ("white", "black", "nonzero", "columbia", "outlines")
+STYLES = ("white", "black", "nonzero", "columbia")
 
 _COLUMBIA_BACKGROUND = ((255, 0, 0), (200, 0, 0))
 _COLUMBIA_SPLICED = ((0, 255, 0), (0, 200, 0))
@@ -46,21 +47,19 @@ class Mask:
     note: str | None = None
 
 
-def load_mask(
-    path: Path, image: np.ndarray, style: str = "white", outlines: Outlines | None = None
-) -> Mask:
-    """Reads a mask and fits it to its picture, uint8 RGB [H, W, 3]; `outlines` for that style.
+def load_mask(path: Path, image: np.ndarray, style: str | Outlines = "white") -> Mask:
+    """Reads or draws a mask, as `style` says, and fits it to its picture, uint8 RGB [H, W, 3].
 
     A mask with the picture's sides exchanged is turned by 90 degrees, towards the side on which
     its outline follows the picture's edges better; a mask of another size with the same aspect
     ratio (within 5 %) is resized to the nearest pixel. Both leave a note. Raises UnusableMask for
     any other size and UserError for a file that is no picture.
     """
-    grey = _drawn(outlines, path) if outlines else _read(path, style)
-    return fit_mask(grey, image, path)
+    grey = _drawn(style, path) if isinstance(style, Outlines) else _read(path, style)
+    return _fitted(grey, image, path)
 
 
-def fit_mask(grey: np.ndarray, image: np.ndarray, path: Path) -> Mask:
+def _fitted(grey: np.ndarray, image: np.ndarray, path: Path) -> Mask:
     """Fits a mask, uint8 [h, w] with white = tampered, to its picture as `load_mask` says."""
     height, width = image.shape[:2]
     mask_height, mask_width = grey.shape

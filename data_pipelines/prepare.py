@@ -15,7 +15,7 @@ import absl.logging
 import cv2
 import tensorflow_datasets as tfds
 
-from data_pipelines.builders import CasiaV2, Folder, PictureBuilder, picture_config
+from data_pipelines.builders import CasiaV2, Folder, PictureBuilder, PictureConfig
 from data_pipelines.prepared import METADATA, Prepared, fingerprint, open_prepared
 from data_pipelines.preprocess import PAPER_GEOMETRY, Geometry
 from data_pipelines.readers import read_dataset
@@ -23,6 +23,9 @@ from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions
 from sapl_jax.errors import Parser, UserError, check_numbers, run_main
 from sapl_jax.files import hold_lock
 
+# The system's words for what its user can mend.
+_FULL = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT)]
+_REFUSED = [os.strerror(n) for n in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)]
 BUILDERS: dict[str, type[PictureBuilder]] = {"casia_v2": CasiaV2, "folder": Folder}
 
 
@@ -54,7 +57,15 @@ def prepare(
         )
     listing = read_dataset(dataset, root, both_classes=True)
     mark = fingerprint(listing, geometry, options, val_fraction, seed)
-    config = picture_config(geometry, options, val_fraction, seed, mark)
+    config = PictureConfig(
+        name=f"{geometry.size}p{geometry.patch}-{mark}",  # part of the folder's path
+        description=f"Longer side {geometry.size}, patches of {geometry.patch} pixels.",
+        geometry=geometry,
+        options=options,
+        val_fraction=val_fraction,
+        seed=seed,
+        fingerprint=mark,
+    )
     data_dir = Path(output).expanduser() if output else Path(tfds.core.constants.DATA_DIR)
     try:
         builder = BUILDERS[dataset](data_dir=data_dir, config=config)
@@ -69,19 +80,13 @@ def prepare(
             if not reused:
                 _remove_leftovers(folder)
                 _build(builder, listing.root)
-    except PermissionError as error:
-        raise UserError(f"cannot write prepared data to {data_dir}: {error}") from error
-    except RuntimeError as error:  # The record writer's own, with the system's words in it.
-        if not any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
+    except (OSError, RuntimeError) as error:  # The record writer's own is a RuntimeError.
+        reason = str(error)
+        if any(words in reason for words in _FULL):
+            reason = "the disk is full. Free some space and run the same command again."
+        elif not any(words in reason for words in _REFUSED):
             raise
-        raise UserError(
-            f"cannot write prepared data to {data_dir}: the disk is full. Free some space and run "
-            "the same command again."
-        ) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTDIR):
-            raise
-        raise UserError(f"cannot write prepared data to {data_dir}: {error}") from error
+        raise UserError(f"cannot write prepared data to {data_dir}: {reason}") from error
     return replace(open_prepared(folder), reused=reused)
 
 

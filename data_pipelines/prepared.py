@@ -10,6 +10,7 @@ from data_pipelines.listing import Listing
 from data_pipelines.preprocess import Geometry
 from data_pipelines.soft_edges import EdgeOptions
 from sapl_jax.errors import UserError
+from sapl_jax.files import write_json
 
 METADATA = "prepared.json"
 SKIPPED = "skipped.json"
@@ -51,10 +52,6 @@ class Prepared:
         """Number of pictures in "train" or "validation"."""
         return sum(self.counts.get(split, {}).values())
 
-    def skipped(self) -> list[dict[str, str]]:
-        """The files left out: [{"file": ..., "reason": ...}]."""
-        return json.loads((self.dir / SKIPPED).read_text(encoding="utf-8"))
-
 
 def fingerprint(
     listing: Listing, geometry: Geometry, options: EdgeOptions, val_fraction: float, seed: int
@@ -75,8 +72,7 @@ def write_metadata(folder: Path, content: dict[str, Any], skipped: list[tuple[st
     }
     rows = [{"file": file, "reason": reason} for file, reason in skipped]
     for name, value in ((SKIPPED, rows), (METADATA, {**content, "records": records})):
-        text = json.dumps(value, indent=2, ensure_ascii=False)
-        (folder / name).write_text(text + "\n", encoding="utf-8")
+        write_json(folder / name, value)
 
 
 def open_prepared(folder: str | Path) -> Prepared:

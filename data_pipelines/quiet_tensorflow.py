@@ -31,5 +31,3 @@ with _hold_stderr():
     # The accelerator belongs to JAX; TensorFlow would take all of its memory.
     tf.config.set_visible_devices([], "GPU")
     tf.config.set_visible_devices([], "TPU")
-
-__all__ = ["tf"]

@@ -6,17 +6,15 @@ from pathlib import Path
 from data_pipelines.au_tp_readers import read_casia_v2, read_folder
 from data_pipelines.list_readers import read_benco_json, read_casia_v1plus, read_mvss_txt
 from data_pipelines.listing import AUTHENTIC, LABEL_NAMES, TAMPERED, Listing, Sample
-from data_pipelines.more_test_set_readers import (
-    read_autosplice,
-    read_cocoglide,
-    read_comofod,
-    read_dso1,
-    read_openforensics,
-)
+from data_pipelines.openforensics import read_openforensics
 from data_pipelines.test_set_readers import (
+    read_autosplice,
     read_casia_v1,
+    read_cocoglide,
     read_columbia,
+    read_comofod,
     read_coverage,
+    read_dso1,
     read_imd2020,
     read_nist16,
 )

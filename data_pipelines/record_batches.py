@@ -15,6 +15,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
+from data_pipelines.jpeg import resave
 from data_pipelines.prepared import Prepared, open_prepared
 from data_pipelines.preprocess import Geometry, pad, valid_patches
 from data_pipelines.read_ahead import read_ahead
@@ -47,13 +48,10 @@ def train_batches(
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-    split: str = "train",
-    shuffle: bool = True,
     horizontal_flip: bool = True,
     vertical_flip: bool = False,
     jpeg_share: float = 0.0,
     threads: int | None = None,
-    prefetch: int = 2,
 ) -> Iterator[Batch]:
     """Endless training batches from `start_step` on.
 
@@ -70,11 +68,11 @@ def train_batches(
     of either class and others in each epoch, is saved once more as JPEG (4:2:0, quality 60 to 98):
     then a class cannot be told by the format its files happen to have. Edge maps stay as they are.
 
-    threads: that read and decode, None for one per core. Raises UserError for an empty
-    split or records that cannot be read.
+    threads: that read and decode, None for one per core. Raises UserError where there are no
+    training pictures or the records cannot be read.
     """
     prepared = _open(prepared)
-    total = _examples_in(prepared, split)
+    total = _examples_in(prepared, "train")
     flips = (vertical_flip, horizontal_flip)
 
     def positions() -> Iterator[int]:
@@ -86,11 +84,11 @@ def train_batches(
 
     def plan() -> Iterator[_Item]:
         for n in positions():
-            order, coins = epoch_plan(total, seed, n // total, shuffle)
+            order, coins = epoch_plan(total, seed, n // total)
             quality = jpeg_qualities(total, seed, n // total, jpeg_share)[n % total]
             yield _Item(int(order[n % total]), coins[n % total] & flips, 1.0, int(quality))
 
-    return _batches(prepared, split, plan(), batch_size, threads, prefetch, with_weight=False)
+    return _batches(prepared, "train", plan(), batch_size, threads, with_weight=False)
 
 
 def eval_batches(
@@ -101,7 +99,6 @@ def eval_batches(
     process_count: int = 1,
     split: str = "validation",
     threads: int | None = None,
-    prefetch: int = 2,
 ) -> Iterator[Batch]:
     """Every example of a split once, in the order of the records, never flipped.
 
@@ -119,17 +116,17 @@ def eval_batches(
             for n in range(first, first + batch_size):
                 yield _Item(min(n, total - 1), np.zeros(2, bool), float(n < total))
 
-    return _batches(prepared, split, plan(), batch_size, threads, prefetch, with_weight=True)
+    return _batches(prepared, split, plan(), batch_size, threads, with_weight=True)
 
 
 @lru_cache(maxsize=4)
-def epoch_plan(total: int, seed: int, epoch: int, shuffle: bool) -> tuple[np.ndarray, np.ndarray]:
+def epoch_plan(total: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """Order and coin flips of one epoch: int64 [total] and bool [total, 2] (vertical, horizontal).
 
     Sorts raw Philox words, whose stream NumPy never changes, instead of using its permutation.
     """
     words = np.random.Philox(key=[seed % 2**64, epoch]).random_raw(2 * total)
-    order = np.argsort(words[:total], kind="stable") if shuffle else np.arange(total)
+    order = np.argsort(words[:total], kind="stable")
     coins = words[total:, None] >> np.array([63, 62], np.uint64) & np.uint64(1)
     return order, coins.astype(bool)
 
@@ -160,7 +157,6 @@ def _batches(
     plan: Iterator[_Item],
     batch_size: int,
     threads: int | None,
-    prefetch: int,
     with_weight: bool,
 ) -> Iterator[Batch]:
     """Reads, decodes and batches the examples that `plan` names; checks arguments at once."""
@@ -176,14 +172,14 @@ def _batches(
             with ArrayRecordDataSource(shards) as records:
                 raw = records.__getitems__([item.number for item in items])
             return _decode(raw, items, prepared.geometry, with_weight)
-        except (DecodeError, IndexError, KeyError, OSError, RuntimeError, ValueError) as error:
+        except (DecodeError, IndexError, OSError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"the prepared records in {prepared.dir} cannot be read ({error}); delete that "
                 "folder and prepare the data again"
             ) from error
 
     whole = zip(*[plan] * batch_size, strict=False)
-    return read_ahead(load, whole, threads + prefetch, threads=threads)
+    return read_ahead(load, whole, threads + 2, threads=threads)
 
 
 def _decode(
@@ -204,10 +200,7 @@ def _decode(
         if picture is None:
             raise ValueError("a picture in it cannot be decoded")
         if item.jpeg:
-            _, data = cv2.imencode(
-                ".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, item.jpeg]
-            )
-            picture = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB))
+            picture = resave(picture, item.jpeg, "4:2:0")
         edge_map = np.array(features["edge_map"].float_list.value, np.float32)
         values = {
             "image": pad(picture, geometry),

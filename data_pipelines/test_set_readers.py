@@ -1,10 +1,13 @@
-"""Reads test sets as they are distributed: CASIA v1.0, Columbia, COVERAGE, IMD2020, NIST16.
+"""Reads test sets as they are distributed, each in its own layout.
 
-Pictures and masks pair by stem, never by order. Nothing is opened but NIST16's reference table.
+CASIA v1.0, Columbia, COVERAGE, IMD2020, NIST16, DSO-1, CocoGlide, AutoSplice and CoMoFoD. Pictures
+and masks pair by name or number, never by order. Nothing is opened but NIST16's reference table.
+All raise UserError where the root is not a folder or holds no picture of the set.
 """
 
 import csv
 import re
+from collections import defaultdict
 from pathlib import Path
 
 from data_pipelines.listing import (
@@ -34,14 +37,19 @@ NIST16_TABLE = "reference/manipulation/NC2016-manipulation-ref.csv"
 def read_casia_v1(root: str | Path) -> Listing:
     """Lists CASIA v1.0 by file names, wherever below the root the folders are.
 
-        `Au_*` is authentic (`Au/`), `Sp_*` tampered (`Sp/` or `Modified Tp/Tp/{CM,Sp}`), and
-    XX UserError where the root
-        is not a folder or holds no such file.
+    `Au_*` is authentic (`Au/`), `Sp_*` tampered (`Sp/` or `Modified Tp/Tp/{CM,Sp}`), and
+    `<stem>_gt.png` the mask of `<stem>`, or the one that alone has its serial number. Where a
+    picture is there twice, the corrected copy in a "Modified" folder wins.
     """
     listing = Listing("casia_v1", existing_root(root), samples=[])
     masks: dict[str, Path] = {}
     pictures: dict[str, Path] = {}
     version_2 = 0
+
+    def modified(path: Path) -> bool:
+        below = path.relative_to(listing.root).parts
+        return any(part.lower().startswith("modified") for part in below)
+
     for path in _pictures_below(listing.root):
         stem = path.stem
         if stem.lower().endswith("_gt"):
@@ -51,7 +59,7 @@ def read_casia_v1(root: str | Path) -> Listing:
             listing.skipped.append((path, "a name of CASIA v2.0, not of v1.0"))
         elif not (_CASIA_V1_AUTHENTIC.fullmatch(stem) or _CASIA_V1_TAMPERED.match(stem)):
             listing.skipped.append((path, "not a name of CASIA v1.0 (Au_ani_0001 or Sp_D_...)"))
-        elif (other := pictures.get(stem)) is None or _modified(path) > _modified(other):
+        elif (other := pictures.get(stem)) is None or modified(path) > modified(other):
             pictures[stem] = path
             if other is not None:
                 listing.skipped.append((other, f"superseded by {path}"))
@@ -64,14 +72,14 @@ def read_casia_v1(root: str | Path) -> Listing:
             f"{hint}"
         )
     tampered = {stem for stem in pictures if _CASIA_V1_TAMPERED.match(stem)}
-    corrected = {trailing_number(stem) for stem in tampered if _modified(pictures[stem])}
+    corrected = {trailing_number(stem) for stem in tampered if modified(pictures[stem])}
     pair_by_number(tampered, masks, listing)
     for stem, path in pictures.items():
         if stem not in tampered:
             listing.add(path, AUTHENTIC)
         elif stem not in masks and _CASIA_V1_NO_MASK.fullmatch(stem):
             listing.skipped.append((path, "the data set has no mask for it"))
-        elif stem not in masks and not _modified(path) and trailing_number(stem) in corrected:
+        elif stem not in masks and not modified(path) and trailing_number(stem) in corrected:
             listing.skipped.append((path, "superseded by its renamed copy in a Modified folder"))
         else:
             listing.add(path, TAMPERED, masks.get(stem))
@@ -79,17 +87,11 @@ def read_casia_v1(root: str | Path) -> Listing:
 
 
 def read_columbia(root: str | Path) -> Listing:
-    """Lists Columbia: `4cam_auth/`, `4cam_splc/`, masks `4cam_splc/edgemask/<stem>_edgemask.jpg`.
-
-    Raises UserError where the root is not a folder or has neither folder.
-    """
+    """Lists Columbia: `4cam_auth/`, `4cam_splc/` and in it `edgemask/<stem>_edgemask.jpg`."""
     listing = Listing("columbia", existing_root(root), samples=[])
-    authentic = find_folder(listing.root, "4cam_auth")
-    tampered = find_folder(listing.root, "4cam_splc")
-    if authentic is None and tampered is None:
-        raise UserError(f"{listing.root}: not Columbia, it has neither 4cam_auth/ nor 4cam_splc/")
-    for path in listing.pictures_in(authentic, "edgemask"):
+    for path in listing.pictures_in(find_folder(listing.root, "4cam_auth"), "edgemask"):
         listing.add(path, AUTHENTIC)
+    tampered = find_folder(listing.root, "4cam_splc")
     masks = masks_by_stem(tampered and find_folder(tampered, "edgemask"), "_edgemask")
     for path in listing.pictures_in(tampered, "edgemask"):
         listing.add(path, TAMPERED, masks.get(path.stem), mask_style="columbia")
@@ -97,16 +99,10 @@ def read_columbia(root: str | Path) -> Listing:
 
 
 def read_coverage(root: str | Path) -> Listing:
-    """Lists COVERAGE: `image/N.tif` authentic, `image/Nt.tif` tampered, `mask/Nforged.tif`.
-
-    Raises UserError where the root is not a folder or has no `image/`.
-    """
+    """Lists COVERAGE: `image/N.tif` authentic, `image/Nt.tif` tampered, `mask/Nforged.tif`."""
     listing = Listing("coverage", existing_root(root), samples=[])
-    images = find_folder(listing.root, "image")
-    if images is None:
-        raise UserError(f"{listing.root}: not COVERAGE, it has no folder image/")
     masks = masks_by_stem(find_folder(listing.root, "mask"), "forged")
-    for path in listing.pictures_in(images):
+    for path in listing.pictures_in(find_folder(listing.root, "image")):
         found = re.fullmatch(r"(\d+)(t?)", path.stem, re.IGNORECASE)
         if found is None:
             listing.skipped.append((path, "not a name of COVERAGE (1.tif or 1t.tif)"))
@@ -118,10 +114,7 @@ def read_coverage(root: str | Path) -> Listing:
 
 
 def read_imd2020(root: str | Path) -> Listing:
-    """Lists IMD2020: per scene `<id>/<id>_orig.jpg`, tampered `<x>.jpg|png`, `<x>_mask.png`.
-
-    Raises UserError where the root is not a folder or no scene is found.
-    """
+    """Lists IMD2020: per scene `<id>/<id>_orig.jpg`, tampered `<x>.jpg|png`, `<x>_mask.png`."""
     listing = Listing("imd2020", existing_root(root), samples=[])
     for folder in sorted(entry for entry in listing.root.iterdir() if entry.is_dir()):
         masks = masks_by_stem(folder, "_mask")
@@ -144,7 +137,7 @@ def read_nist16(root: str | Path) -> Listing:
     The table is `reference/manipulation/NC2016-manipulation-ref.csv`, columns split by "|"; rows
     with `IsTarget` = Y give `ProbeFileName` and `ProbeMaskFileName`, black = tampered. The set is
     for localization: its authentic pictures are near duplicates of each other and are not listed.
-    Raises UserError where the root is not a folder, or the table is absent or of other columns.
+    Raises UserError where the table is absent or of other columns, too.
     """
     listing = Listing("nist16", existing_root(root), samples=[])
     table = listing.root / NIST16_TABLE
@@ -166,11 +159,98 @@ def read_nist16(root: str | Path) -> Listing:
             continue
         mask = listing.root / mask_name
         listing.add(path, TAMPERED, mask if is_file(mask) else None, mask_style="black")
-    if not listing.samples:
-        raise UserError(f"{table}: none of the tampered pictures it lists is there")
     if authentic:
         listing.notes.append(f"{authentic} rows of authentic pictures are left out")
     return listing.finished("the tampered pictures of its table")
+
+
+def read_dso1(root: str | Path) -> Listing:
+    """Lists DSO-1 (`tifs-database`): `DSO-1/{normal,splicing}-NN.png`.
+
+    Masks have the picture's name, in `DSO-1-Fake-Images-Masks/`; black = tampered.
+    """
+    listing = Listing("dso1", existing_root(root), samples=[])
+    masks = masks_by_stem(find_folder(listing.root, "DSO-1-Fake-Images-Masks"), "")
+    for path in listing.pictures_in(find_folder(listing.root, "DSO-1")):
+        kind = path.stem.lower().partition("-")[0]
+        if kind == "splicing":
+            listing.add(path, TAMPERED, masks.get(path.stem), mask_style="black")
+        elif kind == "normal":
+            listing.add(path, AUTHENTIC)
+        else:
+            listing.skipped.append((path, "not a name of DSO-1 (normal-01 or splicing-01)"))
+    return listing.finished("DSO-1/ and DSO-1-Fake-Images-Masks/, as in tifs-database")
+
+
+def read_cocoglide(root: str | Path) -> Listing:
+    """Lists CocoGlide: `real/<object>_<id>.png`, `fake/glide_inpainting_val2017_<id>_up.png`.
+
+    The mask of a fake is named like the real picture, `mask/<object>_<id>_mask.png`, so COCO's id
+    tells the pair.
+    """
+    listing = Listing("cocoglide", existing_root(root), samples=[])
+    masks: dict[str | None, list[Path]] = defaultdict(list)
+    for stem, mask in masks_by_stem(find_folder(listing.root, "mask"), "_mask").items():
+        masks[trailing_number(stem)].append(mask)
+    for folder, label in (("real", AUTHENTIC), ("fake", TAMPERED)):
+        for path in listing.pictures_in(find_folder(listing.root, folder)):
+            number = trailing_number(re.sub("_up$", "", path.stem))
+            if number is None:
+                listing.skipped.append((path, "not a name of CocoGlide, which ends in COCO's id"))
+                continue
+            found = masks[number] if label == TAMPERED else []
+            listing.add(path, label, found[0] if len(found) == 1 else None, sources=(number,))
+    return listing.finished("real/, fake/ and mask/")
+
+
+def read_autosplice(root: str | Path) -> Listing:
+    """Lists AutoSplice: `Authentic/<id>.jpg`, `Forged_JPEG100/<id>_<k>.jpg`, `Mask/<id>_mask.png`.
+
+    All edits of a picture share its mask, where anything but 0 is tampered. Forged_JPEG90 and
+    Forged_JPEG75 hold the same edits compressed more: give one of them as the root to read it
+    instead.
+    """
+    listing = Listing("autosplice", existing_root(root), samples=[])
+    forged = find_folder(listing.root, "Forged_JPEG100", "Forged_JPEG90", "Forged_JPEG75")
+    if listing.root.name.lower().startswith("forged_jpeg"):
+        forged, listing.root = listing.root, listing.root.parent
+    masks = masks_by_stem(find_folder(listing.root, "Mask"), "_mask")
+    for path in listing.pictures_in(find_folder(listing.root, "Authentic")):
+        listing.add(path, AUTHENTIC, sources=(path.stem,))
+    for path in listing.pictures_in(forged):
+        source = re.sub(r"_\d+$", "", path.stem)
+        mask = masks.get(path.stem, masks.get(source))
+        listing.add(path, TAMPERED, mask, sources=(source,), mask_style="nonzero")
+    if forged:
+        listing.notes.append(
+            f"forgeries are those of {forged.name}; other Forged_JPEG folders hold the same edits"
+        )
+    return listing.finished("Authentic/, Forged_JPEG100/ and Mask/")
+
+
+def read_comofod(root: str | Path) -> Listing:
+    """Lists CoMoFoD, a flat folder: `NNN_O.png` authentic, `NNN_F.png` tampered, `NNN_B.png` masks.
+
+    Left out are the coloured masks `NNN_M` and the versions after blurring, noise or compression,
+    such as `NNN_F_JC3.jpg`: 24 of each picture. Masks mark the copy and what was copied.
+    """
+    listing = Listing("comofod", existing_root(root), samples=[])
+    masks = masks_by_stem(listing.root, "_B")
+    processed = 0
+    for path in listing.pictures_in(listing.root):
+        found = re.fullmatch(r"(\d+)_([OFBM])(_\w+)?", path.stem, re.IGNORECASE)
+        if found is None:
+            listing.skipped.append((path, "not a name of CoMoFoD (001_O.png or 001_F.png)"))
+        elif found.group(3):
+            processed += 1
+        elif found.group(2).upper() in "OF":
+            tampered = found.group(2).upper() == "F"
+            mask = masks.get(found.group(1)) if tampered else None
+            listing.add(path, TAMPERED if tampered else AUTHENTIC, mask, sources=(found.group(1),))
+    listing.notes.append("masks mark the copied region as well as its copy")
+    if processed:
+        listing.notes.append(f"{processed} blurred, noisy or compressed versions are left out")
+    return listing.finished("001_O.png, 001_F.png and 001_B.png in this folder itself")
 
 
 def _nist16_rows(table: Path) -> list[tuple[str, ...]]:
@@ -192,7 +272,3 @@ def _nist16_rows(table: Path) -> list[tuple[str, ...]]:
 def _pictures_below(root: Path) -> list[Path]:
     files = (Path(file) for file in walk_files(root))
     return sorted(path for path in files if path.suffix.lower() in PICTURE_SUFFIXES)
-
-
-def _modified(path: Path) -> bool:
-    return any(part.lower().startswith("modified") for part in path.parts)

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from data_pipelines.jpeg import resave
+
 _BAYER = ("RG", "GR", "BG", "GB")
 _DEMOSAICING = ("bilinear", "adaptive")
-_SUBSAMPLING = {
-    "4:4:4": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-    "4:2:0": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
-}
 
 
 @dataclass(frozen=True)
@@ -148,26 +146,3 @@ def sample_camera(rng: np.random.Generator) -> Camera:
         quality=int(rng.integers(85, 99)),
         subsampling=("4:4:4", "4:2:0")[int(rng.integers(2))],
     )
-
-
-def encode(picture: np.ndarray, quality: int, subsampling: str) -> bytes:
-    """JPEG bytes of a picture, uint8 RGB [H, W, 3]."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
-    options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _SUBSAMPLING[subsampling]]
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
-    if not done:
-        raise RuntimeError("OpenCV could not encode a JPEG")
-    return data.tobytes()
-
-
-def resave(picture: np.ndarray, quality: int, subsampling: str) -> np.ndarray:
-    """What a JPEG save and load makes of a picture, uint8 RGB [H, W, 3]."""
-    return decode(encode(picture, quality, subsampling))
-
-
-def decode(data: bytes) -> np.ndarray:
-    """The picture in a JPEG, uint8 RGB [H, W, 3]."""
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise RuntimeError("OpenCV could not decode a JPEG")
-    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from data_pipelines.generator.camera import decode, level, resave, sample_camera
-from data_pipelines.generator.examples import publish, whole_picture_edit
+from data_pipelines.generator.camera import level, sample_camera
+from data_pipelines.generator.examples import finish, stream
 from data_pipelines.generator.scenes import render_scene
+from data_pipelines.jpeg import decode
 
 # Each property of the history takes one of its words in every picture.
 HISTORY: dict[str, tuple[str, ...]] = {
@@ -64,14 +65,10 @@ def _finish(
     frame: np.ndarray, seed: int, number: int, size: int
 ) -> tuple[np.ndarray, tuple[str, str]]:
     """The finished square picture and the words for its resampling and retouching."""
-    # The third entry keeps this stream apart from the sources' own.
-    rng = np.random.default_rng(np.random.SeedSequence([seed, number, 3]))
+    rng = stream(seed, number, 3)
     picture, resampling = _resample(rng, frame, size)
     picture, retouching = _retouch(rng, picture)
-    picture = whole_picture_edit(rng, picture)
-    if rng.random() < 0.5:
-        picture = resave(picture, int(rng.integers(92, 99)), "4:4:4")
-    jpeg, _ = publish(rng, picture, None, size)
+    jpeg, _ = finish(rng, picture, None, size)
     return decode(jpeg), (resampling, retouching)
 
 

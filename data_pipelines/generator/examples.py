@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from data_pipelines.generator.camera import Camera, encode, resave, sample_camera
-from data_pipelines.generator.forgeries import KINDS, Limits, Source, copy_move, remove, splice
+from data_pipelines.generator.camera import Camera, sample_camera
+from data_pipelines.generator.forgeries import KINDS, Source, copy_move, remove, splice
 from data_pipelines.generator.scenes import render_scene
 from data_pipelines.generator.seams import KINDS as SEAM_KINDS
 from data_pipelines.generator.seams import seam_picture
+from data_pipelines.jpeg import encode, resave
 
 # interior: forgeries of other noise or resampling, seams blended. seam: nothing but the outline.
 WORLDS = ("interior", "seam", "both")
@@ -36,18 +37,17 @@ class SourceId:
 
 @dataclass(frozen=True)
 class Example:
-    """A finished picture: JPEG bytes, mask uint8 [H, W] (None: authentic), and where it is from."""
+    """A finished picture: JPEG bytes, mask uint8 [H, W] (None: authentic), and what it is."""
 
     jpeg: bytes
     mask: np.ndarray | None
     kind: str  # "authentic" or what was done to it
-    sources: tuple[SourceId, ...] | tuple[str, ...]  # str: names of photographs
 
 
 def photograph(
     source: SourceId, height: int, width: int, unlike: Camera | None = None
-) -> tuple[Source, Camera, list[str]]:
-    """The source picture of this id, its camera, and the words for what it shows.
+) -> tuple[Source, Camera]:
+    """The source picture of this id and its camera.
 
     `unlike`: a camera from which this one's noise must differ at least `NOISE_RATIO` times.
     """
@@ -56,7 +56,7 @@ def photograph(
     while unlike is not None and _similar(camera, unlike):
         camera = sample_camera(rng)
     scene = render_scene(rng, height, width)
-    return Source(camera.shoot(scene.radiance, rng), scene.objects), camera, scene.words
+    return Source(camera.shoot(scene.radiance, rng), scene.objects), camera
 
 
 def _similar(first: Camera, second: Camera) -> bool:
@@ -112,15 +112,12 @@ def _last_edit(seed: int, number: int, world: str) -> str:
     return kinds[int(stream(seed, number, 4).integers(len(kinds)))]
 
 
-def make_example(
-    seed: int, number: int, size: int = 256, limits: Limits | None = None, world: str = "interior"
-) -> Example:
+def make_example(seed: int, number: int, size: int = 256, world: str = "interior") -> Example:
     """Picture `number` of the endless set `seed`, the same each time it is asked for.
 
     Picture n owns the sources 2n and 2n + 1, so no two pictures share one, nor do two seeds.
     The longer side of the result is `size` pixels. world: one of WORLDS.
     """
-    limits = limits or Limits()
     rng = stream(seed, number, 1)
     aspect = ASPECTS[int(rng.integers(len(ASPECTS)))]
     scale = size / draw_shrink(rng) / max(aspect)
@@ -130,19 +127,18 @@ def make_example(
     kind, shape = kind_of(seed, number, world), (height, width)
     if world_of(number, world) == "seam":
         last, tampered = _last_edit(seed, number, world), number % 2 == 1
-        picture, mask = seam_picture(rng, own.rng(), other.rng(), shape, last, tampered, limits)
+        picture, mask = seam_picture(rng, own.rng(), other.rng(), shape, last, tampered)
     else:
-        picture, mask = _interior_picture(rng, own, other, shape, kind, limits)
-    jpeg, mask = finish(seed, number, picture, mask, size)
-    return Example(jpeg, mask, kind, sources_of(seed, number, world))
+        picture, mask = _interior_picture(rng, own, other, shape, kind)
+    # An independent stream: how a picture is published must not depend on the forgery's draws.
+    jpeg, mask = finish(stream(seed, number, 2), picture, mask, size)
+    return Example(jpeg, mask, kind)
 
 
 def finish(
-    seed: int, number: int, picture: np.ndarray, mask: np.ndarray | None, size: int
+    rng: np.random.Generator, picture: np.ndarray, mask: np.ndarray | None, size: int
 ) -> tuple[bytes, np.ndarray | None]:
-    """Edits, saves and publishes picture `number` of either class: JPEG bytes and mask."""
-    # An independent stream: how a picture is published must not depend on the forgery's draws.
-    rng = stream(seed, number, 2)
+    """Edits, saves and publishes a picture of either class: JPEG bytes and mask."""
     picture = whole_picture_edit(rng, picture)
     if rng.random() < 0.5:  # Saved once by the editor, before it is published.
         picture = resave(picture, int(rng.integers(92, 99)), "4:4:4")
@@ -150,21 +146,16 @@ def finish(
 
 
 def _interior_picture(
-    rng: np.random.Generator,
-    own: SourceId,
-    other: SourceId,
-    shape: tuple[int, int],
-    kind: str,
-    limits: Limits,
+    rng: np.random.Generator, own: SourceId, other: SourceId, shape: tuple[int, int], kind: str
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """A picture whose forgery, if any, differs over its whole area: uint8 [H, W, 3] and mask."""
-    target, camera, _ = photograph(own, *shape)
+    target, camera = photograph(own, *shape)
     if kind == "splicing":
-        return splice(rng, target, photograph(other, *shape, unlike=camera)[0], limits)
+        return splice(rng, target, photograph(other, *shape, unlike=camera)[0])
     if kind == "copy-move":
-        return copy_move(rng, target, limits)
+        return copy_move(rng, target)
     if kind == "removal":
-        return remove(rng, target, limits)
+        return remove(rng, target)
     return target.picture, None
 
 

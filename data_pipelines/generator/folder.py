@@ -142,8 +142,6 @@ def _claim(folder: Path, settings: dict[str, object]) -> None:
         )
     else:
         write_atomically(mark, (json.dumps(settings) + "\n").encode())
-    for name in ("Au", "Tp", "Gt"):
-        (folder / name).mkdir(exist_ok=True)
 
 
 def _picture_path(folder: Path, recipe: _Recipe, number: int) -> Path:
@@ -176,9 +174,7 @@ def _write_one(job: tuple[Path, int, _Recipe]) -> None:
     path = _picture_path(folder, recipe, number)
     example = recipe.make(number)
     if example.mask is not None:
-        done, png = cv2.imencode(".png", example.mask)
-        if not done:
-            raise RuntimeError("OpenCV could not encode a PNG")
+        png = cv2.imencode(".png", example.mask)[1]
         # The mask first: a picture that is there has its mask.
         write_atomically(folder / "Gt" / f"{path.stem}_gt.png", png.tobytes())
     write_atomically(path, example.jpeg)

@@ -8,6 +8,7 @@ import numpy as np
 from data_pipelines.generator.scenes import blob
 
 KINDS = ("splicing", "copy-move", "removal")
+SHARES = (0.04, 0.25)  # the smallest and the largest share of a picture that a forgery covers
 SOFT = (0.4, 1.6)  # Gaussian sigmas of an outline, pixels: an edge softened over up to two
 
 
@@ -19,21 +20,12 @@ class Source:
     objects: list[np.ndarray]
 
 
-@dataclass(frozen=True)
-class Limits:
-    """The smallest and largest share of the picture that a forgery covers."""
-
-    smallest: float = 0.04
-    largest: float = 0.25
-
-    def accept(self, mask: np.ndarray) -> bool:
-        """Whether the mask, uint8 [H, W], covers a share between the limits."""
-        return self.smallest <= float(np.mean(mask > 127)) <= self.largest
+def fits(mask: np.ndarray) -> bool:
+    """Whether the mask, uint8 [H, W], covers a share within SHARES."""
+    return SHARES[0] <= float(np.mean(mask > 127)) <= SHARES[1]
 
 
-def choose_region(
-    rng: np.random.Generator, source: Source, limits: Limits, objects: float = 0.5
-) -> np.ndarray:
+def choose_region(rng: np.random.Generator, source: Source, objects: float = 0.5) -> np.ndarray:
     """A region worth cutting out, uint8 [H, W] 0 or 255: an object of the scene or a drawn outline.
 
     `objects` is the probability of trying the scene's own objects first.
@@ -44,10 +36,10 @@ def choose_region(
         mask = np.where(mask > 127, 255, 0).astype(np.uint8)
         # Leaves and branches are lace; closing makes them a region that someone would cut out.
         mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((7, 7), np.uint8))
-        if limits.accept(mask):
+        if fits(mask):
             return mask
     while True:
-        share = np.exp(rng.uniform(np.log(limits.smallest), np.log(limits.largest)))
+        share = np.exp(rng.uniform(*np.log(SHARES)))
         radius = np.sqrt(share * height * width / np.pi)
         centre = (rng.uniform(0.15, 0.85) * width, rng.uniform(0.15, 0.85) * height)
         if rng.random() < 0.75:
@@ -57,7 +49,7 @@ def choose_region(
             outline = cv2.boxPoints((centre, size, rng.uniform(-30, 30)))
         mask = np.zeros((height, width), np.uint8)
         cv2.fillPoly(mask, [np.round(outline).astype(np.int32)], 255)
-        if limits.accept(mask):
+        if fits(mask):
             return mask
 
 
@@ -116,43 +108,39 @@ def _match_colours(
 
 
 def splice(
-    rng: np.random.Generator, target: Source, donor: Source, limits: Limits
+    rng: np.random.Generator, target: Source, donor: Source
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pastes a region of another camera's picture: (uint8 [H, W, 3], mask uint8 [H, W])."""
     shape = (target.picture.shape[0], target.picture.shape[1])
     while True:
-        region = choose_region(rng, donor, limits)
+        region = choose_region(rng, donor)
         turned = rng.random() < 0.5
         scale = rng.uniform(0.75, 1.25) if turned else 1.0
         angle = rng.uniform(-25, 25) if turned else 0.0
         above, mask = place(rng, donor, region, shape, scale, angle)
-        if limits.accept(mask):
+        if fits(mask):
             break
     if rng.random() < 0.5:
         above = _match_colours(target.picture, above, mask, rng.uniform(0.3, 0.9))
     return blend(target.picture, above, mask, rng.uniform(*SOFT)), mask
 
 
-def copy_move(
-    rng: np.random.Generator, target: Source, limits: Limits
-) -> tuple[np.ndarray, np.ndarray]:
+def copy_move(rng: np.random.Generator, target: Source) -> tuple[np.ndarray, np.ndarray]:
     """Copies a region within the picture, scaled, turned and blended; the mask is the copy."""
     shape = (target.picture.shape[0], target.picture.shape[1])
     while True:
-        region = choose_region(rng, target, limits)
+        region = choose_region(rng, target)
         scale = rng.uniform(1.3, 2.2) if rng.random() < 0.7 else rng.uniform(0.5, 0.75)
         angle = rng.uniform(-30, 30)
         above, mask = place(rng, target, region, shape, scale, angle)
         overlap = float(np.mean(region[mask > 127] > 127)) if mask.any() else 1.0
-        if limits.accept(mask) and overlap < 0.5:
+        if fits(mask) and overlap < 0.5:
             return blend(target.picture, above, mask, rng.uniform(*SOFT)), mask
 
 
-def remove(
-    rng: np.random.Generator, target: Source, limits: Limits
-) -> tuple[np.ndarray, np.ndarray]:
+def remove(rng: np.random.Generator, target: Source) -> tuple[np.ndarray, np.ndarray]:
     """Removes a region by inpainting from around it; the mask is what was painted over."""
-    region = choose_region(rng, target, limits, objects=0.8)
+    region = choose_region(rng, target, objects=0.8)
     mask = cv2.dilate(region, np.ones((3, 3), np.uint8))
     method = cv2.INPAINT_TELEA if rng.random() < 0.5 else cv2.INPAINT_NS
     return cv2.inpaint(target.picture, mask, 3, method), mask

@@ -15,10 +15,10 @@ import numpy as np
 
 from data_pipelines.generator.examples import Example, draw_shrink, finish, stream
 from data_pipelines.generator.forgeries import (
-    Limits,
     Source,
     blend,
     choose_region,
+    fits,
     outline_step,
     place,
     remove,
@@ -114,27 +114,25 @@ def _chosen(library: Library, seed: int, number: int) -> tuple[Path, Path]:
     return tuple(members[order[(turn + k) % len(members)]] for k in (0, step))
 
 
-def photograph_example(
-    library: Library, seed: int, number: int, size: int = 256, limits: Limits | None = None
-) -> Example:
+def photograph_example(library: Library, seed: int, number: int, size: int = 256) -> Example:
     """Picture `number` of the endless set `seed` of a library, its longer side `size` pixels.
 
     Even numbers are authentic, odd ones tampered; crop, size, edits and saves are drawn alike.
     """
-    limits, rng = limits or Limits(), stream(seed, number, 1)
+    rng = stream(seed, number, 1)
     longer = round(size / draw_shrink(rng))
     kind = forged_kind_of(seed, number)
     paths = _chosen(library, seed, number)
-    target = _view(rng, library, paths[0], longer, kind in ("copy-move", "removal"), limits)
+    target = _view(rng, library, paths[0], longer, kind in ("copy-move", "removal"))
     picture, mask = target.picture, None
     if kind == "removal":
-        picture, mask = remove(rng, target, limits)
+        picture, mask = remove(rng, target)
     elif kind != "authentic":
         splicing = kind == "splicing"
-        donor = _view(rng, library, paths[1], longer, True, limits) if splicing else target
-        picture, mask = _paste(rng, target, donor, limits)
-    jpeg, mask = finish(seed, number, picture, mask, size)
-    return Example(jpeg, mask, kind, forged_sources_of(library, seed, number))
+        donor = _view(rng, library, paths[1], longer, True) if splicing else target
+        picture, mask = _paste(rng, target, donor)
+    jpeg, mask = finish(stream(seed, number, 2), picture, mask, size)
+    return Example(jpeg, mask, kind)
 
 
 def forged_sources_of(library: Library, seed: int, number: int) -> tuple[str, ...]:
@@ -144,12 +142,7 @@ def forged_sources_of(library: Library, seed: int, number: int) -> tuple[str, ..
 
 
 def _view(
-    rng: np.random.Generator,
-    library: Library,
-    path: Path,
-    longer: int,
-    objects: bool,
-    limits: Limits,
+    rng: np.random.Generator, library: Library, path: Path, longer: int, objects: bool
 ) -> Source:
     """A random crop of a photograph, perhaps mirrored, resized; with its objects if asked for."""
     picture = read_image(path)
@@ -176,7 +169,7 @@ def _view(
         labels = find_segments(picture)
     else:
         labels = cv2.resize(labels[window][:, mirror], shape, interpolation=cv2.INTER_NEAREST)
-    return Source(picture, _objects(labels, limits))
+    return Source(picture, _objects(labels))
 
 
 def find_segments(picture: np.ndarray) -> np.ndarray:
@@ -191,7 +184,7 @@ def find_segments(picture: np.ndarray) -> np.ndarray:
     return np.maximum(cv2.watershed(smooth, cv2.connectedComponents(cores)[1]), 0)
 
 
-def _objects(labels: np.ndarray, limits: Limits) -> list[np.ndarray]:
+def _objects(labels: np.ndarray) -> list[np.ndarray]:
     """Masks, uint8 [H, W], of the labelled areas of a size worth cutting out, holes filled."""
     masks = []
     for label in np.unique(labels[labels > 0]):
@@ -199,24 +192,24 @@ def _objects(labels: np.ndarray, limits: Limits) -> list[np.ndarray]:
         outlines = cv2.findContours(area, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
         largest = max(outlines, key=cv2.contourArea)
         mask = cv2.drawContours(np.zeros_like(area), [largest], 0, 255, -1)
-        if limits.accept(mask):
+        if fits(mask):
             masks.append(mask)
     return masks
 
 
 def _paste(
-    rng: np.random.Generator, target: Source, donor: Source, limits: Limits
+    rng: np.random.Generator, target: Source, donor: Source
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pastes an object of `donor`, perhaps scaled and turned, into `target` (maybe the same)."""
     shape = (target.picture.shape[0], target.picture.shape[1])
     pastes: list[tuple[np.ndarray, np.ndarray]] = []
     while len(pastes) < CANDIDATES:
-        region = choose_region(rng, donor, limits, objects=0.9)
+        region = choose_region(rng, donor, objects=0.9)
         turned = rng.random() < 0.5
         scale = rng.uniform(0.7, 1.4) if turned else 1.0
         angle = rng.uniform(-30, 30) if turned else 0.0
         above, mask = place(rng, donor, region, shape, scale, angle)
-        if limits.accept(mask) and (donor is not target or np.mean(region[mask > 0] > 0) < 0.5):
+        if fits(mask) and (donor is not target or np.mean(region[mask > 0] > 0) < 0.5):
             pastes.append((above, mask))
     above, mask = max(pastes, key=lambda paste: outline_step(target.picture, *paste))
     # Hard as scissors cut, or slightly softened as an editor's brush does.

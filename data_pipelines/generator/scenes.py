@@ -20,11 +20,6 @@ class Scene:
     words: list[str] = field(default_factory=list)
     objects: list[np.ndarray] = field(default_factory=list)
 
-    def say(self, word: str) -> None:
-        """Adds a word to the caption once."""
-        if word not in self.words:
-            self.words.append(word)
-
     def paint(self, polygons: list[np.ndarray], material: np.ndarray, name: str | None) -> None:
         """Paints polygons (float [N, 2] x, y) with a colour [3] or a picture [H, W, 3]."""
         height, width = self.radiance.shape[:2]
@@ -44,7 +39,8 @@ class Scene:
         weight = mask[window].astype(np.float32) / 255
         self.radiance[window] = blend(weight, self.radiance[window], material)
         if name is not None:
-            self.say(name)
+            if name not in self.words:
+                self.words.append(name)
             share = wide * tall / mask.size
             if 0.01 < share < 0.4:
                 self.objects.append(mask)
@@ -125,7 +121,7 @@ def landscape(rng: np.random.Generator, height: int, width: int) -> Scene:
     scene = Scene(_sky(rng, height, width), ["landscape", "sky"])
     level = rng.uniform(0.3, 0.6)
     for _ in range(int(rng.integers(1, 4))):
-        hill = stone_or_grass(rng, height, width)
+        hill = (textures.stone if rng.random() < 0.4 else textures.grass)(rng, height, width)
         scene.paint([_ridge(rng, level, rng.uniform(0.1, 0.35), scene)], hill, "hills")
         level += rng.uniform(0.08, 0.2)
     if rng.random() < 0.35:
@@ -134,11 +130,6 @@ def landscape(rng: np.random.Generator, height: int, width: int) -> Scene:
         foot = (rng.uniform(0, width), height * rng.uniform(0.7, 1.0))
         _tree(rng, scene, foot, height * rng.uniform(0.25, 0.7))
     return scene
-
-
-def stone_or_grass(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A material for open ground, float32 [height, width, 3]."""
-    return (textures.stone if rng.random() < 0.4 else textures.grass)(rng, height, width)
 
 
 def city(rng: np.random.Generator, height: int, width: int) -> Scene:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from data_pipelines.generator.camera import sample_camera
-from data_pipelines.generator.forgeries import Limits, Source, blend, choose_region, outline_step
+from data_pipelines.generator.forgeries import Source, blend, choose_region, outline_step
 from data_pipelines.generator.scenes import render_scene
 
 KINDS = ("splicing", "copy-move")
@@ -32,7 +32,6 @@ def seam_picture(
     shape: tuple[int, int],
     kind: str,
     tampered: bool,
-    limits: Limits,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """A picture of the world, uint8 [H, W, 3] with H, W = shape, and its mask or None.
 
@@ -48,11 +47,11 @@ def seam_picture(
     donor = render_scene(donor_rng, *shape).radiance
     kinds = [KINDS[int(rng.integers(2))] for _ in range(int(rng.integers(3)))]
     for decoy in kinds if tampered else [*kinds, kind]:
-        mask, above = _piece(rng, target, donor, decoy, limits)[:2]
+        mask, above = _piece(rng, target, donor, decoy)[:2]
         target = np.where(mask[..., None] > 0, above, target)
     if not tampered:
         return camera.shoot(target, target_rng), None
-    mask, _, (x, y) = _piece(rng, target, donor, kind, limits)
+    mask, _, (x, y) = _piece(rng, target, donor, kind)
     picture = camera.shoot(target, target_rng)
     other = camera.shoot(donor, donor_rng) if kind == "splicing" else picture
     pasted = np.roll(other, (y, x), (0, 1))
@@ -60,7 +59,7 @@ def seam_picture(
 
 
 def _piece(
-    rng: np.random.Generator, target: np.ndarray, donor: np.ndarray, kind: str, limits: Limits
+    rng: np.random.Generator, target: np.ndarray, donor: np.ndarray, kind: str
 ) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
     """The strongest of CANDIDATES: mask uint8 [H, W], layer float32 [H, W, 3], move (x, y)."""
     height, width = target.shape[:2]
@@ -68,7 +67,7 @@ def _piece(
     best, strength = None, -1.0
     while best is None:
         for _ in range(CANDIDATES):
-            mask = choose_region(rng, below, limits)
+            mask = choose_region(rng, below)
             left, top, wide, tall = cv2.boundingRect(mask)
             # The piece's origin lies inside the picture, as many whole cells away.
             x, y = (

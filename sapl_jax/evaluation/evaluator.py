@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.images import decode_image, oddities, read_bytes
-from data_pipelines.listing import TAMPERED, Listing, Sample
+from data_pipelines.listing import TAMPERED, Listing, Outlines, Sample
 from data_pipelines.masks import load_mask
 from data_pipelines.progress_bars import ProgressBar
 from data_pipelines.read_ahead import batches_ahead
@@ -132,9 +132,10 @@ def load_sample(sample: Sample, perturbation: Perturbation | None = None) -> Loa
         problems.append(str(error).removeprefix(f"{sample.image}: "))
     if image is not None and sample.label == TAMPERED and sample.mask is not None:
         try:
-            regions = sample.outlines
-            hashes.append(sha256_of(repr(regions).encode() if regions else read_bytes(sample.mask)))
-            fitted = load_mask(sample.mask, image, sample.mask_style, regions)
+            style = sample.mask_style
+            drawn = isinstance(style, Outlines)
+            hashes.append(sha256_of(repr(style).encode() if drawn else read_bytes(sample.mask)))
+            fitted = load_mask(sample.mask, image, style)
         except UserError as error:
             problems.append(f"not in the pixel measures: {error}")
         else:

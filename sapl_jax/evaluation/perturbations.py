@@ -12,6 +12,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from data_pipelines.jpeg import resave
 from sapl_jax.errors import UserError
 
 _ROWS = 512  # rows of noise drawn at a time, so that a large picture needs little memory
@@ -53,7 +54,7 @@ def perturbation(sweep: Sweep, level: int, seed: int) -> Callable[[np.ndarray, s
 
     def apply(image: np.ndarray, name: str) -> np.ndarray:
         if sweep.name == "jpeg":
-            return jpeg(image, level)
+            return resave(image, level, "4:2:0")
         if sweep.name == "blur":
             return blur(image, level)
         digest = hashlib.sha256(f"{seed}/{sweep.name}/{level}/{name}".encode()).digest()
@@ -62,17 +63,6 @@ def perturbation(sweep: Sweep, level: int, seed: int) -> Callable[[np.ndarray, s
         return noise(image, sigma, generator)
 
     return apply
-
-
-def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """Compresses to JPEG of a quality 1-100 (chroma at half resolution) and decodes again."""
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not done:
-        raise ValueError(f"OpenCV cannot encode a picture of shape {image.shape} as JPEG")
-    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    assert decoded is not None
-    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
 
 def blur(image: np.ndarray, kernel: int) -> np.ndarray:

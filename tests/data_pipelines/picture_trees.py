@@ -1,11 +1,13 @@
-"""Generates small pictures and trees of them laid out as data sets."""
+"""Writes small pictures and trees of them laid out as data sets, and says what a reader found."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from data_pipelines.preprocess import Geometry
+from data_pipelines.readers import Listing
 
 SMALL = Geometry(size=64, patch=14)  # canvas 70, grid 5: neither side of the picture fits
 
@@ -21,11 +23,34 @@ def noise(seed: int, height: int = 48, width: int = 72) -> np.ndarray:
     return picture
 
 
-def write_picture(path: Path, rgb: np.ndarray) -> None:
+def write_picture(path: Path, rgb: np.ndarray) -> Path:
     """Writes RGB (or grey) pixels in the format of the path's suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = rgb[..., ::-1] if rgb.ndim == 3 and rgb.shape[2] == 3 else rgb
     path.write_bytes(cv2.imencode(path.suffix.lower(), pixels)[1].tobytes())
+    return path
+
+
+def write_random(path: Path, seed: int = 0, size: tuple[int, int] = (12, 16)) -> Path:
+    """Writes a colour picture of random pixels, (height, width)."""
+    return write_picture(path, np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8))
+
+
+def write_tree(root: Path, names: Iterable[str]) -> Path:
+    """Writes a different picture at each of the names below root."""
+    for seed, name in enumerate(names):
+        write_random(root / name, seed)
+    return root
+
+
+def pairs(listing: Listing) -> dict[str, str | int | None]:
+    """The mask of each picture, both below the root; without one 0 if it is authentic, or None."""
+    return {
+        sample.name: sample.mask.relative_to(listing.root).as_posix()
+        if sample.mask
+        else (None if sample.label else 0)
+        for sample in listing.samples
+    }
 
 
 def make_casia(root: Path, authentic: int = 24, tampered: int = 16) -> Path:

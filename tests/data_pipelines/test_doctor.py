@@ -11,18 +11,18 @@ from data_pipelines import diagnosis, doctor
 from data_pipelines.duplicates import identical_groups, without_training_pictures
 from data_pipelines.readers import read_dataset
 from sapl_jax.errors import UserError
-from tests.data_pipelines.trees import write_mask, write_picture
+from tests.data_pipelines.picture_trees import write_picture, write_random
 
 
 @pytest.fixture
 def healthy(tmp_path: Path) -> Path:
     root = tmp_path / "set"
     for number in range(3):
-        write_picture(root / f"Au/a{number}.png", number, (70, 80))
-        write_picture(root / f"Tp/t{number}.png", 10 + number, (70, 80))
+        write_random(root / f"Au/a{number}.png", number, (70, 80))
+        write_random(root / f"Tp/t{number}.png", 10 + number, (70, 80))
         mask = np.zeros((70, 80), np.uint8)
         mask[10:20] = 255
-        write_mask(root / f"Gt/t{number}_gt.png", mask)
+        write_picture(root / f"Gt/t{number}_gt.png", mask)
     return root
 
 
@@ -62,8 +62,8 @@ def test_a_root_of_another_layout_fails(tmp_path, monkeypatch, capsys) -> None:
 
 def test_missing_empty_and_misfitting_masks_are_told_apart(healthy) -> None:
     (healthy / "Gt/t0_gt.png").unlink()
-    write_mask(healthy / "Gt/t1_gt.png", np.zeros((70, 80), np.uint8))
-    write_mask(healthy / "Gt/t2_gt.png", np.zeros((70, 200), np.uint8))
+    write_picture(healthy / "Gt/t1_gt.png", np.zeros((70, 80), np.uint8))
+    write_picture(healthy / "Gt/t2_gt.png", np.zeros((70, 200), np.uint8))
     whats = [finding.what for finding in _findings(healthy)]
     assert whats == [
         "1 of 3 tampered pictures have no mask",
@@ -79,22 +79,22 @@ def test_a_set_without_any_mask_is_not_blamed_for_it(healthy) -> None:
 
 def test_inverted_masks_are_suspected(healthy) -> None:
     for number in range(5):
-        write_picture(healthy / f"Tp/t{number}.png", 20 + number, (70, 80))
+        write_random(healthy / f"Tp/t{number}.png", 20 + number, (70, 80))
         mask = np.full((70, 80), 255, np.uint8)
         mask[10:20] = 0
-        write_mask(healthy / f"Gt/t{number}_gt.png", mask)
+        write_picture(healthy / f"Gt/t{number}_gt.png", mask)
     assert "inverted" in _only(healthy).what
 
 
 def test_one_class_and_small_pictures_are_found(tmp_path) -> None:
-    write_picture(tmp_path / "Tp/t.png", 0, (12, 400))
+    write_random(tmp_path / "Tp/t.png", 0, (12, 400))
     whats = [finding.what for finding in _findings(tmp_path)]
     assert whats == ["no authentic picture", "1 pictures have a side under 64 pixels"]
 
 
 def test_an_incomplete_copy_of_a_known_set_is_found(tmp_path) -> None:
-    write_picture(tmp_path / "Au/Au_ani_00001.jpg", 0, (70, 80))
-    write_picture(tmp_path / "Tp/Tp_D_CND_M_N_ani00018_sec00096_00138.tif", 1, (70, 80))
+    write_random(tmp_path / "Au/Au_ani_00001.jpg", 0, (70, 80))
+    write_random(tmp_path / "Tp/Tp_D_CND_M_N_ani00018_sec00096_00138.tif", 1, (70, 80))
     listing = read_dataset("casia_v2", tmp_path)
     findings = diagnosis.diagnose(listing, diagnosis.examine(listing, progress=False))
     assert "1 authentic and 1 tampered pictures; a complete copy has 7491 and 5123" in (
@@ -106,7 +106,7 @@ def test_an_incomplete_copy_of_a_known_set_is_found(tmp_path) -> None:
 def test_duplicates_inside_across_classes_and_against_training_are_found(healthy, tmp_path) -> None:
     shutil.copy(healthy / "Au/a0.png", healthy / "Au/copy.png")
     shutil.copy(healthy / "Au/a1.png", healthy / "Tp/t9.png")
-    write_mask(healthy / "Gt/t9_gt.png", np.full((70, 80), 200, np.uint8) * (np.arange(80) < 9))
+    write_picture(healthy / "Gt/t9_gt.png", np.full((70, 80), 200, np.uint8) * (np.arange(80) < 9))
     training = tmp_path / "training"
     shutil.copytree(healthy / "Au", training / "Au")
     against = [("folder", read_dataset("folder", training))]

@@ -10,7 +10,7 @@ from scipy import stats
 
 from data_pipelines import edge_statistics as es
 from sapl_jax.errors import UserError
-from tests.data_pipelines.trees import write_mask
+from tests.data_pipelines.picture_trees import write_picture
 
 OPTIONS = es.Options()
 
@@ -61,12 +61,12 @@ def test_flat_windows_have_no_shape() -> None:
 def _write(root: Path, count: int) -> None:
     for number in range(count):
         rgb, mask = _scene(number)
-        write_mask(root / f"Tp/{number}.png", rgb)
-        write_mask(root / f"Gt/{number}_gt.png", mask.astype(np.uint8) * 255)
+        write_picture(root / f"Tp/{number}.png", rgb)
+        write_picture(root / f"Gt/{number}_gt.png", mask.astype(np.uint8) * 255)
 
 
-def _run(monkeypatch, root: Path, output: Path, *more: str) -> None:
-    flags = ["--dataset", "folder", "--root", str(root), "--output", str(output), *more]
+def _run(monkeypatch, root: Path, output: Path, *more: str, dataset: str = "folder") -> None:
+    flags = ["--dataset", dataset, "--root", str(root), "--output", str(output), *more]
     monkeypatch.setattr(sys, "argv", ["edge_statistics", *flags])
     es.main()
 
@@ -74,7 +74,7 @@ def _run(monkeypatch, root: Path, output: Path, *more: str) -> None:
 def test_the_command_finds_the_sharper_tampered_edges(monkeypatch, capsys, tmp_path) -> None:
     _write(tmp_path, 3)
     (tmp_path / "Tp/broken.png").write_bytes(b"nonsense")
-    write_mask(tmp_path / "Gt/broken_gt.png", np.zeros((9, 9), np.uint8))
+    write_picture(tmp_path / "Gt/broken_gt.png", np.zeros((9, 9), np.uint8))
     _run(monkeypatch, tmp_path, tmp_path / "out")
     written = json.loads((tmp_path / "out/edge_statistics.json").read_text())
     assert written["pictures"] == 3 and "broken.png" in written["left_out"][0]
@@ -86,8 +86,22 @@ def test_the_command_finds_the_sharper_tampered_edges(monkeypatch, capsys, tmp_p
     assert "tampered edges" in capsys.readouterr().out
 
 
+def test_outlines_count_as_masks(monkeypatch, tmp_path) -> None:
+    write_picture(tmp_path / "Val/a.png", _scene()[0])
+    box = [100, 40, 149, 40, 149, 89, 100, 89]
+    content = {
+        "categories": [{"id": 1, "name": "Fake"}],
+        "images": [{"id": 1, "file_name": "a.png", "height": 120, "width": 160}],
+        "annotations": [{"image_id": 1, "category_id": 1, "segmentation": [box]}],
+    }
+    (tmp_path / "Val_poly.json").write_text(json.dumps(content))
+    _run(monkeypatch, tmp_path, tmp_path / "out", dataset="openforensics")
+    written = json.loads((tmp_path / "out/edge_statistics.json").read_text())
+    assert (written["pictures"], written["left_out"]) == (1, [])
+
+
 def test_a_set_without_masks_is_refused(monkeypatch, tmp_path) -> None:
-    write_mask(tmp_path / "Tp/a.png", _scene()[0])
+    write_picture(tmp_path / "Tp/a.png", _scene()[0])
     with pytest.raises(UserError, match="no tampered picture has a mask"):
         _run(monkeypatch, tmp_path, tmp_path / "out")
 

@@ -1,4 +1,4 @@
-"""The benchmark generator: repeatable, disjoint sources, masks that mark what changed."""
+"""The picture generator: repeatable, disjoint sources, masks that mark what changed."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,18 +9,15 @@ import pytest
 
 from data_pipelines.generator.camera import sample_camera
 from data_pipelines.generator.captions import CONTENT, HISTORY, captioned_picture
-from data_pipelines.generator.examples import kind_of, make_example
+from data_pipelines.generator.examples import kind_of, make_example, sources_of
 from data_pipelines.generator.folder import MARK, generate
-from data_pipelines.generator.forgeries import KINDS, Limits, Source, copy_move, remove, splice
+from data_pipelines.generator.forgeries import KINDS, Source, copy_move, remove, splice
 from data_pipelines.generator.scenes import KINDS as SCENES
 from data_pipelines.generator.scenes import render_scene
+from data_pipelines.jpeg import decode
 from data_pipelines.readers import read_dataset
 from sapl_jax.errors import UserError
 from sapl_jax.files import PARTIAL, hold_lock
-
-
-def decode(jpeg: bytes) -> np.ndarray:
-    return cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
 
 
 def photo(seed: int) -> Source:
@@ -36,10 +33,10 @@ def test_the_same_number_gives_the_same_picture_and_another_number_or_seed_anoth
 
 
 def test_no_two_pictures_share_a_source_within_or_across_seeds() -> None:
-    used = [s for seed in (0, 1) for n in range(12) for s in make_example(seed, n, 64).sources]
+    used = [s for seed in (0, 1) for n in range(12) for s in sources_of(seed, n)]
     assert len(used) == len(set(used))
     spliced = next(n for n in range(1, 40, 2) if kind_of(0, n) == "splicing")
-    assert len(make_example(0, spliced, 64).sources) == 2
+    assert len(sources_of(0, spliced)) == 2
 
 
 def test_sources_with_different_ids_are_different_pictures() -> None:
@@ -69,13 +66,13 @@ def test_all_kinds_occur_about_equally() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_forgery_changes_the_picture_inside_its_mask_and_not_far_outside(kind: str) -> None:
     for seed in range(4):
-        rng, target, limits = np.random.default_rng(seed), photo(seed), Limits()
+        rng, target = np.random.default_rng(seed), photo(seed)
         if kind == "splicing":
-            forged, mask = splice(rng, target, photo(100 + seed), limits)
+            forged, mask = splice(rng, target, photo(100 + seed))
         elif kind == "copy-move":
-            forged, mask = copy_move(rng, target, limits)
+            forged, mask = copy_move(rng, target)
         else:
-            forged, mask = remove(rng, target, limits)
+            forged, mask = remove(rng, target)
         changed = np.any(forged != target.picture, axis=2)
         near = cv2.dilate(mask, np.ones((13, 13), np.uint8)) > 0
         assert not changed[~near].any()

@@ -7,7 +7,7 @@ import pytest
 
 from data_pipelines.readers import read_dataset
 from sapl_jax.errors import UserError
-from tests.data_pipelines.trees import write_tree
+from tests.data_pipelines.picture_trees import write_tree
 
 
 @pytest.fixture

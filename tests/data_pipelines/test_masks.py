@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.masks import UnusableMask, load_mask
-from tests.data_pipelines.trees import write_mask
+from tests.data_pipelines.picture_trees import write_picture
 
 
 def _picture(height: int, width: int) -> np.ndarray:
@@ -22,19 +22,19 @@ def _square(height: int, width: int, rows: slice, columns: slice) -> np.ndarray:
 
 def test_white_masks_stay_as_they_are(tmp_path: Path) -> None:
     grey = np.arange(40 * 60, dtype=np.uint32).reshape(40, 60).astype(np.uint8)
-    mask = load_mask(write_mask(tmp_path / "m.png", grey), _picture(40, 60))
+    mask = load_mask(write_picture(tmp_path / "m.png", grey), _picture(40, 60))
     np.testing.assert_array_equal(mask.grey, grey)
     assert mask.note is None
 
 
 def test_black_masks_are_inverted(tmp_path: Path) -> None:
     grey = _square(40, 60, slice(5, 9), slice(0, 60))
-    path = write_mask(tmp_path / "m.png", 255 - grey)
+    path = write_picture(tmp_path / "m.png", 255 - grey)
     np.testing.assert_array_equal(load_mask(path, _picture(40, 60), "black").grey, grey)
 
 
 def test_nonzero_masks_count_every_level(tmp_path: Path) -> None:
-    path = write_mask(tmp_path / "m.png", np.uint8([[0, 1, 127, 255]]))
+    path = write_picture(tmp_path / "m.png", np.uint8([[0, 1, 127, 255]]))
     assert load_mask(path, _picture(1, 4), "nonzero").grey.tolist() == [[0, 255, 255, 255]]
 
 
@@ -44,14 +44,14 @@ def test_columbia_palette_survives_jpeg(tmp_path: Path) -> None:
     rgb[:, 32:48] = (200, 0, 0)
     rgb[:, 48:64] = (0, 200, 0)
     rgb[:, 64:] = (0, 255, 0)
-    path = write_mask(tmp_path / "m_edgemask.jpg", rgb)
+    path = write_picture(tmp_path / "m_edgemask.jpg", rgb)
     mask = load_mask(path, _picture(64, 96), "columbia")
     np.testing.assert_array_equal(mask.grey, _square(64, 96, slice(None), slice(48, None)))
 
 
 def test_columbia_masks_that_were_converted_to_grey_are_read_as_white(tmp_path: Path) -> None:
     grey = _square(64, 96, slice(None), slice(48, None))
-    path = write_mask(tmp_path / "m_edgemask.png", grey)
+    path = write_picture(tmp_path / "m_edgemask.png", grey)
     np.testing.assert_array_equal(load_mask(path, _picture(64, 96), "columbia").grey, grey)
 
 
@@ -61,7 +61,7 @@ def test_a_turned_mask_is_turned_to_the_side_where_it_follows_edges(
 ) -> None:
     grey = _square(40, 60, slice(4, 15), slice(35, 52))
     image = np.repeat(cv2.GaussianBlur(grey, (0, 0), 1)[..., None], 3, axis=2) // 2 + 60
-    path = write_mask(tmp_path / "m.png", np.ascontiguousarray(np.rot90(grey, -turns)))
+    path = write_picture(tmp_path / "m.png", np.ascontiguousarray(np.rot90(grey, -turns)))
     mask = load_mask(path, image)
     np.testing.assert_array_equal(mask.grey, grey)
     assert mask.note is not None and "turned 90 degrees" in mask.note
@@ -69,12 +69,12 @@ def test_a_turned_mask_is_turned_to_the_side_where_it_follows_edges(
 
 def test_a_mask_of_another_size_and_the_same_shape_is_resized(tmp_path: Path) -> None:
     grey = _square(20, 30, slice(0, 10), slice(0, 30))
-    mask = load_mask(write_mask(tmp_path / "m.png", grey), _picture(40, 60))
+    mask = load_mask(write_picture(tmp_path / "m.png", grey), _picture(40, 60))
     np.testing.assert_array_equal(mask.grey, _square(40, 60, slice(0, 20), slice(None)))
     assert mask.note == "mask is 30x20, picture 60x40: resized"
 
 
 def test_a_mask_of_another_shape_is_refused(tmp_path: Path) -> None:
-    path = write_mask(tmp_path / "m.png", np.zeros((40, 90), np.uint8))
+    path = write_picture(tmp_path / "m.png", np.zeros((40, 90), np.uint8))
     with pytest.raises(UnusableMask, match="mask is 90x40 but its picture is 60x40"):
         load_mask(path, _picture(40, 60))

@@ -24,7 +24,7 @@ from data_pipelines.generator.photographs import (
 from data_pipelines.readers import read_dataset
 from data_pipelines.splits import split_samples
 from sapl_jax.errors import UserError
-from tests.data_pipelines.trees import write_mask
+from tests.data_pipelines.picture_trees import write_picture
 
 COUNT = 40
 
@@ -37,7 +37,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         (pictures / f"picture{n}.jpg").write_bytes(make_example(9, 2 * n, 160).jpeg)
         shape = cv2.imread(str(pictures / f"picture{n}.jpg")).shape[:2]
         box = cv2.boxPoints(((shape[1] / 2, shape[0] / 2), (105, 15), 20)).astype(np.int32)
-        write_mask(labels / f"picture{n}.png", cv2.fillPoly(np.zeros(shape, np.uint8), [box], 7))
+        write_picture(labels / f"picture{n}.png", cv2.fillPoly(np.zeros(shape, np.uint8), [box], 7))
     return pictures, labels
 
 
@@ -148,11 +148,11 @@ def test_what_cannot_be_used_is_said(folders, tmp_path) -> None:
         open_library(tmp_path)
     with pytest.raises(UserError, match="--split dev: expected one of train"):
         open_library(pictures, None, "dev")
-    write_mask(tmp_path / "other.png", np.ones((9, 9), np.uint8))
+    write_picture(tmp_path / "other.png", np.ones((9, 9), np.uint8))
     with pytest.raises(UserError, match="none of its 1 pictures is named as a photograph"):
         open_library(pictures, tmp_path)
     for path in pictures.iterdir():
-        write_mask(tmp_path / f"small/{path.stem}.png", np.ones((9, 9), np.uint8))
+        write_picture(tmp_path / f"small/{path.stem}.png", np.ones((9, 9), np.uint8))
     with pytest.raises(UserError, match="9 x 9 pixels, but its photograph has"):
         _generate(tmp_path / "set", (pictures, tmp_path / "small"), 8)
 
@@ -163,9 +163,10 @@ def test_what_cannot_be_used_is_said(folders, tmp_path) -> None:
         (["--photographs", "x", "--world", "seam"], "--world is for generated pictures"),
         (["--segments", "x"], "are for photographs"),
         (["--split", "test"], "are for photographs"),
+        (["--workers", "-1"], "--workers is -1; expected 1 to 1024"),
     ],
 )
-def test_flags_that_do_not_go_together_are_refused(monkeypatch, tmp_path, flags, message) -> None:
+def test_flags_that_cannot_be_followed_are_refused(monkeypatch, tmp_path, flags, message) -> None:
     monkeypatch.setattr(
         sys, "argv", ["generate", "--output", str(tmp_path / "set"), "--images", "4", *flags]
     )

@@ -1,5 +1,6 @@
 """Preparing: lossless records, what is skipped, reuse, interruptions, and the command."""
 
+import errno
 import json
 import os
 import shutil
@@ -48,7 +49,8 @@ def test_records_hold_the_resized_pixels_exactly(
 
 
 def test_corrupt_and_foreign_files_are_skipped_and_listed(small_prepared: Prepared) -> None:
-    skipped = {row["file"]: row["reason"] for row in small_prepared.skipped()}
+    rows = json.loads((small_prepared.dir / "skipped.json").read_text())
+    skipped = {row["file"]: row["reason"] for row in rows}
     assert small_prepared.num_skipped == 2
     assert "truncated JPEG" in skipped["Au/Au_ani_00099.jpg"]
     assert "not a picture file" in skipped["Tp/Thumbs.db"]
@@ -139,6 +141,16 @@ def test_class_without_a_readable_picture_is_an_error_and_leaves_nothing(tmp_pat
     assert not list((tmp_path / "out").rglob("prepared.json"))
 
 
+def test_files_that_no_record_can_name_are_skipped_and_listed(tmp_path: Path) -> None:
+    root = make_casia(tmp_path / "root", 3, 3)
+    (root / "Au" / "Au_ani_00007.jpg").symlink_to(root / "nothing.jpg")
+    shutil.copy(root / "Au" / "Au_ani_00001.jpg", root / "Au" / "\udcff.jpg")
+    prepared = prepare("casia_v2", root, tmp_path / "out", SMALL, progress=False)
+    assert prepared.num_train + prepared.num_val == 6
+    rows = json.loads((prepared.dir / "skipped.json").read_text())
+    assert [row["file"] for row in rows] == ["Au/Au_ani_00007.jpg", "Au/\\xff.jpg"]
+
+
 def test_output_that_is_a_file_is_a_user_error(tmp_path: Path) -> None:
     root = make_casia(tmp_path / "root", 2, 2)
     (tmp_path / "out").write_text("a file")
@@ -150,12 +162,12 @@ def test_killed_run_leaves_nothing_that_looks_done_and_runs_again(tmp_path: Path
     root = make_casia(tmp_path / "root", 8, 8)
     code = """
 import os, signal, sys
-from data_pipelines import builders as picture_builder
+from data_pipelines import builders
 from data_pipelines.prepare import prepare
 from data_pipelines.preprocess import Geometry
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
-picture_builder.write_metadata = die  # the last thing before TFDS renames the folder
+builders.write_metadata = die  # the last thing before TFDS renames the folder
 prepare("casia_v2", sys.argv[1], sys.argv[2], Geometry(64, 14), progress=False)
 """
     output = tmp_path / "out"
@@ -243,11 +255,18 @@ def test_command_shows_a_mistake_in_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Failed to finalize split: write() failed: No space left on device"),
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+    ],
+)
 def test_a_disk_that_fills_under_the_record_writer_is_a_clear_error(
-    casia_root, tmp_path, monkeypatch
+    casia_root, tmp_path, monkeypatch, error
 ) -> None:
     def full(builder, **_) -> None:
-        raise RuntimeError("Failed to finalize split: write() failed: No space left on device")
+        raise error
 
     monkeypatch.setattr("data_pipelines.builders.CasiaV2.download_and_prepare", full)
     with pytest.raises(UserError, match="disk is full.*same command"):

@@ -1,11 +1,13 @@
 """Listing data sets: pairing by stem, odd names, and errors that say what to do."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from data_pipelines.readers import AUTHENTIC, TAMPERED, Listing, read_dataset
+from data_pipelines.readers import AUTHENTIC, TAMPERED, read_dataset
 from sapl_jax.errors import UserError
+from tests.data_pipelines.picture_trees import pairs
 
 
 def tree(root: Path, *names: str) -> Path:
@@ -15,10 +17,6 @@ def tree(root: Path, *names: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     return root
-
-
-def masks(listing: Listing) -> dict[str, str | None]:
-    return {s.name: s.mask.name if s.mask else None for s in listing.samples}
 
 
 def test_masks_pair_by_exact_stem_dots_included(tmp_path: Path) -> None:
@@ -34,10 +32,10 @@ def test_masks_pair_by_exact_stem_dots_included(tmp_path: Path) -> None:
         "Gt/zz_gt.png",
     )
     listing = read_dataset("folder", root)
-    assert masks(listing) == {
-        "Au/a.jpg": None,  # an authentic picture has no mask, whatever the stem
-        "Tp/a.b.c.JPG": "a.b.c_gt.png",
-        "Tp/a.b.TIFF": "a.b_gt.png",
+    assert pairs(listing) == {
+        "Au/a.jpg": 0,  # an authentic picture has no mask, whatever the stem
+        "Tp/a.b.c.JPG": "Gt/a.b.c_gt.png",
+        "Tp/a.b.TIFF": "Gt/a.b_gt.png",
         "Tp/z.png": None,
     }
     assert [s.label for s in listing.samples] == [AUTHENTIC, TAMPERED, TAMPERED, TAMPERED]
@@ -48,9 +46,16 @@ def test_casia_masks_are_found_in_either_folder(tmp_path: Path, folder: str) -> 
     stem = "Tp_D_CRN_M_N_ani00100_ani10101_10089"
     root = tree(tmp_path, "Au/Au_ani_00100.jpg", f"Tp/{stem}.tif", f"{folder}/{stem}_gt.png")
     listing = read_dataset("casia_v2", root)
-    assert masks(listing)[f"Tp/{stem}.tif"] == f"{stem}_gt.png"
+    assert pairs(listing)[f"Tp/{stem}.tif"] == f"{folder}/{stem}_gt.png"
     assert [s.sources for s in listing.samples] == [("ani00100",), ("ani00100", "ani10101")]
     assert listing.notes == []
+
+
+def test_casia_masks_may_have_a_digit_after_their_ending(tmp_path: Path) -> None:
+    stem = "Tp_D_NRD_S_N_cha10002_cha10001_20094"
+    tree(tmp_path, "Au/Au_ani_00100.jpg", f"Tp/{stem}.jpg", f"Gt/{stem}_gt3.png")
+    found = pairs(read_dataset("casia_v2", tmp_path))
+    assert found[f"Tp/{stem}.jpg"] == f"Gt/{stem}_gt3.png"
 
 
 def test_misnamed_casia_mask_pairs_by_serial_number_when_unambiguous(tmp_path: Path) -> None:
@@ -65,8 +70,8 @@ def test_misnamed_casia_mask_pairs_by_serial_number_when_unambiguous(tmp_path: P
         f"Gt/Tp_D_NRN_S_N_{pair}_00008_gt.png",
     )
     listing = read_dataset("casia_v2", root)
-    found = masks(listing)
-    assert found[f"Tp/Tp_S_NRN_S_N_{pair}_00007.jpg"] == f"Tp_D_NRN_S_N_{pair}_00007_gt.png"
+    found = pairs(listing)
+    assert found[f"Tp/Tp_S_NRN_S_N_{pair}_00007.jpg"] == f"Gt/Tp_D_NRN_S_N_{pair}_00007_gt.png"
     assert found[f"Tp/Tp_S_NRN_S_N_{pair}_00008.jpg"] is None
     assert found[f"Tp/Tp_S_NRN_S_O_{pair}_00008.jpg"] is None
     assert len(listing.notes) == 1 and listing.notes[0].startswith("1 masks")
@@ -79,6 +84,23 @@ def test_other_files_are_listed_with_reasons_and_hidden_ones_passed_over(tmp_pat
         ("Thumbs.db", "not a picture file (.db)"),
         ("deep", "a folder"),
     ]
+
+
+def test_links_to_nothing_pipes_and_names_that_are_no_text_are_listed_not_read(
+    tmp_path: Path,
+) -> None:
+    root = tree(tmp_path, "Au/a.jpg", "Tp/b.jpg", "Tp/\udcffc.jpg", "Tp/\udcff.db")
+    (root / "Tp" / "gone.jpg").symlink_to(root / "nothing.jpg")
+    os.mkfifo(root / "Tp" / "pipe.jpg")
+    listing = read_dataset("folder", root)
+    assert [sample.name for sample in listing.samples] == ["Au/a.jpg", "Tp/b.jpg"]
+    no_file, no_text = "a link to nothing, or no regular file", "its name is not UTF-8; rename it"
+    assert {(path.name, reason) for path, reason in listing.skipped} == {
+        ("gone.jpg", no_file),
+        ("pipe.jpg", no_file),
+        ("\\xffc.jpg", no_text),
+        ("\\xff.db", no_text),
+    }
 
 
 def test_names_are_unique_where_stems_are_not(tmp_path: Path) -> None:

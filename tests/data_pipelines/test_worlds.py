@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from data_pipelines import edge_statistics as es
-from data_pipelines.generator.camera import decode
 from data_pipelines.generator.examples import Example, kind_of, make_example, sources_of
 from data_pipelines.generator.folder import generate
-from data_pipelines.generator.forgeries import Limits
 from data_pipelines.generator.photographs import open_library, photograph_example
 from data_pipelines.generator.seams import GRID, KINDS, seam_picture
+from data_pipelines.jpeg import decode
 from sapl_jax.errors import UserError
 
 
@@ -64,7 +63,7 @@ def test_the_interior_world_has_weaker_tampered_edges() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_a_copy_in_seam_is_exact_and_moved_by_whole_cells(seed: int) -> None:
     rngs = [np.random.default_rng([seed, k]) for k in range(3)]
-    picture, mask = seam_picture(*rngs, (96, 128), "copy-move", True, Limits())
+    picture, mask = seam_picture(*rngs, (96, 128), "copy-move", True)
     hard = cv2.erode(mask, np.ones((7, 7), np.uint8)) > 0  # the outline is blended
 
     def is_copy(x: int, y: int) -> bool:
@@ -81,7 +80,7 @@ def test_a_tampered_seam_picture_without_its_forgery_is_a_whole_photograph() -> 
 
     def made(tampered: bool) -> tuple[np.ndarray, np.ndarray | None]:
         rngs = [np.random.default_rng([7, k]) for k in range(3)]
-        return seam_picture(*rngs, (96, 128), "splicing", tampered, Limits())
+        return seam_picture(*rngs, (96, 128), "splicing", tampered)
 
     (tampered, mask), (authentic, none) = made(True), made(False)
     assert none is None

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sapl_jax.errors import UserError
-from sapl_jax.evaluation.perturbations import SWEEPS, get_sweep, jpeg, perturbation
+from sapl_jax.evaluation.perturbations import SWEEPS, get_sweep, perturbation
 
 GREY = np.full((200, 300, 3), 128, np.uint8)
 TEXTURE = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
@@ -35,6 +35,10 @@ def test_blur_takes_its_sigma_from_the_kernel() -> None:
 def test_jpeg_keeps_colours_and_loses_more_at_lower_quality() -> None:
     red = np.zeros((32, 32, 3), np.uint8)
     red[..., 0] = 200
+
+    def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+        return perturbation(SWEEPS["jpeg"], quality, 0)(image, "a")
+
     assert np.abs(jpeg(red, 90).astype(int) - red).max() <= 3
     errors = [np.abs(jpeg(TEXTURE, q).astype(int) - TEXTURE).mean() for q in (100, 80, 50)]
     assert errors == sorted(errors) and errors[0] < errors[-1]
