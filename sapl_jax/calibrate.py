@@ -100,10 +100,7 @@ def main() -> None:
     before = localizer.calibration
     if arguments.authentic is not None and before is not None:
         # Your pictures say where authentic ones end, the validation split the rest.
-        kept = {name: getattr(before, name) for name in ("temperature", "bias", "fitted_on")}
-        low = before.authentic_to
-        low = None if low is None else min(low, found.tampered_above)
-        found = dataclasses.replace(found, **kept, authentic_to=low, tampered=before.tampered)
+        found = calibration.with_tampered_side_of(before, found)
     elif not found.tampered:
         log.warning("no tampered pictures: no probability is fitted, and none is called authentic")
     calibration.write(arguments.checkpoint, found)

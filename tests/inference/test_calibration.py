@@ -87,9 +87,47 @@ def test_verdicts_follow_the_rule() -> None:
 
 
 def test_too_few_pictures_are_refused_with_what_they_can_promise() -> None:
-    with pytest.raises(UserError, match="5 authentic pictures cannot promise.*takes 19.*0.17"):
+    with pytest.raises(
+        UserError, match="5 authentic pictures cannot promise.*takes 19.*0.167 or higher"
+    ):
         _calibrate(np.zeros(5, int), np.linspace(0, 1, 5))
     assert _calibrate(np.zeros(5, int), np.linspace(0, 1, 5), false_alarms=0.17).alarms == 0
+    with pytest.raises(UserError, match="0 authentic pictures cannot .* Give more pictures\\.$"):
+        _calibrate(np.ones(5, int), np.linspace(0, 1, 5))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 8, 13, 27, 999, 1400])
+def test_the_rate_that_a_refusal_suggests_is_accepted(count) -> None:
+    labels, scores = np.zeros(count, int), np.linspace(0, 1, count)
+    with pytest.raises(UserError) as refused:
+        _calibrate(labels, scores, false_alarms=1e-5)
+    suggested = float(str(refused.value).split("--false-alarms ")[1].split()[0])
+    assert _calibrate(labels, scores, false_alarms=suggested).alarms == 0
+
+
+def test_tied_tampered_scores_keep_the_stated_rate() -> None:
+    tampered = np.r_[np.full(20, 0.3), np.linspace(0.5, 1, 20)]
+    found = _calibrate(np.repeat([0, 1], 40), np.r_[np.linspace(0, 0.6, 40), tampered])
+    assert sum(found.verdict(score) == "authentic" for score in tampered) <= 0.05 * 40
+    assert found.verdict(0.29) == "authentic" and "authentic below 0.3, where at most" in found.rule
+
+
+def test_the_low_end_of_a_higher_rate_is_left_out(caplog) -> None:
+    labels, scores = (
+        np.repeat([0, 1], 100),
+        np.r_[np.linspace(0, 0.6, 100), np.linspace(0.1, 1, 100)],
+    )
+    before = _calibrate(labels, scores, false_alarms=0.1)
+    same, lower = (
+        calibration.with_tampered_side_of(
+            before, _calibrate(np.zeros(100, int), scores[:100], false_alarms=rate)
+        )
+        for rate in (0.1, 0.01)
+    )
+    assert same.authentic_to == before.authentic_to and "at most 10.0% of 100" in same.rule
+    assert lower.verdict(0) == "inconclusive" and "none is called authentic" in lower.rule
+    assert (lower.temperature, lower.tampered) == (before.temperature, 100)
+    assert "--false-alarms 0.01" in caplog.text
 
 
 def test_the_map_threshold_marks_no_more_than_asked() -> None:
