@@ -14,8 +14,8 @@ from typing import Any
 from data_pipelines.duplicates import without_training_pictures
 from data_pipelines.readers import READERS, Listing, read_dataset
 from sapl_jax import files
-from sapl_jax.command_line import TILES, WHICH_HELP, check_checkpoint
-from sapl_jax.errors import Parser, UserError, check_numbers, run_main
+from sapl_jax.command_line import TILES, WHICH_HELP, print_files, printable
+from sapl_jax.errors import Parser, UserError, check_checkpoint, check_numbers, run_main
 from sapl_jax.evaluation import protocols, results
 from sapl_jax.evaluation.classics import CLASSICS, classic
 from sapl_jax.evaluation.evaluator import DatasetResult
@@ -30,7 +30,6 @@ NAME=PATH, repeatable. NAME is the name in the report; where it is a known layou
 in any case, with or without dashes) the data set is read as that layout. Any other
 NAME is read as a generic folder (Au/, Tp/, optional Gt/<stem>_gt.png), or, if PATH is a file, as a
 list (.txt: MVSS, .json: IMDL-BenCo). NAME:LAYOUT=PATH gives a known layout another name."""
-_SHOWN = 10  # skipped files and notes printed per data set; results.json has them all
 
 
 def parse_dataset(text: str, flag: str = "--dataset") -> tuple[str, str, Path]:
@@ -190,15 +189,6 @@ def save(session: Session, result: DatasetResult, output: Path) -> None:
     files.write_json(output / "results.json", results.build(session))
 
 
-def print_files(result: DatasetResult) -> None:
-    """Prints each skipped file and each note on stderr, the first few of a kind."""
-    for what, found in (("skipped", result.skipped), ("note", result.notes)):
-        for path, reason in found[:_SHOWN]:
-            print(f"{what} {path}: {reason}", file=sys.stderr)
-        if len(found) > _SHOWN:
-            print(f"{what}: {len(found) - _SHOWN} more, see results.json", file=sys.stderr)
-
-
 def write_report(
     session: Session, detector: Any, listings: list[tuple[str, Listing]], output: Path
 ) -> None:
@@ -249,9 +239,10 @@ def main() -> None:
     for method in plain:
         if method is plain[0] or isinstance(method.detector, MapFolder):
             for result in session.results.get(method.name, []):
-                print_files(result)
+                print_files("skipped", result.skipped, "results.json")
+                print_files("note", result.notes, "results.json")
     for name, who, reason in session.unusable:
-        print(f"{name}: {who} left out: {reason}", file=sys.stderr)
+        print(f"{name}: {who} left out: {printable(reason)}", file=sys.stderr)
     if not arguments.no_report:
         write_report(session, plain[0].detector, listings, arguments.output)
     print(results.table(session))

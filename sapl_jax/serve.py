@@ -16,8 +16,7 @@ import socket
 import sys
 from pathlib import Path
 
-from sapl_jax.command_line import check_checkpoint
-from sapl_jax.errors import Parser, UserError, check_numbers, run_main
+from sapl_jax.errors import Parser, UserError, check_checkpoint, check_numbers, run_main
 from sapl_jax.files import tree_sha256
 
 log = logging.getLogger(__name__)

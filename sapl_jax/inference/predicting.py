@@ -1,7 +1,6 @@
 """The run behind `sapl_jax.predict`: read ahead, analyse in batches, write, go on."""
 
 import concurrent.futures
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,7 @@ from sapl_jax.files import sha256_of
 from sapl_jax.inference import drawing as rendering
 from sapl_jax.inference import reading
 from sapl_jax.inference.calibration import Calibration, verdict
-from sapl_jax.inference.detector import Detector
-from sapl_jax.inference.detector import Result as Result
+from sapl_jax.inference.detector import Detector, Result, is_finite
 from sapl_jax.inference.output_folder import ENDINGS, OutputFolder
 
 _THREADS = 4
@@ -159,7 +157,7 @@ def render(
         UnreadableImage: the model gave no finite number, or the picture is too large for PNG.
     """
     heat_map = analysis.heat_map
-    if not (math.isfinite(analysis.score) and math.isfinite(float(heat_map.sum()))):
+    if not is_finite(analysis):
         raise UnreadableImage("the model gave a score or map that is not finite")
     mask = heat_map > threshold
     draw = {

@@ -78,6 +78,16 @@ def test_the_command_writes_results_and_reports_for_classics(
     assert "noi1" in printed.out and "cfa1" in printed.out and "broken.png" in printed.err
 
 
+def test_hostile_names_do_no_harm_to_a_terminal(monkeypatch, capsys, folder, tmp_path) -> None:
+    (folder / "Tp" / "bad\x1b[2J.png").write_bytes(b"no picture")
+    maps = tmp_path / "m\x1b[2J"
+    write_grey(maps / "x.png", np.eye(4, dtype=np.uint8))
+    flags = ("--method", "noi1", "--maps", f"Tool={maps}", "--no-report")
+    _run(monkeypatch, *flags, "--dataset", f"set={folder}", "--output", tmp_path / "out")
+    shown = capsys.readouterr().err
+    assert "skipped" in shown and "bad\\x1b[2J.png: " in shown and "\x1b" not in shown
+
+
 def test_a_page_loads_nothing_from_elsewhere_and_escapes_names() -> None:
     page = to_html("<b>", [Section("a & b", ["<script>", Table(["x", "y"], [["<i>", "1"]])])])
     assert "<script>" not in page and "<i>" not in page and "&lt;script&gt;" in page

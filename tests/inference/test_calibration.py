@@ -11,13 +11,17 @@ import pytest
 from scipy.special import expit, logit
 from scipy.stats import beta, binomtest
 
+from data_pipelines.listing import AUTHENTIC, Sample
 from data_pipelines.prepared import fingerprint
 from data_pipelines.readers import read_dataset
 from data_pipelines.splits import split_samples
 from sapl_jax import calibrate as command
 from sapl_jax.errors import UserError
+from sapl_jax.evaluation import calibrating
+from sapl_jax.evaluation.calibrating import choose_pictures, measure
 from sapl_jax.exporting.writing import export
 from sapl_jax.inference import calibration
+from sapl_jax.inference.detector import result_of
 from sapl_jax.inference.localizer import Localizer
 from sapl_jax.inference.opening import load_model
 from sapl_jax.workdir import remember_data
@@ -178,8 +182,8 @@ def test_the_validation_split_gives_the_probability_and_own_pictures_keep_it(
 ) -> None:
     with pytest.raises(UserError, match="training data are not here"):
         _run(monkeypatch, "--checkpoint", run)
-    monkeypatch.setattr(command, "choose_pictures", lambda *_: ([], "split"))
-    monkeypatch.setattr(command, "measure", lambda *_: (*_drawn(500), UNIFORM))
+    monkeypatch.setattr(calibrating, "choose_pictures", lambda *_: ([], "split"))
+    monkeypatch.setattr(calibrating, "measure", lambda *_: (*_drawn(500), UNIFORM))
     _run(monkeypatch, "--checkpoint", run)
     first = Localizer.load(run).calibration
     assert first.temperature == pytest.approx(2, rel=0.5) and first.authentic_to is not None
@@ -188,6 +192,30 @@ def test_the_validation_split_gives_the_probability_and_own_pictures_keep_it(
     second = Localizer.load(run).calibration
     assert (second.temperature, second.fitted_on) == (first.temperature, first.fitted_on)
     assert second.authentic == 12 and second.authentic_to <= second.tampered_above
+
+
+def test_either_checkpoint_of_a_run_is_calibrated(monkeypatch, caplog, own, run) -> None:
+    (best,) = (run / "checkpoints" / "best").glob("[0-9]*")
+    shutil.copytree(best, run / "checkpoints" / "last" / best.name, dirs_exist_ok=True)
+    flags = ("--checkpoint", run, "--authentic", own, "--false-alarms", ".2")
+    _run(monkeypatch, *flags, "--which", "best")
+    assert Localizer.load(run, which="best").calibration is not None
+    shutil.rmtree(run / "checkpoints" / "best")
+    with pytest.raises(UserError, match="no best checkpoint"):
+        _run(monkeypatch, *flags, "--which", "best")
+
+
+def test_pictures_that_cannot_be_measured_are_left_out_by_harmless_names(caplog, tmp_path) -> None:
+    class Broken:
+        def analyse(self, images):
+            return [result_of(score, np.zeros((8, 8), np.float32)) for score in (np.nan, 0.5)]
+
+    (tmp_path / "bad\x1b[2J.png").write_text("no picture")
+    paths = [write(tmp_path / f"{number}\x1b[2J.png", picture()) for number in range(2)]
+    samples = [Sample(str(p), p, AUTHENTIC) for p in [*paths, tmp_path / "bad\x1b[2J.png"]]
+    labels, scores, counts = measure(Broken(), samples)
+    assert (labels.tolist(), scores.tolist(), counts.sum()) == ([AUTHENTIC], [0.5], 1)
+    assert caplog.text.count("skipped") == 2 and "\x1b" not in caplog.text
 
 
 def test_a_calibration_of_other_weights_or_another_format_is_not_taken(
@@ -219,15 +247,14 @@ def test_training_data_that_changed_are_said_to_have_changed(caplog, own, run, t
     listing = read_dataset("folder", tmp_path / "data")
     options = (localizer.geometry, localizer.edge_options, 0.5, config.seed)
     remember_data(run, tmp_path, fingerprint(listing, *options))
-    arguments = command.parse_arguments(["--checkpoint", str(run), "--data", str(listing.root)])
     named = SimpleNamespace(
         config=config, geometry=localizer.geometry, edge_options=localizer.edge_options
     )
-    kept, _ = command.choose_pictures(arguments, named)
+    kept, _ = choose_pictures(named, run, None, listing.root)
     assert kept == split_samples(listing.samples, 0.5, config.seed).validation
     assert "may not be" not in caplog.text
     (tmp_path / "data" / "Tp" / "t0.png").unlink()
-    command.choose_pictures(arguments, named)
+    choose_pictures(named, run, None, listing.root)
     assert "may not be what it was trained on" in caplog.text
 
 
@@ -236,11 +263,9 @@ def test_pictures_of_the_training_data_are_left_out(caplog, own, trained_run, tm
     (tmp_path / "data" / "Au" / "same.png").write_bytes((own / "3.png").read_bytes())
     write(tmp_path / "data" / "Tp" / "t.png", picture(seed=99))
     config = Localizer.load(trained_run).config.copy_and_resolve_references()
-    arguments = command.parse_arguments(
-        ["--checkpoint", "x", "--authentic", str(own), "--data", str(tmp_path / "data")]
-    )
     config.unlock()
     config.data.dataset = "folder"
-    kept, _ = command.choose_pictures(arguments, SimpleNamespace(config=config))
+    named = SimpleNamespace(config=config)
+    kept, _ = choose_pictures(named, Path("x"), own, tmp_path / "data")
     assert "1 pictures of the training data" in caplog.text
     assert len(kept) == 12 and not any(sample.image.name == "3.png" for sample in kept)
