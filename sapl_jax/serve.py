@@ -65,7 +65,7 @@ def main() -> None:
     arguments = parse_arguments(sys.argv[1:])
     check_numbers(
         arguments,
-        port=(0, 65535),
+        port=(1, 65535),
         max_megabytes=(1, 4096),
         max_megapixels=(1, 500),
         concurrency=(1, 64),

@@ -42,7 +42,7 @@ def case_report(
 
     Args:
         localizer: what analysed the picture, perhaps in tiles.
-        settings: of the prediction, "threshold", "model_sha256" and "tile" among them.
+        settings: of the prediction, "threshold", "model_sha256", "tile", "tile_overlap" and others.
         path: of the picture.
         picture: as it was read.
         heat_map: float32 [H, W] in [0, 1].
@@ -189,7 +189,9 @@ def _limits(localizer: Localizer) -> list[str]:
 
 def _provenance(localizer: Localizer, settings: dict, name: str) -> list:
     source, clip = localizer.source, localizer.source["clip"]
-    tile = f" --tile {settings['tile']}" if settings["tile"] else ""
+    tile = ""
+    if settings["tile"]:
+        tile = f" --tile {settings['tile']} --tile-overlap {settings['tile_overlap']}"
     command = (
         f"python -m sapl_jax.predict --checkpoint CHECKPOINT --threshold {settings['threshold']!r}"
         f"{tile} --report --output OUTPUT {shlex.quote(name)}"

@@ -109,7 +109,7 @@ class DatasetResult:
     def intervals(self) -> dict[str, list[float]]:
         """The bootstrap interval [low, high] of each measure that is defined."""
         found = {m: intervals.interval(draws) for m, draws in self.draws.items()}
-        return {m: f for m, f in found.items() if f and self.summary[m] is not None}
+        return {m: f for m, f in found.items() if f}
 
 
 Observer = Callable[[Loaded, Any, protocols.ImageScores], None]

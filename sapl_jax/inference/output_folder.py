@@ -130,13 +130,13 @@ class OutputFolder:
             try:
                 record = json.loads(line)
                 key = record["path"], record["sha256"]
+                self._check_settings(record)
                 names = [record["files"][ending] for ending in self.endings]
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(
                     f"{path}, line {number} is not a prediction of this command ({error}). Nothing "
                     "was changed; give another --output."
                 ) from error
-            self._check_settings(record)
             self._done[key] = record
             self._taken.update(name.casefold() for name in names)
         if whole < len(data):

@@ -204,6 +204,13 @@ def test_predictions_of_another_model_are_not_mixed_in(tmp_path):
     assert (out / "predictions.jsonl").read_bytes() == before
 
 
+def test_reports_are_not_added_to_a_folder_made_without_them(tmp_path):
+    path = write(tmp_path / "in" / "a.png", picture())
+    run([path], tmp_path / "out", settings={**SETTINGS, "report": None})
+    with pytest.raises(UserError, match="made otherwise:\n  report: None there, True now"):
+        run([path], tmp_path / "out", settings={**SETTINGS, "report": True})
+
+
 def test_a_predictions_file_of_something_else_is_left_alone(tmp_path):
     path = write(tmp_path / "in" / "a.png", picture())
     out = tmp_path / "out"
