@@ -1,6 +1,7 @@
 """The command writes whole, self-contained reports, and the paper's table stands beside ours."""
 
 import csv
+import dataclasses
 import json
 import re
 import sys
@@ -130,6 +131,16 @@ def test_one_class_without_masks_still_gives_a_report(tmp_path) -> None:
     report.write(session, tmp_path / "out")
     headings = re.findall(r"<h2>(.*?)</h2>", (tmp_path / "out" / "report.html").read_text())
     assert "ROC curves" not in headings and "Results" in headings and "Provenance" in headings
+
+
+def test_a_skipped_name_that_is_not_utf8_is_reported_escaped(folder, tmp_path) -> None:
+    listing = read_dataset("folder", folder)
+    listing = dataclasses.replace(listing, skipped=[(Path("bad\udcff.png"), "not UTF-8")])
+    methods = [Method("red", RedDetector(), {})]
+    session = run(methods, [("m", listing)], PROTOCOLS["sapl"], progress=False)
+    report.write(session, tmp_path / "out")
+    for name in ("report.html", "report.md"):
+        assert "bad\\udcff.png" in (tmp_path / "out" / name).read_text().replace("\\\\", "\\")
 
 
 def test_sweeps_start_with_the_clean_picture_and_see_every_level(folder) -> None:
