@@ -125,12 +125,8 @@ def _curves(path: Path) -> list[Section]:
 
 
 def _roc(session: Session) -> list[Section]:
-    curves, aucs = {}, {}
-    for method in session.methods:
-        (found,) = session.results[method.name]
-        curves[method.name] = found.labels_and_scores
-        aucs[method.name] = found.summary["i_auc"]
-    png = figures.roc_curves({_NAME: curves}, {_NAME: aucs})
+    curves = {m.name: session.results[m.name][0].labels_and_scores for m in session.methods}
+    png = figures.roc_curves({_NAME: curves})
     return [Section("ROC", [Picture("roc", png, "ROC of the image scores.")])] if png else []
 
 
