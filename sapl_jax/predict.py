@@ -51,15 +51,14 @@ def main() -> int:
     from sapl_jax.devices import use_compilation_cache
     from sapl_jax.inference.detector import Detector
     from sapl_jax.inference.localizer import Localizer
-    from sapl_jax.inference.opening import NOTICE
-    from sapl_jax.inference.opening import shipped_model as demo_model
+    from sapl_jax.inference.opening import NOTICE, shipped_model
     from sapl_jax.inference.output_folder import OutputFolder
-    from sapl_jax.inference.predicting import Limits, predict
+    from sapl_jax.inference.predicting import predict
     from sapl_jax.inference.tiling import TiledDetector
 
     checkpoint = arguments.checkpoint
     if checkpoint is None:
-        checkpoint = demo_model()
+        checkpoint = shipped_model()
         log.warning(NOTICE)
     use_compilation_cache()
     localizer = Localizer.load(checkpoint, which=arguments.which)
@@ -90,14 +89,14 @@ def main() -> int:
         from sapl_jax.evaluation.case_report import case_report
 
         report = functools.partial(case_report, localizer, settings)
-    limits = Limits(round(arguments.max_megapixels * 1e6), arguments.batch_size)
     with OutputFolder(arguments.output, settings) as output:
         summary = predict(
             detector,
             found.pictures,
             output,
             threshold,
-            limits,
+            max_pixels=round(arguments.max_megapixels * 1e6),
+            batch_size=arguments.batch_size,
             calibration=calibration,
             report=report,
         )

@@ -86,13 +86,12 @@ def main() -> None:
 
     from sapl_jax.devices import use_compilation_cache
     from sapl_jax.inference.localizer import Localizer
-    from sapl_jax.inference.opening import NOTICE
-    from sapl_jax.inference.opening import shipped_model as demo_model
+    from sapl_jax.inference.opening import NOTICE, shipped_model
     from sapl_jax.serving.analysis import Downloads, write_examples
 
     notice, checkpoint = "", arguments.checkpoint
     if checkpoint is None:
-        notice, checkpoint = NOTICE, demo_model()
+        notice, checkpoint = NOTICE, shipped_model()
         log.warning(NOTICE)
     use_compilation_cache()
     localizer = Localizer.load(checkpoint)

@@ -16,10 +16,11 @@ from sapl_jax.errors import UserError
 from sapl_jax.evaluation import features, figures, report, results
 from sapl_jax.evaluation.document import Section, Table, to_html, to_markdown
 from sapl_jax.evaluation.floors import TRIVIAL
-from sapl_jax.evaluation.gallery import SIDE, shrink
+from sapl_jax.evaluation.gallery import SIDE
 from sapl_jax.evaluation.perturbations import Sweep
 from sapl_jax.evaluation.protocols import PROTOCOLS
 from sapl_jax.evaluation.session import Method, run
+from sapl_jax.inference.drawing import shrink
 from tests.evaluation.red_pictures import RedDetector, picture, write_grey, write_rgb
 
 PNG = b"\x89PNG"
@@ -191,8 +192,8 @@ def test_edge_patches_of_one_class_are_not_embedded(tmp_path) -> None:
 
 
 def test_gallery_pictures_are_kept_small() -> None:
-    assert shrink(np.zeros((3000, 1500, 3), np.uint8)).shape == (SIDE, SIDE // 2, 3)
-    assert shrink(np.zeros((30, 20), np.float32)).shape == (30, 20)
+    assert shrink(np.zeros((3000, 1500, 3), np.uint8), SIDE).shape == (SIDE, SIDE // 2, 3)
+    assert shrink(np.zeros((30, 20), np.float32), SIDE).shape == (30, 20)
 
 
 def test_training_pictures_are_left_out_on_request(monkeypatch, folder, tmp_path) -> None:

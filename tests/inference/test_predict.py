@@ -16,7 +16,7 @@ from sapl_jax.inference import opening
 from sapl_jax.inference.inputs import find_pictures
 from sapl_jax.inference.localizer import Localizer
 from sapl_jax.inference.output_folder import OutputFolder, safe_stem
-from sapl_jax.inference.predicting import Limits, predict
+from sapl_jax.inference.predicting import predict
 from tests.inference import hostile
 from tests.inference.hostile import picture, write
 
@@ -44,7 +44,7 @@ def run(paths, out, detector=None, settings=SETTINGS, **limits):
     detector = detector or RedShare()
     pictures = find_pictures([str(path) for path in paths], leave_out=out).pictures
     with OutputFolder(out, settings) as output:
-        return predict(detector, pictures, output, 0.5, Limits(**limits), progress=False)
+        return predict(detector, pictures, output, 0.5, progress=False, **limits)
 
 
 def records(out):
