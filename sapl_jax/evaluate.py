@@ -7,18 +7,19 @@ report.md and report.html.
 """
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.duplicates import without_training_pictures
 from data_pipelines.readers import READERS, Listing, read_dataset
+from data_pipelines.soft_edges import DEFAULT_OPTIONS
 from sapl_jax import files
 from sapl_jax.command_line import TILES, WHICH_HELP, print_files, printable
 from sapl_jax.errors import Parser, UserError, check_checkpoint, check_numbers, run_main
 from sapl_jax.evaluation import protocols, results
 from sapl_jax.evaluation.classics import CLASSICS, classic
-from sapl_jax.evaluation.evaluator import DatasetResult
 from sapl_jax.evaluation.floors import TRIVIAL, floors
 from sapl_jax.evaluation.map_folders import MapFolder
 from sapl_jax.evaluation.perturbations import ALIASES, SWEEPS, get_sweep
@@ -171,20 +172,23 @@ def tiled(methods: list[Method], arguments: argparse.Namespace) -> list[Method]:
     return [
         method
         if isinstance(method.detector, MapFolder)
-        else Method(
-            method.name,
-            TiledDetector(method.detector, **options, batch=arguments.batch_size),
-            {**method.source, **options},
+        else dataclasses.replace(
+            method,
+            detector=TiledDetector(method.detector, **options, batch=arguments.batch_size),
+            source={**method.source, **options},
         )
         for method in methods
     ]
 
 
-def save(session: Session, result: DatasetResult, output: Path) -> None:
-    """Writes what is done so far, so that it is kept if a later data set fails."""
-    newest = [name for name, found in session.results.items() if found and found[-1] is result]
-    for name in newest:
-        file = f"{result.name}.{name}.csv".replace(" ", "_")
+def save(session: Session, method: Method | None, output: Path) -> None:
+    """Writes what is done so far, so that it is kept if a later data set fails.
+
+    method: whose result is new, if one's is.
+    """
+    if method is not None:
+        result = session.results[method.name][-1]
+        file = f"{result.name}.{method.name}.csv".replace(" ", "_")
         results.write_images_csv(output / file, result)
     files.write_json(output / "results.json", results.build(session))
 
@@ -204,10 +208,8 @@ def write_report(
                     embeddings[name] = found
         except UserError as error:
             print(f"the report has no t-SNE of edge patches: {error}", file=sys.stderr)
-    options = {}
-    if hasattr(detector, "edge_options"):
-        options["edge_options"] = detector.edge_options
-    report.write(session, output, embeddings=embeddings, **options)
+    options = getattr(detector, "edge_options", DEFAULT_OPTIONS)
+    report.write(session, output, embeddings=embeddings, edge_options=options)
 
 
 def main() -> None:
@@ -234,7 +236,7 @@ def main() -> None:
         seed=arguments.seed,
         batch_size=arguments.batch_size,
         gallery_size=arguments.gallery,
-        after_each=lambda session, result: save(session, result, arguments.output),
+        after_each=lambda session, method: save(session, method, arguments.output),
     )
     for method in plain:
         if method is plain[0] or isinstance(method.detector, MapFolder):

@@ -18,9 +18,9 @@ from scipy.special import betaincinv, expit, logit
 
 from data_pipelines.listing import AUTHENTIC, LABEL_NAMES, TAMPERED
 from sapl_jax.errors import UserError
-from sapl_jax.files import write_json
 from sapl_jax.models.sapl import SAPL
 from sapl_jax.training.state import split_model
+from sapl_jax.workdir import write_or_refuse
 
 log = logging.getLogger(__name__)
 
@@ -230,10 +230,7 @@ def fingerprint(model: SAPL) -> str:
 
 def write(folder: Path, calibration: Calibration) -> None:
     """Writes calibration.json beside a checkpoint; UserError where that cannot be."""
-    try:
-        write_json(folder / FILE, {"format": FORMAT, **dataclasses.asdict(calibration)})
-    except OSError as error:
-        raise UserError(f"{folder / FILE} cannot be written: {error.strerror or error}") from error
+    write_or_refuse(folder / FILE, {"format": FORMAT, **dataclasses.asdict(calibration)})
 
 
 def read(folder: Path) -> Calibration | None:

@@ -6,6 +6,7 @@ a run, the next one continues behind the last whole line.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import unicodedata
@@ -161,9 +162,8 @@ class OutputFolder:
         """The first stem whose three names are free, or hold exactly these pictures already."""
         stem = safe_stem(path)
         digest = hashlib.sha256(os.fsencode(path)).hexdigest()
-        candidates = [stem, f"{stem}-{digest[:8]}"]
-        candidates += [f"{stem}-{digest[:8]}-{number}" for number in range(2, 10_000)]
-        for candidate in candidates:
+        numbered = (f"{stem}-{digest[:8]}-{number}" for number in range(2, 10_000))
+        for candidate in itertools.chain([stem, f"{stem}-{digest[:8]}"], numbered):
             names = [f"{candidate}_{name}" for name in self.endings.values()]
             if any(name.casefold() in self._taken for name in names):
                 continue
