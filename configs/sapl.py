@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     data.root = ""  # Folder that holds Au/ and Tp/. Prepared on first use.
     data.dataset = "casia_v2"  # Layout of the root: "casia_v2", or "folder" for your own pictures.
     data.prepared = ""  # Folder of prepared records. "": TFDS_DATA_DIR or ~/tensorflow_datasets.
-    data.val_fraction = 0.1  # [ours] Share of the training pictures that chooses the checkpoint.
+    data.val_fraction = 0.1  # [ours] Share of the training pictures held out to validate on.
     data.flip_horizontal = True  # [ours] Random horizontal flips.
     data.flip_vertical = False  # [ours] Random vertical flips.
     data.jpeg_share = 0.0  # [ours] Training pictures saved once more as JPEG, of quality 60 to 98.

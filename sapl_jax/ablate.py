@@ -3,10 +3,10 @@ r"""Trains and evaluates the paper's ablations, one after the other; run it agai
 python -m sapl_jax.ablate --output runs/ablations --dataset casia_v1=PATH --dataset imd2020=PATH \
     --config.data.root=/data/CASIA2
 
-Every row is `sapl_jax.train` with `configs/ablations.py:ROW` and `sapl_jax.evaluate` on its best
-checkpoint, each in a process of its own. Flags that begin with --config. go to every training.
-Rows that are finished are not run again; an interrupted one continues from its checkpoint. The
-output folder receives ablations.json, ablations.md and one folder per row.
+Every row is `sapl_jax.train` with `configs/ablations.py:ROW` and `sapl_jax.evaluate` on what its
+`train.keep` names, each in a process of its own. Flags that begin with --config. go to every
+training. Rows that are finished are not run again; an interrupted one continues from its
+checkpoint. The output folder receives ablations.json, ablations.md and one folder per row.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """What command lines share: names of commands, checks, and --config.NAME=VALUE passed on."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,15 +26,21 @@ COMMANDS = {
 INTERRUPTED = (130, 143, -2, -15)
 # What --tile and --tile-overlap may be, for `check_numbers`.
 TILES = {"tile": (32, 10**6), "tile_overlap": (0, 0.9)}
-
-
+_SHOWN = 10  # of the files that `print_files` is given
 WHICH_HELP = "checkpoint of a run, best by validation I-AUC; default: what its train.keep says"
 
 
-def check_checkpoint(folder: Path | None) -> None:
-    """UserError where the model of --checkpoint cannot be there: it costs no import to see."""
-    if folder is not None and not folder.is_dir():
-        raise UserError(f"There is no folder {folder}: give a training run's folder or an export.")
+def printable(text: object) -> str:
+    """Text without what a hostile file name could do to a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def print_files(what: str, found: Sequence[tuple[Path, str]], where: str) -> None:
+    """Prints the first few (path, reason) on stderr; `where`: the file that has them all."""
+    for path, reason in found[:_SHOWN]:
+        print(f"{what} {printable(path)}: {printable(reason)}", file=sys.stderr)
+    if len(found) > _SHOWN:
+        print(f"{what}: {len(found) - _SHOWN} more, see {where}", file=sys.stderr)
 
 
 def parse_with_config_flags(

@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -57,6 +58,12 @@ def _hyphened(text: str) -> str:
     if not name.startswith("--") or "config." in name:
         return text
     return name.replace("_", "-") + equals + value
+
+
+def check_checkpoint(folder: Path | None) -> None:
+    """UserError where the model of --checkpoint cannot be there: it costs no import to see."""
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"There is no folder {folder}: give a training run's folder or an export.")
 
 
 def check_numbers(arguments: argparse.Namespace, **limits: tuple[float, float]) -> None:

@@ -7,18 +7,19 @@ report.md and report.html.
 """
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.duplicates import without_training_pictures
 from data_pipelines.readers import READERS, Listing, read_dataset
+from data_pipelines.soft_edges import DEFAULT_OPTIONS
 from sapl_jax import files
-from sapl_jax.command_line import TILES, WHICH_HELP, check_checkpoint
-from sapl_jax.errors import Parser, UserError, check_numbers, run_main
+from sapl_jax.command_line import TILES, WHICH_HELP, print_files, printable
+from sapl_jax.errors import Parser, UserError, check_checkpoint, check_numbers, run_main
 from sapl_jax.evaluation import protocols, results
 from sapl_jax.evaluation.classics import CLASSICS, classic
-from sapl_jax.evaluation.evaluator import DatasetResult
 from sapl_jax.evaluation.floors import TRIVIAL, floors
 from sapl_jax.evaluation.map_folders import MapFolder
 from sapl_jax.evaluation.perturbations import ALIASES, SWEEPS, get_sweep
@@ -30,7 +31,6 @@ NAME=PATH, repeatable. NAME is the name in the report; where it is a known layou
 in any case, with or without dashes) the data set is read as that layout. Any other
 NAME is read as a generic folder (Au/, Tp/, optional Gt/<stem>_gt.png), or, if PATH is a file, as a
 list (.txt: MVSS, .json: IMDL-BenCo). NAME:LAYOUT=PATH gives a known layout another name."""
-_SHOWN = 10  # skipped files and notes printed per data set; results.json has them all
 
 
 def parse_dataset(text: str, flag: str = "--dataset") -> tuple[str, str, Path]:
@@ -172,31 +172,25 @@ def tiled(methods: list[Method], arguments: argparse.Namespace) -> list[Method]:
     return [
         method
         if isinstance(method.detector, MapFolder)
-        else Method(
-            method.name,
-            TiledDetector(method.detector, **options, batch=arguments.batch_size),
-            {**method.source, **options},
+        else dataclasses.replace(
+            method,
+            detector=TiledDetector(method.detector, **options, batch=arguments.batch_size),
+            source={**method.source, **options},
         )
         for method in methods
     ]
 
 
-def save(session: Session, result: DatasetResult, output: Path) -> None:
-    """Writes what is done so far, so that it is kept if a later data set fails."""
-    newest = [name for name, found in session.results.items() if found and found[-1] is result]
-    for name in newest:
-        file = f"{result.name}.{name}.csv".replace(" ", "_")
+def save(session: Session, method: Method | None, output: Path) -> None:
+    """Writes what is done so far, so that it is kept if a later data set fails.
+
+    method: whose result is new, if one's is.
+    """
+    if method is not None:
+        result = session.results[method.name][-1]
+        file = f"{result.name}.{method.name}.csv".replace(" ", "_")
         results.write_images_csv(output / file, result)
     files.write_json(output / "results.json", results.build(session))
-
-
-def print_files(result: DatasetResult) -> None:
-    """Prints each skipped file and each note on stderr, the first few of a kind."""
-    for what, found in (("skipped", result.skipped), ("note", result.notes)):
-        for path, reason in found[:_SHOWN]:
-            print(f"{what} {path}: {reason}", file=sys.stderr)
-        if len(found) > _SHOWN:
-            print(f"{what}: {len(found) - _SHOWN} more, see results.json", file=sys.stderr)
 
 
 def write_report(
@@ -214,10 +208,8 @@ def write_report(
                     embeddings[name] = found
         except UserError as error:
             print(f"the report has no t-SNE of edge patches: {error}", file=sys.stderr)
-    options = {}
-    if hasattr(detector, "edge_options"):
-        options["edge_options"] = detector.edge_options
-    report.write(session, output, embeddings=embeddings, **options)
+    options = getattr(detector, "edge_options", DEFAULT_OPTIONS)
+    report.write(session, output, embeddings=embeddings, edge_options=options)
 
 
 def main() -> None:
@@ -244,14 +236,15 @@ def main() -> None:
         seed=arguments.seed,
         batch_size=arguments.batch_size,
         gallery_size=arguments.gallery,
-        after_each=lambda session, result: save(session, result, arguments.output),
+        after_each=lambda session, method: save(session, method, arguments.output),
     )
     for method in plain:
         if method is plain[0] or isinstance(method.detector, MapFolder):
             for result in session.results.get(method.name, []):
-                print_files(result)
+                print_files("skipped", result.skipped, "results.json")
+                print_files("note", result.notes, "results.json")
     for name, who, reason in session.unusable:
-        print(f"{name}: {who} left out: {reason}", file=sys.stderr)
+        print(f"{name}: {who} left out: {printable(reason)}", file=sys.stderr)
     if not arguments.no_report:
         write_report(session, plain[0].detector, listings, arguments.output)
     print(results.table(session))

@@ -10,8 +10,8 @@ import logging
 import sys
 from pathlib import Path
 
-from sapl_jax.command_line import WHICH_HELP, check_checkpoint
-from sapl_jax.errors import Parser, run_main
+from sapl_jax.command_line import WHICH_HELP
+from sapl_jax.errors import Parser, check_checkpoint, run_main
 from sapl_jax.inference.export_folder import refuse_foreign
 
 log = logging.getLogger(__name__)

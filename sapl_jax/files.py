@@ -22,13 +22,14 @@ _PACKAGES = ("sapl-jax", "jax", "jaxlib", "flax", "numpy", "opencv-python-headle
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file so that a reader sees the old content or the new, never a part.
 
-    Folders above it are made. A link in its place is replaced, never followed.
+    Folders above it are made. A link in its place is replaced, never followed. Text that UTF-8 does
+    not have, as in names of files, is escaped.
 
     Raises:
         OSError: it cannot be written, or the disk is full; what was there is kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     # A short name of its own: the final one may be as long as names can be.
     digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()
     partial = path.with_name(f".{digest[:16]}{PARTIAL}")

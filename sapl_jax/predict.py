@@ -12,14 +12,12 @@ import logging
 import sys
 from pathlib import Path
 
-from sapl_jax.command_line import TILES, WHICH_HELP, check_checkpoint
-from sapl_jax.errors import Parser, check_numbers, run_main
+from sapl_jax.command_line import TILES, WHICH_HELP, print_files
+from sapl_jax.errors import Parser, check_checkpoint, check_numbers, run_main
 from sapl_jax.files import make_output_folder, tree_sha256
 from sapl_jax.inference.inputs import find_pictures
 
 log = logging.getLogger(__name__)
-
-_SHOWN = 10  # files that could not be used, printed at the end; skipped.jsonl has them all
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -53,15 +51,14 @@ def main() -> int:
     from sapl_jax.devices import use_compilation_cache
     from sapl_jax.inference.detector import Detector
     from sapl_jax.inference.localizer import Localizer
-    from sapl_jax.inference.opening import NOTICE
-    from sapl_jax.inference.opening import shipped_model as demo_model
+    from sapl_jax.inference.opening import NOTICE, shipped_model
     from sapl_jax.inference.output_folder import OutputFolder
-    from sapl_jax.inference.predicting import Limits, predict
+    from sapl_jax.inference.predicting import predict
     from sapl_jax.inference.tiling import TiledDetector
 
     checkpoint = arguments.checkpoint
     if checkpoint is None:
-        checkpoint = demo_model()
+        checkpoint = shipped_model()
         log.warning(NOTICE)
     use_compilation_cache()
     localizer = Localizer.load(checkpoint, which=arguments.which)
@@ -92,34 +89,26 @@ def main() -> int:
         from sapl_jax.evaluation.case_report import case_report
 
         report = functools.partial(case_report, localizer, settings)
-    limits = Limits(round(arguments.max_megapixels * 1e6), arguments.batch_size)
     with OutputFolder(arguments.output, settings) as output:
         summary = predict(
             detector,
             found.pictures,
             output,
             threshold,
-            limits,
+            max_pixels=round(arguments.max_megapixels * 1e6),
+            batch_size=arguments.batch_size,
             calibration=calibration,
             report=report,
         )
         skipped = found.skipped + summary.skipped
         output.write_skipped(skipped)
-    for path, reason in skipped[:_SHOWN]:
-        print(f"skipped {printable(path)}: {printable(reason)}", file=sys.stderr)
-    if len(skipped) > _SHOWN:
-        print(f"skipped: {len(skipped) - _SHOWN} more, see skipped.jsonl", file=sys.stderr)
+    print_files("skipped", skipped, "skipped.jsonl")
     print(
         f"{summary.analysed} analysed ({summary.tampered} called tampered), "
         f"{summary.already_there} were there already, {len(skipped)} could not be used; "
         f"results in {arguments.output}"
     )
     return 1 if skipped else 0
-
-
-def printable(text: object) -> str:
-    """Text without what a hostile file name could do to a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 if __name__ == "__main__":

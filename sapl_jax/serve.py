@@ -16,8 +16,7 @@ import socket
 import sys
 from pathlib import Path
 
-from sapl_jax.command_line import check_checkpoint
-from sapl_jax.errors import Parser, UserError, check_numbers, run_main
+from sapl_jax.errors import Parser, UserError, check_checkpoint, check_numbers, run_main
 from sapl_jax.files import tree_sha256
 
 log = logging.getLogger(__name__)
@@ -66,7 +65,7 @@ def main() -> None:
     arguments = parse_arguments(sys.argv[1:])
     check_numbers(
         arguments,
-        port=(0, 65535),
+        port=(1, 65535),
         max_megabytes=(1, 4096),
         max_megapixels=(1, 500),
         concurrency=(1, 64),
@@ -87,13 +86,12 @@ def main() -> None:
 
     from sapl_jax.devices import use_compilation_cache
     from sapl_jax.inference.localizer import Localizer
-    from sapl_jax.inference.opening import NOTICE
-    from sapl_jax.inference.opening import shipped_model as demo_model
+    from sapl_jax.inference.opening import NOTICE, shipped_model
     from sapl_jax.serving.analysis import Downloads, write_examples
 
     notice, checkpoint = "", arguments.checkpoint
     if checkpoint is None:
-        notice, checkpoint = NOTICE, demo_model()
+        notice, checkpoint = NOTICE, shipped_model()
         log.warning(NOTICE)
     use_compilation_cache()
     localizer = Localizer.load(checkpoint)

@@ -94,7 +94,9 @@ def trained_on(workdir: Path) -> dict[str, str] | None:
 
 def remember_data(workdir: Path, folder: Path, fingerprint: str) -> None:
     """Notes which prepared records a run is trained on."""
-    _write(workdir / DATA_FILE, {"dir": str(folder.absolute()), "fingerprint": fingerprint})
+    write_or_refuse(
+        workdir / DATA_FILE, {"dir": str(folder.absolute()), "fingerprint": fingerprint}
+    )
 
 
 def _check_config(workdir: Path, config: ConfigDict) -> None:
@@ -102,8 +104,8 @@ def _check_config(workdir: Path, config: ConfigDict) -> None:
     if not any((workdir / "checkpoints").glob("*/[0-9]*")):
         (workdir / DATA_FILE).unlink(missing_ok=True)
     elif path.exists():
-        before = _flat(read_config(workdir).to_dict())
-        now = _flat(config.to_dict())
+        before = flat(read_config(workdir).to_dict())
+        now = flat(config.to_dict())
         changed = [
             f"config.{name}: {before.get(name)!r} there, {now.get(name)!r} now"
             for name in sorted(before.keys() | now.keys())
@@ -115,10 +117,11 @@ def _check_config(workdir: Path, config: ConfigDict) -> None:
                 + "\n  ".join(changed)
                 + "\nUse another --workdir, or the configuration of that run to continue it."
             )
-    _write(path, config.to_dict())
+    write_or_refuse(path, config.to_dict())
 
 
-def _write(path: Path, content: Any) -> None:
+def write_or_refuse(path: Path, content: Any) -> None:
+    """Writes JSON; UserError where that cannot be."""
     try:
         write_json(path, content)
     except OSError as error:
@@ -128,14 +131,15 @@ def _write(path: Path, content: Any) -> None:
         ) from error
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested dicts by their dotted names; lists as tuples, as JSON has it."""
+    found: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = tuple(value) if isinstance(value, list) else value
-    return flat
+            found[prefix + key] = tuple(value) if isinstance(value, list) else value
+    return found
 
 
 def _as_tuples(value: Any) -> Any:

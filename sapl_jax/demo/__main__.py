@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from configs import demo
 from data_pipelines.generator.folder import generate
 from sapl_jax.command_line import INTERRUPTED, parse_with_config_flags
 from sapl_jax.errors import Parser, UserError, check_numbers, run_main
@@ -31,8 +32,6 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
 
 def make_data(output: Path, train_images: int, test_images: int) -> tuple[Path, Path]:
     """The training and the test folder, generated now unless they are there."""
-    from configs import demo
-
     size = demo.get_config().image.size
     train = generate(output / "data" / "train", train_images, TRAIN_SEED, size)
     test = generate(output / "data" / "test", test_images, TEST_SEED, size)
@@ -41,8 +40,6 @@ def make_data(output: Path, train_images: int, test_images: int) -> tuple[Path, 
 
 def train_command(output: Path, data: Path, config_flags: list[str]) -> list[str]:
     """The command that trains the demo's model: the one a user would type."""
-    from configs import demo
-
     return [
         sys.executable, "-m", "sapl_jax.train",
         "--config", str(Path(demo.__file__)),

@@ -42,7 +42,7 @@ def evaluate_and_report(run_dir: Path, data: Path, output: Path) -> str:
     files.write_json(output / "results.json", results.build(session))
 
     kinds = _by_kind(session)
-    sections = [_measures(session), kinds]
+    sections = [_measures(session), Section("SAPL by kind of forgery", [kinds])]
     sections += _curves(run_dir / "metrics.jsonl")
     sections += _roc(session)
     threshold = localizer.config.model.heat_map.threshold
@@ -56,7 +56,8 @@ def evaluate_and_report(run_dir: Path, data: Path, output: Path) -> str:
             (output / f"{name}.png").write_bytes(png)
     sections.append(_provenance(session))
     files.write_atomically(output / "report.html", to_html("SAPL: the demo", sections))
-    return "\n".join([results.table(session), "", _plain(kinds), "", *_verdicts(session)])
+    lines = results.aligned([kinds.header, *kinds.rows], names=len(kinds.header))
+    return "\n".join([results.table(session), "", *lines, "", *_verdicts(session)])
 
 
 def _measures(session: Session) -> Section:
@@ -91,7 +92,7 @@ def _verdicts(session: Session) -> list[str]:
     return [f"{'reached' if reached else 'not reached'}: {text}" for reached, text in goals]
 
 
-def _by_kind(session: Session) -> Section:
+def _by_kind(session: Session) -> Table:
     """P-F1 by kind of forgery, which the generator writes into the file names."""
     header, rows = ["kind", "pictures", "P-F1", "mean score"], []
     groups: dict[str, list] = {}
@@ -106,17 +107,7 @@ def _by_kind(session: Session) -> Section:
                 results.number(sum(s.score for s in scores) / len(scores)),
             ]
         )  # fmt: skip
-    return Section("SAPL by kind of forgery", [Table(header, rows)])
-
-
-def _plain(section: Section) -> str:
-    (table,) = (part for part in section.parts if isinstance(part, Table))
-    lines = [table.header, *table.rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return Table(header, rows)
 
 
 def _curves(path: Path) -> list[Section]:
@@ -125,12 +116,8 @@ def _curves(path: Path) -> list[Section]:
 
 
 def _roc(session: Session) -> list[Section]:
-    curves, aucs = {}, {}
-    for method in session.methods:
-        (found,) = session.results[method.name]
-        curves[method.name] = found.labels_and_scores
-        aucs[method.name] = found.summary["i_auc"]
-    png = figures.roc_curves({_NAME: curves}, {_NAME: aucs})
+    curves = {m.name: session.results[m.name][0].labels_and_scores for m in session.methods}
+    png = figures.roc_curves({_NAME: curves})
     return [Section("ROC", [Picture("roc", png, "ROC of the image scores.")])] if png else []
 
 

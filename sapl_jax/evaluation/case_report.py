@@ -15,12 +15,12 @@ import numpy as np
 from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from data_pipelines.images import read_header
+from data_pipelines.images import read_bytes, read_header
 from data_pipelines.preprocess import resize
 from data_pipelines.soft_edges import soft_edge_map
 from sapl_jax.errors import UserError
 from sapl_jax.evaluation.document import Picture, Section, Table, to_html
-from sapl_jax.files import versions
+from sapl_jax.files import sha256_of, versions
 from sapl_jax.inference import drawing, reading
 from sapl_jax.inference.localizer import Localizer
 
@@ -42,7 +42,7 @@ def case_report(
 
     Args:
         localizer: what analysed the picture, perhaps in tiles.
-        settings: of the prediction, "threshold", "model_sha256" and "tile" among them.
+        settings: of the prediction, "threshold", "model_sha256", "tile", "tile_overlap" and others.
         path: of the picture.
         picture: as it was read.
         heat_map: float32 [H, W] in [0, 1].
@@ -84,10 +84,8 @@ def _finding(localizer: Localizer, settings: dict, record: dict) -> list:
 def _pictures(
     localizer: Localizer, rgb: np.ndarray, heat_map: np.ndarray, mask: np.ndarray
 ) -> list[Picture]:
-    scale = min(1.0, _SIDE / max(mask.shape))
-    size = (max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale)))
-    small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-    small_map = cv2.resize(heat_map, size, interpolation=cv2.INTER_AREA)
+    small, small_map = drawing.shrink(rgb, _SIDE), drawing.shrink(heat_map, _SIDE)
+    size = small_map.shape[::-1]
     small_mask = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
     edges = soft_edge_map(resize(rgb, localizer.geometry), localizer.edge_options)
     shown = {
@@ -127,8 +125,8 @@ def _regions(record: dict) -> list:
 def _metadata(path: Path, sha256: str) -> list[str]:
     """What the file says of itself; nobody vouches for that."""
     try:
-        data = reading.read_limited(path)
-        if reading.sha256_of(data) != sha256:
+        data = read_bytes(path, reading.MAX_BYTES)
+        if sha256_of(data) != sha256:
             return ["metadata: the file has changed since it was analysed"]
         header = read_header(data, path)
     except UserError:
@@ -189,7 +187,9 @@ def _limits(localizer: Localizer) -> list[str]:
 
 def _provenance(localizer: Localizer, settings: dict, name: str) -> list:
     source, clip = localizer.source, localizer.source["clip"]
-    tile = f" --tile {settings['tile']}" if settings["tile"] else ""
+    tile = ""
+    if settings["tile"]:
+        tile = f" --tile {settings['tile']} --tile-overlap {settings['tile_overlap']}"
     command = (
         f"python -m sapl_jax.predict --checkpoint CHECKPOINT --threshold {settings['threshold']!r}"
         f"{tile} --report --output OUTPUT {shlex.quote(name)}"

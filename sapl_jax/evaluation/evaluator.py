@@ -28,7 +28,7 @@ from sapl_jax.errors import UserError
 from sapl_jax.evaluation import intervals, protocols
 from sapl_jax.evaluation.map_folders import MapFolder
 from sapl_jax.files import sha256_of
-from sapl_jax.inference.detector import Detector, Result
+from sapl_jax.inference.detector import Detector, Result, is_finite
 
 MAX_PIXELS = 128_000_000  # decoded pixels waiting for or inside one call of the detector
 _NO_MASK = "has no mask: not in the pixel measures"
@@ -109,7 +109,7 @@ class DatasetResult:
     def intervals(self) -> dict[str, list[float]]:
         """The bootstrap interval [low, high] of each measure that is defined."""
         found = {m: intervals.interval(draws) for m, draws in self.draws.items()}
-        return {m: f for m, f in found.items() if f and self.summary[m] is not None}
+        return {m: f for m, f in found.items() if f}
 
 
 Observer = Callable[[Loaded, Any, protocols.ImageScores], None]
@@ -256,7 +256,7 @@ def _analyse(
     if not isinstance(detector, MapFolder):
         found = detector.analyse(images) if images else []
         reason = "the method gave a score or map that is not finite"
-        return [analysis if _finite(analysis) else reason for analysis in found]
+        return [analysis if is_finite(analysis) else reason for analysis in found]
     answers: list[Result | str] = []
     for item, image in zip(items, images, strict=True):
         try:
@@ -274,8 +274,3 @@ def _without_masks(listing: Listing) -> list[Sample]:
     tampered = [sample for sample in listing.samples if sample.label == TAMPERED]
     lacking = [sample for sample in tampered if sample.mask is None]
     return lacking if len(lacking) < len(tampered) else []
-
-
-def _finite(analysis: Result) -> bool:
-    # A sum is NaN or infinite if any term is, and needs no mask of the map's size.
-    return math.isfinite(analysis.score) and math.isfinite(float(analysis.heat_map.sum()))

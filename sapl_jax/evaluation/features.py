@@ -1,8 +1,7 @@
 """t-SNE of edge-patch features, as in the paper's Figure 7."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
@@ -14,15 +13,6 @@ _PER_CLASS = 40  # pictures at most
 _MAX_POINTS = 300  # patches shown per class: t-SNE takes quadratic time
 _MIN_POINTS = 20  # below this a map of neighbourhoods shows nothing
 _BATCH_SIZE = 8
-
-
-class HasEdgeFeatures(Protocol):
-    """A detector that shows the features of its top edge patches."""
-
-    def edge_features(
-        self, images: Sequence[np.ndarray], labels: Sequence[int]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(features [N, L, K, D] unit vectors, usable bool [N, K]) of N pictures."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +28,11 @@ class Embedding:
     tampered: np.ndarray
 
 
-def edge_patch_embedding(
-    detector: HasEdgeFeatures, listing: Listing, *, seed: int = 0
-) -> Embedding | None:
+def edge_patch_embedding(detector: Any, listing: Listing, *, seed: int = 0) -> Embedding | None:
     """Embeds the deepest tap's edge patches of some pictures of each class, evenly chosen.
 
-    None where a class is absent or too few patches are usable.
+    `detector` has `edge_features`, as `Localizer`. None where a class is absent or too few patches
+    are usable.
     """
     chosen = []
     for label in (AUTHENTIC, TAMPERED):

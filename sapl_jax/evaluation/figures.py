@@ -14,7 +14,7 @@ from sapl_jax.evaluation.gallery import Exhibit
 from sapl_jax.evaluation.perturbations import Sweep
 from sapl_jax.evaluation.results import TITLES, number
 from sapl_jax.evaluation.session import Session, SweepPoint
-from sapl_jax.metrics import expected_calibration_error, reliability, roc_curve
+from sapl_jax.metrics import expected_calibration_error, reliability, roc_auc, roc_curve
 
 # Okabe and Ito's colours, told apart with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -41,10 +41,7 @@ def _grid(count: int, columns: int, width: float, height: float) -> tuple[Figure
     return figure, list(axes[:count])
 
 
-def roc_curves(
-    curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
-    aucs: Mapping[str, Mapping[str, float | None]],
-) -> bytes | None:
+def roc_curves(curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> bytes | None:
     """ROC curves of the image scores, one panel per data set, one line per method.
 
     Args:
@@ -65,7 +62,7 @@ def roc_curves(
         axis.plot([0, 1], [0, 1], color="0.75", linewidth=1, linestyle=":")
         for index, (method, curve) in enumerate(found.items()):
             if curve is not None:
-                label = f"{method} {number(aucs[name][method])}"
+                label = f"{method} {number(roc_auc(*curves[name][method]))}"
                 axis.plot(*curve, color=COLOURS[index % len(COLOURS)], label=label)
         axis.set(
             title=name,

@@ -3,12 +3,12 @@
 import dataclasses
 from typing import Any
 
-import cv2
 import numpy as np
 
 from data_pipelines.listing import TAMPERED, Listing, Sample
 from sapl_jax.evaluation.evaluator import Loaded
 from sapl_jax.evaluation.protocols import ImageScores
+from sapl_jax.inference.drawing import shrink
 
 SIDE = 512  # longer side of a kept picture, in pixels
 
@@ -59,19 +59,10 @@ class Gallery:
             if name not in self._wanted or loaded.image is None:
                 return
             if name not in self.exhibits:
-                mask = None if loaded.mask is None else shrink(loaded.mask) > 127
-                self.exhibits[name] = Exhibit(name, shrink(loaded.image), mask)
+                mask = None if loaded.mask is None else shrink(loaded.mask, SIDE) > 127
+                self.exhibits[name] = Exhibit(name, shrink(loaded.image, SIDE), mask)
             exhibit = self.exhibits[name]
-            exhibit.heat_maps[method] = shrink(analysis.heat_map)
+            exhibit.heat_maps[method] = shrink(analysis.heat_map, SIDE)
             exhibit.p_f1[method] = scores.p_f1
 
         return observe
-
-
-def shrink(pixels: np.ndarray) -> np.ndarray:
-    """Pixels [H, W] or [H, W, 3] shrunk to a longer side of SIDE; smaller ones as they are."""
-    scale = SIDE / max(pixels.shape[:2])
-    if scale >= 1:
-        return pixels.copy()
-    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)

@@ -72,10 +72,10 @@ def compare(
         for of, draws in (first, second)
     )
     found = {}
-    for measure in a.keys() & b.keys():
+    for measure in [name for name in a if name in b]:
         difference = a[measure] - b[measure]
         if (bounds := interval(difference)) is not None:
-            ahead = np.nanmean(np.where(np.isnan(difference), np.nan, np.sign(difference))) / 2
+            ahead = np.nanmean(np.sign(difference)) / 2
             apart = bounds[0] > 0 or bounds[1] < 0
             found[measure] = {
                 "ahead": float(ahead + 0.5), "difference": bounds, "apart": apart,

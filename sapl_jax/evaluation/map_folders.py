@@ -10,9 +10,9 @@ import collections
 import csv
 import math
 import unicodedata
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,6 +25,7 @@ from sapl_jax.inference.detector import Result, result_of
 SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".npz")
 SCORES = "scores.csv"
 _SLACK = 1e-5  # what float arithmetic may leave outside [0, 1]
+_Rows = Sequence[tuple[str, Any]]  # names as `_key` has them, with a map's path or a score
 
 
 class MapFolder:
@@ -34,21 +35,26 @@ class MapFolder:
         """Lists the folder; UserError where it is not one, has no maps, or a scores.csv is bad."""
         self.folder = existing_root(folder)
         paths = [Path(path) for path in walk_files(self.folder)]
-        self._maps = [path for path in paths if path.suffix.lower() in SUFFIXES]
+        # By the path below the folder, without the map's own suffix.
+        self._maps = [
+            (_key(path.relative_to(self.folder).with_suffix("")), path)
+            for path in paths
+            if path.suffix.lower() in SUFFIXES
+        ]
         if not self._maps:
             raise UserError(f"{folder} holds no map: expected {', '.join(SUFFIXES)} files in it")
-        # By the path below the folder and by the bare name, without the map's own suffix.
-        self._by_name: dict[str, list[Path]] = collections.defaultdict(list)
-        for path in self._maps:
-            key = _key(path.relative_to(self.folder).with_suffix(""))
-            self._by_name["/" + key].append(path)
-            self._by_name[key.rpartition("/")[2]].append(path)
-        self._scores = _read_scores(self.folder / SCORES)
+        self._rows = _read_scores(self.folder / SCORES)
         self._found: dict[str, Path | str] = {}
+        self._scores: dict[str, list[float]] = {}
 
     def assign(self, listing: Listing, label: str) -> list[str]:
         """Gives each picture of a data set its map; returns what there is to say of the rest."""
-        found = {sample.name: self._choose(sample, label) for sample in listing.samples}
+        folders = {key.partition("/")[0] for key, _ in self._maps if "/" in key}
+        others = folders - {_key(label)} if _key(label) in folders else set()
+        maps = _of_set(self._maps, label, others)
+        by_name = _index(maps)
+        self._scores = _index(_of_set(self._rows, label, others))
+        found = {s.name: self._choose(s, label, by_name) for s in listing.samples}
         owners = collections.defaultdict(list)
         for name, path in found.items():
             if isinstance(path, Path):
@@ -60,15 +66,15 @@ class MapFolder:
                 )
                 found.update(dict.fromkeys(names, f"{reason}; keep the data set's folders"))
         self._found = found
-        spare = sorted(str(p.relative_to(self.folder)) for p in self._maps if p not in owners)
+        spare = sorted(str(p.relative_to(self.folder)) for _, p in maps if p not in owners)
         missing = sum(isinstance(path, str) for path in found.values())
         notes = [f"{self.folder}: {missing} of {len(found)} pictures have no map that can be used"]
         extra = f"{self.folder}: {len(spare)} maps are no picture's: {', '.join(spare[:5])}"
         return notes * (missing > 0) + [extra] * bool(spare)
 
-    def _choose(self, sample: Sample, label: str) -> Path | str:
+    def _choose(self, sample: Sample, label: str, by_name: dict[str, list[Path]]) -> Path | str:
         for key in _keys(sample.name, label):
-            paths = self._by_name.get(key, [])
+            paths = by_name.get(key, [])
             if len(paths) > 1:
                 names = ", ".join(str(path.relative_to(self.folder)) for path in paths[:4])
                 return f"several maps in {self.folder} match it: {names}"
@@ -90,8 +96,9 @@ class MapFolder:
             raise UserError(path)
         heat_map, score, notes = read_map(path)
         if score is None:
-            rows = [self._scores[k] for k in _keys(sample.name, label) if k in self._scores]
-            score = rows[0] if rows else None
+            rows = (self._scores[k] for k in _keys(sample.name, label) if k in self._scores)
+            values = set(next(rows, []))
+            score = values.pop() if len(values) == 1 else None  # of two, neither is taken
         if score is not None and not 0 <= score <= 1:
             raise UserError(f"{path}: its score is {score:g}, expected 0 to 1")
         if heat_map.shape != size:
@@ -160,25 +167,36 @@ def _read_numpy(path: Path) -> tuple[np.ndarray, float | None]:
             values = loaded["map" if "map" in loaded else loaded.files[0]]
             score = float(loaded["score"].item()) if "score" in loaded else None
             return values, score
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of any kind, by what is damaged
         raise UserError(f"{path} is not a readable {path.suffix} file ({error})") from error
 
 
-def _read_scores(path: Path) -> dict[str, float]:
+def _read_scores(path: Path) -> list[tuple[str, float]]:
     if not path.exists():
-        return {}
+        return []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [(row["name"], float(row["score"])) for row in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            return [(_key(row["name"]), float(row["score"])) for row in csv.DictReader(file)]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(
             f"{path} is not a table with the columns name and score ({error})"
         ) from error
-    found: dict[str, float] = {}
-    for name, score in rows:
-        for key in ("/" + _key(name), _key(name).rpartition("/")[2]):
-            if found.setdefault(key, score) != score:
-                found[key] = math.nan  # two scores of one name: neither is taken
+
+
+def _of_set(rows: _Rows, label: str, others: set[str]) -> _Rows:
+    """The (key, value) in the folder of a data set, or else those in no folder of another set."""
+    own = [row for row in rows if row[0].startswith(_key(label) + "/")]
+    return own or [row for row in rows if row[0].partition("/")[0] not in others]
+
+
+def _index(rows: _Rows) -> dict[str, list[Any]]:
+    """The values by their whole key, with a slash in front, and by the bare name."""
+    found: dict[str, list[Any]] = collections.defaultdict(list)
+    for key, value in rows:
+        found["/" + key].append(value)
+        found[key.rpartition("/")[2]].append(value)
     return found
 
 

@@ -193,14 +193,17 @@ def measures(
 
     Returns:
         Per measure float64 [D], NaN where no picture that has it counts. Image-level measures are
-        there only where both classes are and every picture has a score.
+        there only where both classes are and every picture has a score, pixel-level ones only where
+        a tampered picture has a mask: zeros of authentic ones alone would look like a failure.
     """
     labels = np.array([image.label for image in images], bool)
     scores = np.array([image.score for image in images], np.float64)
-    pixels = np.array([[getattr(i, m) for m in PIXEL_MEASURES] for i in images], np.float64)
-    with np.errstate(invalid="ignore"):  # 0 / 0, where no picture with a mask was drawn
-        means = weights @ np.nan_to_num(pixels) / (weights @ ~np.isnan(pixels))
-    found = dict(zip(PIXEL_MEASURES, means.T, strict=True))
+    found: dict[str, np.ndarray] = {}
+    if any(image.label == TAMPERED and image.p_f1_best is not None for image in images):
+        pixels = np.array([[getattr(i, m) for m in PIXEL_MEASURES] for i in images], np.float64)
+        with np.errstate(invalid="ignore"):  # 0 / 0, where no picture with a mask was drawn
+            means = weights @ np.nan_to_num(pixels) / (weights @ ~np.isnan(pixels))
+        found = dict(zip(PIXEL_MEASURES, means.T, strict=True))
     if labels.all() or not labels.any() or not np.isfinite(scores).all():
         return found
     above, below = weights[:, labels], weights[:, ~labels]
@@ -236,15 +239,11 @@ def summarise(protocol: Protocol, images: list[ImageScores]) -> dict[str, float 
     images, authentic, tampered, and masks, the number of tampered pictures behind p_f1.
     """
     found = measures(protocol, images, np.ones((1, len(images))))
-    # Zeros of authentic pictures alone would look like a measured failure, so pixel measures
-    # need at least one tampered picture that has a mask.
     masks = sum(image.label == TAMPERED and image.p_f1 is not None for image in images)
-    any_mask = any(image.label == TAMPERED and image.p_f1_best is not None for image in images)
     summary: dict[str, float | int | None] = {}
     for measure in MEASURES:
         (value,) = found.get(measure, [np.nan])
-        defined = np.isfinite(value) and (any_mask or measure not in PIXEL_MEASURES)
-        summary[measure] = float(value) if defined else None
+        summary[measure] = float(value) if np.isfinite(value) else None
     tampered = sum(image.label == TAMPERED for image in images)
     summary |= {
         "images": len(images),

@@ -157,14 +157,11 @@ def _our_cells(found: Mapping[str, DatasetResult]) -> list[str]:
 
 def _roc(session: Session) -> Section | None:
     curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
-    aucs: dict[str, dict[str, float | None]] = {}
     for method in (method for method in session.methods if not method.floor):
         for result in session.results.get(method.name, []):
-            if result.summary["i_auc"] is None:
-                continue
-            curves.setdefault(result.name, {})[method.name] = result.labels_and_scores
-            aucs.setdefault(result.name, {})[method.name] = result.summary["i_auc"]
-    png = figures.roc_curves(curves, aucs)
+            if result.summary["i_auc"] is not None:
+                curves.setdefault(result.name, {})[method.name] = result.labels_and_scores
+    png = figures.roc_curves(curves)
     if png is None:
         return None
     return Section("ROC curves", [Picture("roc", png, "ROC curves of the image scores.")])

@@ -179,14 +179,19 @@ def legend(session: Session) -> str:
 
 def table(session: Session) -> str:
     """The measures of all methods on all data sets, as a table for the screen."""
-    found = rows(session)
-    widths = [max(len(row[i]) for row in found) for i in range(len(found[0]))]
-    lines = []
-    for row in found:
-        cells = [
-            cell.ljust(width) if column < 2 else cell.rjust(width)
+    header, *found = rows(session)
+    widths = [max(map(len, column)) for column in zip(header, *found, strict=True)]
+    rule = ["-" * width for width in widths]
+    return "\n".join([*aligned([header, rule, *found], names=2), legend(session)])
+
+
+def aligned(rows: Sequence[Sequence[str]], names: int) -> list[str]:
+    """Lines of equally wide columns; the first `names` begin on the left, the others end right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if column < names else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join([*lines, legend(session)])
+        ).rstrip()
+        for row in rows
+    ]

@@ -114,7 +114,7 @@ def run(
     batch_size: int = 8,
     gallery_size: int = 6,
     progress: bool = True,
-    after_each: Callable[[Session, DatasetResult], None] = lambda session, result: None,
+    after_each: Callable[[Session, Method | None], None] = lambda session, method: None,
 ) -> Session:
     """Evaluates the methods on the data sets, then the first method under each sweep.
 
@@ -123,8 +123,8 @@ def run(
     Args:
         listings: (name, listing) pairs.
         seed: of the sweeps' noise.
-        after_each: called with the session so far and the newest result, so that the caller can
-            save what is done.
+        after_each: called with the session so far and the method whose result is new (None after a
+            level of a sweep), so that the caller can save what is done.
 
     Raises:
         UserError: no picture of a data set can be used, or the first method has no result at all.
@@ -150,10 +150,9 @@ def run(
                 session.unusable.append((name, method.name, str(error)))
                 continue
             session.add(method.name, result)
-            after_each(session, result)
+            after_each(session, method)
         for sweep in sweeps:
-            clean = session.main[-1]
-            points = [SweepPoint.of(None, clean)]
+            points = [SweepPoint.of(None, session.main[-1])]
             for level in sweep.levels:
                 result = evaluate_dataset(
                     methods[0].detector,
@@ -167,7 +166,7 @@ def run(
                 )
                 points.append(SweepPoint.of(level, result))
                 session.sweeps.setdefault(name, {})[sweep.name] = points
-                after_each(session, clean)
+                after_each(session, None)
     if not session.main:
         raise UserError("; ".join(reason for _, _, reason in session.unusable))
     return session

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.preprocess import PADDING, Geometry
-from sapl_jax.files import versions, write_json
-from sapl_jax.inference.export_folder import FILE, NAME, VERSION
+from sapl_jax.files import versions
+from sapl_jax.inference.export_folder import NAME, VERSION
 from sapl_jax.inference.trained import TrainedModel
 from sapl_jax.models.sapl import SAPL
 
@@ -50,11 +50,6 @@ def describe(trained: TrainedModel, kind: str) -> dict[str, Any]:
         "class_ids": _class_ids(trained.model),
         "config": config.to_dict(),
     }
-
-
-def write_description(folder: Path, content: dict[str, Any]) -> None:
-    """Writes export.json; UserError where the folder cannot be written."""
-    write_json(folder / FILE, content)
 
 
 def _without_folders(name: str) -> str:

@@ -30,7 +30,7 @@ from sapl_jax.clip.loading import load_clip
 from sapl_jax.clip.lora import merge_lora
 from sapl_jax.clip.weights import save_clip
 from sapl_jax.errors import UserError
-from sapl_jax.exporting import description
+from sapl_jax.exporting.description import describe
 from sapl_jax.inference.exports import ORBAX_WEIGHTS, as_float32
 from sapl_jax.inference.trained import TrainedModel
 from sapl_jax.models.sapl import SAPL, score_and_patch_map, with_parts
@@ -69,7 +69,6 @@ def network_of(model: SAPL) -> Network:
 def write_huggingface(trained: TrainedModel, folder: Path) -> None:
     """Writes the export of a float32 model into an existing, empty folder."""
     save_clip(trained.model.clip, folder).chmod(0o644)  # safetensors makes it private
-    description.write_description(folder, description.describe(trained, "huggingface"))
 
 
 def with_tower_of(trained: TrainedModel, folder: Path) -> TrainedModel:
@@ -95,7 +94,6 @@ def write_stablehlo(trained: TrainedModel, folder: Path) -> None:
     )
     (folder / "model.stablehlo").write_bytes(exported.serialize())
     np.savez(folder / "weights.npz", **jax.device_get(network.weights))
-    description.write_description(folder, description.describe(trained, "stablehlo"))
 
 
 # Protocol buffers end at 2 GiB, so larger weights go into a file of their own.
@@ -138,7 +136,6 @@ def write_onnx(trained: TrainedModel, folder: Path) -> None:
     apart = sum(array.nbytes for array in weights.values()) > _ONE_FILE_BYTES
     file = folder / "model.onnx"
     onnx.save_model(model, file, save_as_external_data=apart, location="model.onnx.data")
-    description.write_description(folder, description.describe(trained, "onnx"))
 
 
 def merged(trained: TrainedModel) -> TrainedModel:
@@ -153,10 +150,16 @@ def write_orbax(trained: TrainedModel, folder: Path) -> None:
     checkpoint = CheckpointFolder(folder / ORBAX_WEIGHTS)
     step = int(trained.source["step"])
     tree = {"trained": params, "clip": as_float32(frozen.params)}
-    content = description.describe(trained, "orbax")
-    checkpoint.save(step, tree, {"clip": content["source"]["clip"]})
+    checkpoint.save(step, tree, {"clip": describe(trained, "orbax")["source"]["clip"]})
     checkpoint.wait()
     checkpoint.close()
     for note in (folder / ORBAX_WEIGHTS).rglob("commit_success.txt"):
         note.write_text("complete\n")  # Orbax looks for the file; its text names our folders.
-    description.write_description(folder, content)
+
+
+WRITERS: dict[str, Callable[[TrainedModel, Path], None]] = {
+    "orbax": write_orbax,
+    "stablehlo": write_stablehlo,
+    "onnx": write_onnx,
+    "huggingface": write_huggingface,
+}

@@ -2,31 +2,19 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
 from sapl_jax.errors import UserError
 from sapl_jax.exporting import checking
-from sapl_jax.exporting.description import readme
-from sapl_jax.exporting.formats import (
-    merged,
-    write_huggingface,
-    write_onnx,
-    write_orbax,
-    write_stablehlo,
-)
-from sapl_jax.inference.export_folder import read_description, refuse_foreign
+from sapl_jax.exporting.description import describe, readme
+from sapl_jax.exporting.formats import WRITERS, merged
+from sapl_jax.files import write_json
+from sapl_jax.inference.export_folder import FILE, refuse_foreign
 from sapl_jax.inference.localizer import Localizer
 from sapl_jax.inference.trained import TrainedModel
-
-WRITERS: dict[str, Callable[[TrainedModel, Path], None]] = {
-    "orbax": write_orbax,
-    "stablehlo": write_stablehlo,
-    "onnx": write_onnx,
-    "huggingface": write_huggingface,
-}
 
 
 def export(
@@ -49,12 +37,14 @@ def export(
     """
     refuse_foreign(output)
     plain = merged(trained)
+    content = describe(plain, kind)
     with _aside(output) as folder:
         WRITERS[kind](plain, folder)
+        write_json(folder / FILE, content)
         if kind in ("stablehlo", "onnx"):
             script = files("sapl_jax.exporting").joinpath("standalone.py").read_text()
             (folder / checking.STANDALONE).write_text(script)
-        (folder / "README.md").write_text(readme(read_description(folder), output.name))
+        (folder / "README.md").write_text(readme(content, output.name))
         found = checking.compare(
             Localizer(*trained), checking.detector_of_export(folder, kind, plain), pictures
         )

@@ -7,6 +7,7 @@ and Pearson (1934) for what so many pictures can promise.
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from scipy.special import betaincinv, expit, logit
 
 from data_pipelines.listing import AUTHENTIC, LABEL_NAMES, TAMPERED
 from sapl_jax.errors import UserError
-from sapl_jax.files import write_json
 from sapl_jax.models.sapl import SAPL
 from sapl_jax.training.state import split_model
+from sapl_jax.workdir import write_or_refuse
+
+log = logging.getLogger(__name__)
 
 FILE = "calibration.json"
 FORMAT = 1
@@ -42,7 +45,7 @@ class Calibration:
             called authentic.
         tampered_above: scores above this are called tampered.
         alarms: how many of the authentic pictures were above.
-        authentic_to: scores up to this are called authentic; None: that verdict is not given.
+        authentic_to: scores below this are called authentic; None: that verdict is not given.
         marked: the share of authentic pictures' pixels that the map may mark.
         map_threshold: of the heat map.
         temperature: T of probability = sigmoid(logit(score) / T + bias); None: not fitted.
@@ -74,7 +77,7 @@ class Calibration:
         """`tampered`, `authentic` or `inconclusive`; `rule` says when."""
         if score > self.tampered_above:
             return LABEL_NAMES[TAMPERED]
-        if self.authentic_to is not None and score <= self.authentic_to:
+        if self.authentic_to is not None and score < self.authentic_to:
             return LABEL_NAMES[AUTHENTIC]
         return INCONCLUSIVE
 
@@ -83,11 +86,11 @@ class Calibration:
         """When a picture is called what, and what that promises."""
         low, high = clopper_pearson(self.alarms, self.authentic)
         if self.authentic_to is None:
-            rest = "no score is low enough to be called authentic, for want of tampered pictures"
+            rest = "none is called authentic: below no score are so few tampered ones known to lie"
         else:
             rest = (
-                f"authentic up to {self.authentic_to:.4g}, below which at most "
-                f"{self.false_alarms:.1%} of {self.tampered} tampered ones lie"
+                f"authentic below {self.authentic_to:.4g}, where at most {self.false_alarms:.1%} "
+                f"of {self.tampered} tampered ones lie"
             )
         return (
             f"Tampered above a score of {self.tampered_above:.4g}, which {self.alarms} of "
@@ -136,10 +139,12 @@ def calibrate(
     tampered = np.sort(scores[labels == TAMPERED])
     rank, missed = (math.floor(false_alarms * (len(s) + 1)) for s in (authentic, tampered))
     if rank < 1:
+        possible = math.ceil(1000 / (len(authentic) + 1)) / 1000
+        other = f", or --false-alarms {possible:g} or higher" if len(authentic) else ""
         raise UserError(
             f"{len(authentic)} authentic pictures cannot promise a false-alarm rate of "
             f"{false_alarms:g}: that takes {math.ceil(1 / false_alarms) - 1} or more. Give more "
-            f"pictures, or --false-alarms {1 / (len(authentic) + 1):.2g} or higher."
+            f"pictures{other}."
         )
     above = float(authentic[rank - 1])
     # Marked: all pixels of higher steps; the lowest step whose upper edge leaves few enough.
@@ -162,6 +167,30 @@ def calibrate(
         counts = (len(authentic), len(tampered))
         found = dataclasses.replace(found, temperature=temperature, bias=bias, fitted_on=counts)
     return found
+
+
+def with_tampered_side_of(before: Calibration, found: Calibration) -> Calibration:
+    """What authentic pictures alone gave, with what tampered ones gave before: fit and low end.
+
+    The low end promised the earlier rate, so for a lower one it is left out, with a warning.
+    """
+    low = before.authentic_to
+    if low is not None and before.false_alarms > found.false_alarms:
+        log.warning(
+            "none is called authentic: the validation split was calibrated for a rate of %g. "
+            "Calibrate it with --false-alarms %g, and then these again.",
+            before.false_alarms,
+            found.false_alarms,
+        )
+        low = None
+    return dataclasses.replace(
+        found,
+        authentic_to=None if low is None else min(low, found.tampered_above),
+        tampered=before.tampered,
+        temperature=before.temperature,
+        bias=before.bias,
+        fitted_on=before.fitted_on,
+    )
 
 
 def fit_temperature(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
@@ -201,10 +230,7 @@ def fingerprint(model: SAPL) -> str:
 
 def write(folder: Path, calibration: Calibration) -> None:
     """Writes calibration.json beside a checkpoint; UserError where that cannot be."""
-    try:
-        write_json(folder / FILE, {"format": FORMAT, **dataclasses.asdict(calibration)})
-    except OSError as error:
-        raise UserError(f"{folder / FILE} cannot be written: {error.strerror or error}") from error
+    write_or_refuse(folder / FILE, {"format": FORMAT, **dataclasses.asdict(calibration)})
 
 
 def read(folder: Path) -> Calibration | None:

@@ -1,5 +1,6 @@
 """What analyses pictures, and what it says of one: models, classics, floors and tiles alike."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -25,6 +26,12 @@ class Detector(Protocol):
 
     def analyse(self, images: Sequence[np.ndarray]) -> Sequence[Result]:
         """One result for each uint8 RGB picture [H, W, 3] of any size, in order."""
+
+
+def is_finite(result: Result) -> bool:
+    """Whether score and heat map are numbers."""
+    # A sum is NaN or infinite if any term is, and needs no mask of the map's size.
+    return math.isfinite(result.score) and math.isfinite(float(result.heat_map.sum()))
 
 
 def result_of(score: float, heat_map: np.ndarray, threshold: float = 0.5) -> Result:

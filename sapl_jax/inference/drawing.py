@@ -58,6 +58,15 @@ def regions(mask: np.ndarray) -> list[dict[str, int]]:
     return sorted(found, key=lambda region: (-region["pixels"], region["y"], region["x"]))
 
 
+def shrink(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Pixels [H,W] or [H,W,3] with a longer side of at most `side`; smaller ones as they are."""
+    scale = side / max(pixels.shape[:2])
+    if scale >= 1:
+        return pixels.copy()
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
 def encode_png(pixels: np.ndarray) -> bytes:
     """PNG bytes of uint8 [H,W] or RGB [H,W,3]; UnreadableImage where PNG cannot hold the size."""
     if pixels.ndim == 3:

@@ -1,10 +1,4 @@
-"""`Localizer`: a trained SAPL that turns pictures into scores, heat maps and masks.
-
-from sapl_jax import Localizer
-
-localizer = Localizer.load("runs/sapl")
-result = localizer(image)  # uint8 RGB [H, W, 3]; result.score, result.heat_map, result.mask
-"""
+"""`Localizer`: a trained SAPL that turns pictures into scores, heat maps and masks."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 from pathlib import Path
 
-from sapl_jax.errors import UserError
+from sapl_jax.errors import UserError, check_checkpoint
 from sapl_jax.inference import calibration
 from sapl_jax.inference.export_folder import is_export
 from sapl_jax.inference.exports import load_orbax
@@ -27,8 +27,7 @@ def load_model(
     Its source has a "fingerprint" of the weights, and a "calibration" where one is beside them.
     """
     folder = Path(checkpoint)
-    if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}: give a training run's folder or an export.")
+    check_checkpoint(folder)
     if not is_export(folder):
         trained = load_trained(folder, dtype, which)
     elif which:

@@ -6,6 +6,7 @@ a run, the next one continues behind the last whole line.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import unicodedata
@@ -130,13 +131,13 @@ class OutputFolder:
             try:
                 record = json.loads(line)
                 key = record["path"], record["sha256"]
+                self._check_settings(record)
                 names = [record["files"][ending] for ending in self.endings]
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(
                     f"{path}, line {number} is not a prediction of this command ({error}). Nothing "
                     "was changed; give another --output."
                 ) from error
-            self._check_settings(record)
             self._done[key] = record
             self._taken.update(name.casefold() for name in names)
         if whole < len(data):
@@ -161,9 +162,8 @@ class OutputFolder:
         """The first stem whose three names are free, or hold exactly these pictures already."""
         stem = safe_stem(path)
         digest = hashlib.sha256(os.fsencode(path)).hexdigest()
-        candidates = [stem, f"{stem}-{digest[:8]}"]
-        candidates += [f"{stem}-{digest[:8]}-{number}" for number in range(2, 10_000)]
-        for candidate in candidates:
+        numbered = (f"{stem}-{digest[:8]}-{number}" for number in range(2, 10_000))
+        for candidate in itertools.chain([stem, f"{stem}-{digest[:8]}"], numbered):
             names = [f"{candidate}_{name}" for name in self.endings.values()]
             if any(name.casefold() in self._taken for name in names):
                 continue

@@ -1,7 +1,6 @@
 """The run behind `sapl_jax.predict`: read ahead, analyse in batches, write, go on."""
 
 import concurrent.futures
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,16 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.images import UnreadableImage
+from data_pipelines.images import UnreadableImage, read_bytes
 from data_pipelines.listing import LABEL_NAMES, TAMPERED
 from data_pipelines.progress_bars import ProgressBar
 from data_pipelines.read_ahead import batches_ahead
 from sapl_jax.files import sha256_of
-from sapl_jax.inference import drawing as rendering
-from sapl_jax.inference import reading
+from sapl_jax.inference import drawing, reading
 from sapl_jax.inference.calibration import Calibration, verdict
-from sapl_jax.inference.detector import Detector
-from sapl_jax.inference.detector import Result as Result
+from sapl_jax.inference.detector import Detector, Result, is_finite
 from sapl_jax.inference.output_folder import ENDINGS, OutputFolder
 
 _THREADS = 4
@@ -39,19 +36,6 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Limits of memory.
-
-    Attributes:
-        max_pixels: of one picture.
-        batch_size: pictures analysed at once.
-    """
-
-    max_pixels: int = reading.MAX_PIXELS
-    batch_size: int = 8
-
-
-@dataclass(frozen=True)
 class _Loaded:
     """A file that was read: its picture, or why not, or that its prediction is there."""
 
@@ -65,7 +49,9 @@ def predict(
     pictures: Sequence[Path],
     output: OutputFolder,
     threshold: float,
-    limits: Limits,
+    *,
+    max_pixels: int = reading.MAX_PIXELS,
+    batch_size: int = 8,
     progress: bool = True,
     calibration: Calibration | None = None,
     report: Report | None = None,
@@ -77,7 +63,8 @@ def predict(
         pictures: absolute paths.
         output: an entered output folder.
         threshold: the mask is heat map > threshold.
-        limits: of memory.
+        max_pixels: of one picture; larger ones are refused.
+        batch_size: pictures analysed at once.
         progress: whether to show a bar.
         calibration: of the detector, which gives probabilities and verdicts.
         report: makes a picture's page of its path, pixels, heat map and record.
@@ -90,10 +77,10 @@ def predict(
 
     def load(path: Path) -> _Loaded:
         try:
-            data = reading.read_limited(path)
+            data = read_bytes(path, reading.MAX_BYTES)
             if output.find(path, sha256_of(data)):
                 return _Loaded(path)
-            return _Loaded(path, reading.decode(data, path, limits.max_pixels))
+            return _Loaded(path, reading.decode(data, path, max_pixels))
         except UnreadableImage as error:
             return _Loaded(path, problem=str(error).removeprefix(f"{path}: "))
         except MemoryError:
@@ -103,7 +90,7 @@ def predict(
         concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
         ProgressBar(total=len(pictures), desc="predict", unit="image", disable=not progress) as bar,
     ):
-        for batch in batches_ahead(load, pictures, limits.batch_size, _BATCH_PIXELS, _pixels):
+        for batch in batches_ahead(load, pictures, batch_size, _BATCH_PIXELS, _pixels):
             readable = [item for item in batch if item.picture is not None]
             summary.already_there += sum(not item.problem for item in batch) - len(readable)
             summary.skipped += [(item.path, item.problem) for item in batch if item.problem]
@@ -159,15 +146,15 @@ def render(
         UnreadableImage: the model gave no finite number, or the picture is too large for PNG.
     """
     heat_map = analysis.heat_map
-    if not (math.isfinite(analysis.score) and math.isfinite(float(heat_map.sum()))):
+    if not is_finite(analysis):
         raise UnreadableImage("the model gave a score or map that is not finite")
     mask = heat_map > threshold
     draw = {
-        "heatmap": lambda: rendering.heat_map_to_grey(heat_map),
-        "mask": lambda: rendering.mask_to_grey(mask),
-        "overlay": lambda: rendering.overlay(picture.rgb, heat_map, mask),
+        "heatmap": lambda: drawing.heat_map_to_grey(heat_map),
+        "mask": lambda: drawing.mask_to_grey(mask),
+        "overlay": lambda: drawing.overlay(picture.rgb, heat_map, mask),
     }
-    files = {part: rendering.encode_png(draw[part]()) for part in parts}
+    files = {part: drawing.encode_png(draw[part]()) for part in parts}
     probability = calibration.probability(analysis.score) if calibration else None
     record = {
         "sha256": picture.sha256,
@@ -177,7 +164,7 @@ def render(
         "probability": None if probability is None else round(float(probability), 6),
         "verdict": verdict(analysis.score, calibration),
         "tampered_fraction": round(float(np.mean(mask)), 6),
-        "regions": rendering.regions(mask),
+        "regions": drawing.regions(mask),
         "notes": list(picture.notes),
     }
     return files, record

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.images import UnreadableImage, decode_image, oddities, read_bytes, read_header
+from data_pipelines.images import UnreadableImage, decode_image, oddities, read_header
 from sapl_jax.files import sha256_of
 
 MAX_PIXELS = 100_000_000
@@ -25,11 +25,6 @@ class Picture:
     rgb: np.ndarray
     sha256: str
     notes: tuple[str, ...] = ()
-
-
-def read_limited(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
-    """The bytes of a regular file; UnreadableImage where it is empty, larger, or gone."""
-    return read_bytes(path, max_bytes)
 
 
 def decode(data: bytes, origin: str | Path, max_pixels: int = MAX_PIXELS) -> Picture:

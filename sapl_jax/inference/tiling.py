@@ -39,23 +39,17 @@ class TiledDetector:
     """Wraps a detector; pictures whose longer side is over `tile` pixels are analysed in tiles.
 
     overlap: share of a tile that neighbours have in common, 0 to 0.9. batch: tiles per call of the
-    detector. threshold: of the mask. Raises UserError for values that cannot work.
+    detector. Raises UserError for values that cannot work.
     """
 
     def __init__(
-        self,
-        detector: Detector,
-        tile: int,
-        overlap: float = 0.25,
-        batch: int = 8,
-        threshold: float = 0.5,
+        self, detector: Detector, tile: int, overlap: float = 0.25, batch: int = 8
     ) -> None:
         if tile < 32:
             raise UserError(f"tiles of {tile} pixels are too small, use at least 32")
         if not 0 <= overlap <= 0.9:
             raise UserError(f"a tile overlap of {overlap} is not between 0 and 0.9")
         self._detector, self._tile, self._overlap, self._batch = detector, tile, overlap, batch
-        self._threshold = threshold
         # Of the score, which stays the whole picture's.
         self.calibration = getattr(detector, "calibration", None)
 
@@ -65,7 +59,7 @@ class TiledDetector:
         found: dict[int, Result] = {}
         whole = self._detector.analyse([images[i] for i in small]) if small else []
         for i, analysis in zip(small, whole, strict=True):
-            found[i] = result_of(analysis.score, analysis.heat_map, self._threshold)
+            found[i] = result_of(analysis.score, analysis.heat_map)
         for i, image in enumerate(images):
             if i not in found:
                 found[i] = self._analyse_large(image)
@@ -92,7 +86,7 @@ class TiledDetector:
         heat_map /= _total(rows, weight_y, height)[:, None]
         heat_map /= _total(columns, weight_x, width)[None, :]
         np.clip(heat_map, 0, 1, out=heat_map)
-        return result_of(score, heat_map, self._threshold)
+        return result_of(score, heat_map)
 
 
 def _total(starts: Sequence[int], weights: np.ndarray, length: int) -> np.ndarray:

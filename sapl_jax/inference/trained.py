@@ -12,7 +12,7 @@ from sapl_jax.checkpoints import CheckpointFolder
 from sapl_jax.errors import UserError
 from sapl_jax.models.sapl import SAPL, build_sapl
 from sapl_jax.training.state import init_state, make_optimizer, merge_model, split_model
-from sapl_jax.workdir import FREE_FIELDS, read_config
+from sapl_jax.workdir import FREE_FIELDS, flat, read_config
 
 
 class TrainedModel(NamedTuple):
@@ -80,27 +80,19 @@ def require_current(config: ConfigDict, origin: Path) -> None:
         config: of a run or an export.
         origin: its folder, for the message.
     """
+    found = flat(config.to_dict())
     missing = [
         name
-        for part in ("image", "clip", "model", "train")
-        for name in _missing(get_config()[part], config.get(part, {}), part)
-        if name not in FREE_FIELDS  # of the run, not of the model
+        for name in flat(get_config().to_dict())
+        if name not in found
+        and name.startswith(("image.", "clip.", "model.", "train."))
+        and name not in FREE_FIELDS  # of the run, not of the model
     ]
     if missing:
         raise UserError(
             f"{origin} was written by another version of sapl_jax: its configuration has no "
             f"{', '.join(missing)}. Open it with that version, or train again."
         )
-
-
-def _missing(expected: ConfigDict, found: ConfigDict, prefix: str) -> list[str]:
-    names = []
-    for name, value in expected.items():
-        if name not in found:
-            names.append(f"{prefix}.{name}")
-        elif isinstance(value, ConfigDict):
-            names += _missing(value, found[name], f"{prefix}.{name}")
-    return names
 
 
 def _has_steps(folder: Path) -> bool:

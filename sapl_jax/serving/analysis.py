@@ -10,15 +10,14 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from data_pipelines.generator.examples import make_example
+from data_pipelines.images import read_bytes
 from data_pipelines.preprocess import resize
 from data_pipelines.soft_edges import soft_edge_map
 from sapl_jax.errors import UserError
-from sapl_jax.inference import drawing as rendering
-from sapl_jax.inference import reading
+from sapl_jax.inference import drawing, reading
 from sapl_jax.inference.calibration import Calibration, verdict
 from sapl_jax.inference.localizer import Localizer
 from sapl_jax.inference.output_folder import safe_stem
@@ -70,21 +69,18 @@ def analyse_upload(
     Raises:
         UserError: the file is not a picture within the limits.
     """
-    data = reading.read_limited(path, max_bytes)
+    data = read_bytes(path, max_bytes)
     picture = reading.decode(data, name, max_pixels)
     result = localizer.analyse([picture.rgb])[0]
-    height, width = picture.rgb.shape[:2]
-    shrink = min(1.0, SHOWN_SIDE / max(height, width))
-    size = max(1, round(width * shrink)), max(1, round(height * shrink))
     edges = soft_edge_map(resize(picture.rgb, localizer.geometry), localizer.edge_options)
     return Analysed(
         name=safe_stem(Path(name)),
         score=result.score,
-        original=(height, width),
-        shown=cv2.resize(picture.rgb, size, interpolation=cv2.INTER_AREA),
-        shown_map=cv2.resize(result.heat_map, size, interpolation=cv2.INTER_AREA),
-        heat_map=rendering.heat_map_to_grey(result.heat_map),
-        edges=rendering.heat_map_to_grey(edges),
+        original=picture.rgb.shape[:2],
+        shown=drawing.shrink(picture.rgb, SHOWN_SIDE),
+        shown_map=drawing.shrink(result.heat_map, SHOWN_SIDE),
+        heat_map=drawing.heat_map_to_grey(result.heat_map),
+        edges=drawing.heat_map_to_grey(edges),
         notes=picture.notes,
         calibration=localizer.calibration,
     )
@@ -93,7 +89,7 @@ def analyse_upload(
 def draw(analysed: Analysed, opacity: float, threshold: float) -> np.ndarray:
     """The overlay the browser shows, uint8 RGB."""
     mask = analysed.shown_map > threshold
-    return rendering.overlay(analysed.shown, analysed.shown_map, mask, opacity)
+    return drawing.overlay(analysed.shown, analysed.shown_map, mask, opacity)
 
 
 def mask_of(analysed: Analysed, threshold: float) -> np.ndarray:
@@ -130,7 +126,7 @@ class Downloads:
         own = self.folder / uuid.uuid4().hex
         own.mkdir(parents=True)
         path = own / f"{analysed.name}_mask.png"
-        path.write_bytes(rendering.encode_png(rendering.mask_to_grey(mask_of(analysed, threshold))))
+        path.write_bytes(drawing.encode_png(drawing.mask_to_grey(mask_of(analysed, threshold))))
         with self._lock:
             self._made.append(own)
             old, self._made = self._made[:-200], self._made[-200:]

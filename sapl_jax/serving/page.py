@@ -229,9 +229,6 @@ def launch(
         api: answers on its own paths beside the page.
         token: the password of the page's only user, "sapl"; "": nobody has to log in.
         block: stay until Ctrl-C.
-
-    Raises:
-        UserError: the port is taken or the address is not this machine's.
     """
     plain = gr.themes.Default(
         font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
@@ -239,32 +236,26 @@ def launch(
     middleware = [Middleware(_Headers)]
     if api is not None:
         middleware.append(Middleware(Beside, api=api))
-    try:
-        _, address, _ = page.launch(
-            server_name=host,
-            server_port=port or None,
-            max_file_size=max_megabytes << 20,
-            share=False,
-            quiet=True,
-            show_error=False,
-            footer_links=[],
-            run_history=False,
-            ssr_mode=False,
-            pwa=False,
-            theme=plain,
-            enable_monitoring=False,
-            prevent_thread_lock=not block,
-            auth=("sapl", token) if token else None,
-            app_kwargs={
-                "middleware": middleware,
-                "docs_url": None,
-                "redoc_url": None,
-                "openapi_url": None,
-            },
-        )
-    except OSError as error:
-        raise UserError(
-            f"The page cannot listen on {host}, port {port}: {error}. Another program may use the "
-            "port: give another --port."
-        ) from error
+    _, address, _ = page.launch(
+        server_name=host,
+        server_port=port or None,
+        max_file_size=max_megabytes << 20,
+        share=False,
+        quiet=True,
+        show_error=False,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        pwa=False,
+        theme=plain,
+        enable_monitoring=False,
+        prevent_thread_lock=not block,
+        auth=("sapl", token) if token else None,
+        app_kwargs={
+            "middleware": middleware,
+            "docs_url": None,
+            "redoc_url": None,
+            "openapi_url": None,
+        },
+    )
     return address

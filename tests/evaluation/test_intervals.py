@@ -77,6 +77,17 @@ def test_pairs_tell_what_intervals_alone_cannot() -> None:
     assert intervals.compare(protocol, both[0], ({}, {})) == {}
 
 
+def test_what_no_mask_defines_is_neither_drawn_nor_compared() -> None:
+    images = {
+        name: ImageScores(i.label, i.score, *([None] * 4 if i.label else [0.0] * 4))
+        for name, i in _images(0).items()
+    }  # as under "benco", where authentic pictures have pixel measures
+    protocol = PROTOCOLS["benco"]
+    both = (images, intervals.bootstrap(protocol, images))
+    found = intervals.compare(protocol, both, both)
+    assert list(found) == list(both[1]) == ["balanced_accuracy", "i_f1", "i_auc"]
+
+
 def test_one_class_or_a_missing_score_has_pixel_measures_only() -> None:
     images = {name: image for name, image in _images(0).items() if image.label}
     assert set(intervals.bootstrap(PROTOCOLS["sapl"], images)) == set(

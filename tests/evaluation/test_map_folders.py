@@ -1,5 +1,6 @@
 """Maps of other tools: found by name, checked, scored as a model's are, or left out by name."""
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -118,11 +119,53 @@ def test_a_map_that_two_pictures_could_claim_is_given_to_none(folder, tmp_path) 
     assert all("several pictures" in reasons[str(folder / k / "a.png")] for k in ("Au", "Tp"))
 
 
+def test_two_sets_that_share_a_folder_get_their_own_maps_and_scores_only(folder, tmp_path) -> None:
+    maps, listing = tmp_path / "m", read_dataset("folder", folder)
+    for name in ("one/Tp/a", "one/Tp/b", "two/Tp/b", "two/Au/x"):
+        _write(maps / f"{name}.npy", _truth(folder, name[4:]))
+    for table, scores in (
+        ("one/Tp/a.png,.9\none/Tp/b.png,.8\n", {"b": None, "x": None}),
+        ("two/Tp/b.png,.7\none/Tp/b.png,.8\n", {"b": 0.7, "x": None}),
+        ("b,.7\nB.png,.6\nx,.1\nx,.2\n", {"b": 0.6, "x": None}),
+    ):
+        (maps / "scores.csv").write_text("name,score\n" + table)
+        found = evaluate_dataset(
+            MapFolder(maps), listing, PROTOCOLS["sapl"], label="two", progress=False
+        )
+        given = {record.path.stem: record.scores.score for record in found.records}
+        assert {k: None if np.isnan(score) else score for k, score in given.items()} == scores
+        assert "no map" in {path.stem: reason for path, reason in found.skipped}["a"]
+        assert not any("no picture's" in note for _, note in found.notes)
+
+
+def test_two_scores_of_one_name_leave_the_map_without_one(folder, tmp_path) -> None:
+    for name in NAMES:
+        _write(tmp_path / "m" / f"{name}.npy", _truth(folder, name))
+    (tmp_path / "m" / "scores.csv").write_text("name,score\na,.1\na,.2\nb,.5\nb,.5\n")
+    found = _evaluate(tmp_path / "m", folder)
+    given = {record.path.stem: record.scores.score for record in found.records}
+    assert len(given) == 5 and np.isnan(given["a"]) and given["b"] == 0.5
+
+
+def _damaged(kind: str, place: int, bits: int) -> bytes:
+    """A map as NumPy's file or in an archive, with bits of one byte turned."""
+    file, values = io.BytesIO(), np.random.default_rng(0).random((20, 40))
+    save = {"npy": np.save, "npz": np.savez, "deflated": np.savez_compressed}[kind]
+    save(file, **({"arr": values} if kind == "npy" else {"map": values}))
+    data = bytearray(file.getvalue())
+    data[place] ^= bits
+    return bytes(data)
+
+
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [
         ("a.npy", b"nonsense", "not a readable"),
         ("a.npz", b"PK\x03\x04nonsense", "not a readable"),
+        ("a.npy", _damaged("npy", 10, 1), "not a readable"),  # the header, as Python
+        ("a.npz", _damaged("deflated", 57, 2), "not a readable"),  # the first block
+        ("a.npz", _damaged("npz", -69, 0x80), "not a readable"),  # the way of compression
+        ("a.npz", _damaged("npz", -67, 1), "not a readable"),  # whether it is encrypted
         ("a.npy", np.zeros((2, 2, 5)), "expected numbers"),
         ("a.npy", np.array([["x"]]), "expected numbers"),
         ("a.npy", np.zeros((0, 4)), "expected numbers"),
@@ -160,6 +203,16 @@ def test_the_command_puts_maps_beside_methods_in_one_table(
     printed, page = capsys.readouterr(), (tmp_path / "out" / "report.html").read_text()
     assert "Tool" in printed.out and "Empty left out" in printed.err and "no map in" in printed.err
     assert "Empty: " in page and "no map in" in page
+
+
+@pytest.mark.parametrize(
+    "table", ["name;score\na;1\n", "name,score\na,\n", "name,score\n" + "x" * 200_000]
+)
+def test_a_table_that_holds_no_scores_is_refused(tmp_path, table) -> None:
+    _write(tmp_path / "a.npy", np.eye(4))
+    (tmp_path / "scores.csv").write_text(table)
+    with pytest.raises(UserError, match="columns name and score"):
+        MapFolder(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["x", "=m", "x=", "random=m", "x=/nowhere", "a/b=m"])

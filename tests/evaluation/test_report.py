@@ -1,6 +1,7 @@
 """The command writes whole, self-contained reports, and the paper's table stands beside ours."""
 
 import csv
+import dataclasses
 import json
 import re
 import sys
@@ -15,10 +16,11 @@ from sapl_jax.errors import UserError
 from sapl_jax.evaluation import features, figures, report, results
 from sapl_jax.evaluation.document import Section, Table, to_html, to_markdown
 from sapl_jax.evaluation.floors import TRIVIAL
-from sapl_jax.evaluation.gallery import SIDE, shrink
+from sapl_jax.evaluation.gallery import SIDE
 from sapl_jax.evaluation.perturbations import Sweep
 from sapl_jax.evaluation.protocols import PROTOCOLS
 from sapl_jax.evaluation.session import Method, run
+from sapl_jax.inference.drawing import shrink
 from tests.evaluation.red_pictures import RedDetector, picture, write_grey, write_rgb
 
 PNG = b"\x89PNG"
@@ -78,6 +80,16 @@ def test_the_command_writes_results_and_reports_for_classics(
     assert "noi1" in printed.out and "cfa1" in printed.out and "broken.png" in printed.err
 
 
+def test_hostile_names_do_no_harm_to_a_terminal(monkeypatch, capsys, folder, tmp_path) -> None:
+    (folder / "Tp" / "bad\x1b[2J.png").write_bytes(b"no picture")
+    maps = tmp_path / "m\x1b[2J"
+    write_grey(maps / "x.png", np.eye(4, dtype=np.uint8))
+    flags = ("--method", "noi1", "--maps", f"Tool={maps}", "--no-report")
+    _run(monkeypatch, *flags, "--dataset", f"set={folder}", "--output", tmp_path / "out")
+    shown = capsys.readouterr().err
+    assert "skipped" in shown and "bad\\x1b[2J.png: " in shown and "\x1b" not in shown
+
+
 def test_a_page_loads_nothing_from_elsewhere_and_escapes_names() -> None:
     page = to_html("<b>", [Section("a & b", ["<script>", Table(["x", "y"], [["<i>", "1"]])])])
     assert "<script>" not in page and "<i>" not in page and "&lt;script&gt;" in page
@@ -120,6 +132,16 @@ def test_one_class_without_masks_still_gives_a_report(tmp_path) -> None:
     report.write(session, tmp_path / "out")
     headings = re.findall(r"<h2>(.*?)</h2>", (tmp_path / "out" / "report.html").read_text())
     assert "ROC curves" not in headings and "Results" in headings and "Provenance" in headings
+
+
+def test_a_skipped_name_that_is_not_utf8_is_reported_escaped(folder, tmp_path) -> None:
+    listing = read_dataset("folder", folder)
+    listing = dataclasses.replace(listing, skipped=[(Path("bad\udcff.png"), "not UTF-8")])
+    methods = [Method("red", RedDetector(), {})]
+    session = run(methods, [("m", listing)], PROTOCOLS["sapl"], progress=False)
+    report.write(session, tmp_path / "out")
+    for name in ("report.html", "report.md"):
+        assert "bad\\udcff.png" in (tmp_path / "out" / name).read_text().replace("\\\\", "\\")
 
 
 def test_sweeps_start_with_the_clean_picture_and_see_every_level(folder) -> None:
@@ -170,8 +192,8 @@ def test_edge_patches_of_one_class_are_not_embedded(tmp_path) -> None:
 
 
 def test_gallery_pictures_are_kept_small() -> None:
-    assert shrink(np.zeros((3000, 1500, 3), np.uint8)).shape == (SIDE, SIDE // 2, 3)
-    assert shrink(np.zeros((30, 20), np.float32)).shape == (30, 20)
+    assert shrink(np.zeros((3000, 1500, 3), np.uint8), SIDE).shape == (SIDE, SIDE // 2, 3)
+    assert shrink(np.zeros((30, 20), np.float32), SIDE).shape == (30, 20)
 
 
 def test_training_pictures_are_left_out_on_request(monkeypatch, folder, tmp_path) -> None:

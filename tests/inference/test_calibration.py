@@ -11,13 +11,17 @@ import pytest
 from scipy.special import expit, logit
 from scipy.stats import beta, binomtest
 
+from data_pipelines.listing import AUTHENTIC, Sample
 from data_pipelines.prepared import fingerprint
 from data_pipelines.readers import read_dataset
 from data_pipelines.splits import split_samples
 from sapl_jax import calibrate as command
 from sapl_jax.errors import UserError
+from sapl_jax.evaluation import calibrating
+from sapl_jax.evaluation.calibrating import choose_pictures, measure
 from sapl_jax.exporting.writing import export
 from sapl_jax.inference import calibration
+from sapl_jax.inference.detector import result_of
 from sapl_jax.inference.localizer import Localizer
 from sapl_jax.inference.opening import load_model
 from sapl_jax.workdir import remember_data
@@ -87,9 +91,47 @@ def test_verdicts_follow_the_rule() -> None:
 
 
 def test_too_few_pictures_are_refused_with_what_they_can_promise() -> None:
-    with pytest.raises(UserError, match="5 authentic pictures cannot promise.*takes 19.*0.17"):
+    with pytest.raises(
+        UserError, match="5 authentic pictures cannot promise.*takes 19.*0.167 or higher"
+    ):
         _calibrate(np.zeros(5, int), np.linspace(0, 1, 5))
     assert _calibrate(np.zeros(5, int), np.linspace(0, 1, 5), false_alarms=0.17).alarms == 0
+    with pytest.raises(UserError, match="0 authentic pictures cannot .* Give more pictures\\.$"):
+        _calibrate(np.ones(5, int), np.linspace(0, 1, 5))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 8, 13, 27, 999, 1400])
+def test_the_rate_that_a_refusal_suggests_is_accepted(count) -> None:
+    labels, scores = np.zeros(count, int), np.linspace(0, 1, count)
+    with pytest.raises(UserError) as refused:
+        _calibrate(labels, scores, false_alarms=1e-5)
+    suggested = float(str(refused.value).split("--false-alarms ")[1].split()[0])
+    assert _calibrate(labels, scores, false_alarms=suggested).alarms == 0
+
+
+def test_tied_tampered_scores_keep_the_stated_rate() -> None:
+    tampered = np.r_[np.full(20, 0.3), np.linspace(0.5, 1, 20)]
+    found = _calibrate(np.repeat([0, 1], 40), np.r_[np.linspace(0, 0.6, 40), tampered])
+    assert sum(found.verdict(score) == "authentic" for score in tampered) <= 0.05 * 40
+    assert found.verdict(0.29) == "authentic" and "authentic below 0.3, where at most" in found.rule
+
+
+def test_the_low_end_of_a_higher_rate_is_left_out(caplog) -> None:
+    labels, scores = (
+        np.repeat([0, 1], 100),
+        np.r_[np.linspace(0, 0.6, 100), np.linspace(0.1, 1, 100)],
+    )
+    before = _calibrate(labels, scores, false_alarms=0.1)
+    same, lower = (
+        calibration.with_tampered_side_of(
+            before, _calibrate(np.zeros(100, int), scores[:100], false_alarms=rate)
+        )
+        for rate in (0.1, 0.01)
+    )
+    assert same.authentic_to == before.authentic_to and "at most 10.0% of 100" in same.rule
+    assert lower.verdict(0) == "inconclusive" and "none is called authentic" in lower.rule
+    assert (lower.temperature, lower.tampered) == (before.temperature, 100)
+    assert "--false-alarms 0.01" in caplog.text
 
 
 def test_the_map_threshold_marks_no_more_than_asked() -> None:
@@ -140,8 +182,8 @@ def test_the_validation_split_gives_the_probability_and_own_pictures_keep_it(
 ) -> None:
     with pytest.raises(UserError, match="training data are not here"):
         _run(monkeypatch, "--checkpoint", run)
-    monkeypatch.setattr(command, "choose_pictures", lambda *_: ([], "split"))
-    monkeypatch.setattr(command, "measure", lambda *_: (*_drawn(500), UNIFORM))
+    monkeypatch.setattr(calibrating, "choose_pictures", lambda *_: ([], "split"))
+    monkeypatch.setattr(calibrating, "measure", lambda *_: (*_drawn(500), UNIFORM))
     _run(monkeypatch, "--checkpoint", run)
     first = Localizer.load(run).calibration
     assert first.temperature == pytest.approx(2, rel=0.5) and first.authentic_to is not None
@@ -150,6 +192,30 @@ def test_the_validation_split_gives_the_probability_and_own_pictures_keep_it(
     second = Localizer.load(run).calibration
     assert (second.temperature, second.fitted_on) == (first.temperature, first.fitted_on)
     assert second.authentic == 12 and second.authentic_to <= second.tampered_above
+
+
+def test_either_checkpoint_of_a_run_is_calibrated(monkeypatch, caplog, own, run) -> None:
+    (best,) = (run / "checkpoints" / "best").glob("[0-9]*")
+    shutil.copytree(best, run / "checkpoints" / "last" / best.name, dirs_exist_ok=True)
+    flags = ("--checkpoint", run, "--authentic", own, "--false-alarms", ".2")
+    _run(monkeypatch, *flags, "--which", "best")
+    assert Localizer.load(run, which="best").calibration is not None
+    shutil.rmtree(run / "checkpoints" / "best")
+    with pytest.raises(UserError, match="no best checkpoint"):
+        _run(monkeypatch, *flags, "--which", "best")
+
+
+def test_pictures_that_cannot_be_measured_are_left_out_by_harmless_names(caplog, tmp_path) -> None:
+    class Broken:
+        def analyse(self, images):
+            return [result_of(score, np.zeros((8, 8), np.float32)) for score in (np.nan, 0.5)]
+
+    (tmp_path / "bad\x1b[2J.png").write_text("no picture")
+    paths = [write(tmp_path / f"{number}\x1b[2J.png", picture()) for number in range(2)]
+    samples = [Sample(str(p), p, AUTHENTIC) for p in [*paths, tmp_path / "bad\x1b[2J.png"]]
+    labels, scores, counts = measure(Broken(), samples)
+    assert (labels.tolist(), scores.tolist(), counts.sum()) == ([AUTHENTIC], [0.5], 1)
+    assert caplog.text.count("skipped") == 2 and "\x1b" not in caplog.text
 
 
 def test_a_calibration_of_other_weights_or_another_format_is_not_taken(
@@ -181,15 +247,14 @@ def test_training_data_that_changed_are_said_to_have_changed(caplog, own, run, t
     listing = read_dataset("folder", tmp_path / "data")
     options = (localizer.geometry, localizer.edge_options, 0.5, config.seed)
     remember_data(run, tmp_path, fingerprint(listing, *options))
-    arguments = command.parse_arguments(["--checkpoint", str(run), "--data", str(listing.root)])
     named = SimpleNamespace(
         config=config, geometry=localizer.geometry, edge_options=localizer.edge_options
     )
-    kept, _ = command.choose_pictures(arguments, named)
+    kept, _ = choose_pictures(named, run, None, listing.root)
     assert kept == split_samples(listing.samples, 0.5, config.seed).validation
     assert "may not be" not in caplog.text
     (tmp_path / "data" / "Tp" / "t0.png").unlink()
-    command.choose_pictures(arguments, named)
+    choose_pictures(named, run, None, listing.root)
     assert "may not be what it was trained on" in caplog.text
 
 
@@ -198,11 +263,9 @@ def test_pictures_of_the_training_data_are_left_out(caplog, own, trained_run, tm
     (tmp_path / "data" / "Au" / "same.png").write_bytes((own / "3.png").read_bytes())
     write(tmp_path / "data" / "Tp" / "t.png", picture(seed=99))
     config = Localizer.load(trained_run).config.copy_and_resolve_references()
-    arguments = command.parse_arguments(
-        ["--checkpoint", "x", "--authentic", str(own), "--data", str(tmp_path / "data")]
-    )
     config.unlock()
     config.data.dataset = "folder"
-    kept, _ = command.choose_pictures(arguments, SimpleNamespace(config=config))
+    named = SimpleNamespace(config=config)
+    kept, _ = choose_pictures(named, Path("x"), own, tmp_path / "data")
     assert "1 pictures of the training data" in caplog.text
     assert len(kept) == 12 and not any(sample.image.name == "3.png" for sample in kept)

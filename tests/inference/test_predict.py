@@ -16,7 +16,7 @@ from sapl_jax.inference import opening
 from sapl_jax.inference.inputs import find_pictures
 from sapl_jax.inference.localizer import Localizer
 from sapl_jax.inference.output_folder import OutputFolder, safe_stem
-from sapl_jax.inference.predicting import Limits, predict
+from sapl_jax.inference.predicting import predict
 from tests.inference import hostile
 from tests.inference.hostile import picture, write
 
@@ -44,7 +44,7 @@ def run(paths, out, detector=None, settings=SETTINGS, **limits):
     detector = detector or RedShare()
     pictures = find_pictures([str(path) for path in paths], leave_out=out).pictures
     with OutputFolder(out, settings) as output:
-        return predict(detector, pictures, output, 0.5, Limits(**limits), progress=False)
+        return predict(detector, pictures, output, 0.5, progress=False, **limits)
 
 
 def records(out):
@@ -202,6 +202,13 @@ def test_predictions_of_another_model_are_not_mixed_in(tmp_path):
     with pytest.raises(UserError, match="model_sha256: 'abc' there, 'def' now"):
         run([path], out, settings={**SETTINGS, "model_sha256": "def"})
     assert (out / "predictions.jsonl").read_bytes() == before
+
+
+def test_reports_are_not_added_to_a_folder_made_without_them(tmp_path):
+    path = write(tmp_path / "in" / "a.png", picture())
+    run([path], tmp_path / "out", settings={**SETTINGS, "report": None})
+    with pytest.raises(UserError, match="made otherwise:\n  report: None there, True now"):
+        run([path], tmp_path / "out", settings={**SETTINGS, "report": True})
 
 
 def test_a_predictions_file_of_something_else_is_left_alone(tmp_path):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.images import UnreadableImage
-from sapl_jax.inference.reading import decode, read_limited
+from data_pipelines.images import UnreadableImage, read_bytes
+from sapl_jax.inference.reading import MAX_BYTES, decode
 from tests.inference import hostile
 
 
@@ -55,7 +55,7 @@ def test_what_is_no_picture_is_refused(tmp_path, content):
     path = tmp_path / "x.png"
     path.write_bytes(content)
     with pytest.raises(UnreadableImage, match="x.png"):
-        decode(read_limited(path), path)
+        decode(read_bytes(path, MAX_BYTES), path)
 
 
 def test_a_file_over_the_byte_limit_is_not_read_whole(tmp_path):
@@ -63,4 +63,4 @@ def test_a_file_over_the_byte_limit_is_not_read_whole(tmp_path):
     with path.open("wb") as file:
         file.truncate(50 << 30)  # sparse: takes no disk
     with pytest.raises(UnreadableImage, match="too large"):
-        read_limited(path, max_bytes=1 << 20)
+        read_bytes(path, max_bytes=1 << 20)

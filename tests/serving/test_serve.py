@@ -13,7 +13,9 @@ def test_it_listens_on_this_machine_only_unless_told_otherwise():
     assert serve.parse_arguments([]).host == "127.0.0.1"
 
 
-@pytest.mark.parametrize("flag", ["--port=70000", "--max_megabytes=0", "--concurrency=0"])
+@pytest.mark.parametrize(
+    "flag", ["--port=70000", "--port=0", "--max_megabytes=0", "--concurrency=0"]
+)
 def test_numbers_that_cannot_work_are_refused(monkeypatch, flag):
     monkeypatch.setattr(sys, "argv", ["serve", flag])
     with pytest.raises(UserError, match=flag.split("=")[0].replace("_", "-")):
