@@ -65,7 +65,7 @@ def test_an_unknown_row_is_refused() -> None:
 
 def test_rows_shared_by_groups_run_once() -> None:
     rows = ablate.chosen_rows(["modules", "prompts"], None)
-    assert len(rows) == len(set(rows)) == 8
+    assert len(rows) == len(set(rows)) == 9
     assert ablate.chosen_rows(["grid"], ["coop"]) == ["coop"]
 
 

@@ -12,6 +12,7 @@ from sapl_jax.errors import UserError
 
 def test_demo_rows_change_the_demo_s_configuration_and_nothing_else() -> None:
     base = demo.get_config()
+    base.update_from_flattened_dict(ablations.SMALL)
     row = ablations.get_config("demo/clip_lora")
     assert row.model.prompts == "fixed" and not row.model.hecl.enabled
     with row.unlocked():
@@ -31,7 +32,7 @@ def test_mean_and_spread_come_from_the_finished_seeds_only(tmp_path) -> None:
     for seed, value in ((0, 0.5), (1, 0.7), (2, 0.9)):
         folder = tmp_path / f"seed{seed}" / "sapl"
         (folder / "evaluation").mkdir(parents=True)
-        results = {"datasets": {"held-out": {"i_auc": value, "p_f1": value / 2}}}
+        results = {"datasets": {"held-out": {"i_auc": value, "p_f1": value / 2, "p_auc": value}}}
         (folder / "evaluation" / "results.json").write_text(json.dumps(results))
         if seed < 2:
             (folder / "done.json").write_text("{}")
@@ -39,8 +40,22 @@ def test_mean_and_spread_come_from_the_finished_seeds_only(tmp_path) -> None:
     assert found["sapl"]["i_auc"] == [0.5, 0.7] and found["ecpl"]["i_auc"] == []
     assert spread([0.5, 0.7]) == ".600 ± .141" and spread([]) == "-"
     (table,) = (s.parts[0] for s in build_tables(found) if s.heading == "Modules")
-    assert table.rows[-1] == ["ECPL and HECL (SAPL)", "2", ".600 ± .141", ".300 ± .071", ".919",
-                              ".360"]  # fmt: skip
+    assert table.rows[-1] == ["ECPL and HECL (SAPL)", "2", ".600 ± .141", ".300 ± .071",
+                              ".600 ± .141", ".919", ".360"]  # fmt: skip
+
+
+def test_a_difference_is_found_only_beyond_its_spread_over_seeds() -> None:
+    def row(values: list[float]) -> dict[str, list[float]]:
+        return {"i_auc": values, "p_f1": [v / 10 for v in values], "p_auc": values[:1]}
+
+    rows = {"clip_lora": row([0.5, 0.6]), "ecpl": row([0.6, 0.72]), "hecl": row([0.7, 0.5])}
+    (table,) = (s.parts[0] for s in build_tables(rows) if s.heading.startswith("Differences"))
+    assert table.rows == [
+        ["ECPL - CLIP with LoRA", "I-AUC", ".110 ± .014", ".040", "found"],
+        ["ECPL - CLIP with LoRA", "P-F1", ".011 ± .001", ".107", "found"],
+        ["HECL - CLIP with LoRA", "I-AUC", ".050 ± .212", ".037", "not found"],
+        ["HECL - CLIP with LoRA", "P-F1", ".005 ± .021", ".154", "not found"],
+    ]
 
 
 def test_mistyped_flags_are_refused() -> None:
