@@ -9,7 +9,7 @@ usage: ./launch.sh COMMAND [ARGUMENTS]
   setup                 create or update .venv from requirements.lock
   train [FLAGS]         train (default: --config configs/sapl.py); run again to continue
   demo                  data, training, evaluation and report in minutes, without downloads
-  ablation              the demo's ablations over three seeds, beside the paper's tables
+  ablation              the ablations and controls at demo size, three seeds, beside the paper's
   calibrate [FLAGS]     a checkpoint's probability, map threshold and verdicts
   evaluate [FLAGS]      evaluate a checkpoint on data sets
   predict [FLAGS]       heat maps, masks and scores of your pictures
