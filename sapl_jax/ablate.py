@@ -148,7 +148,8 @@ def write_tables(output: Path, protocol: str) -> None:
         [
             f'Protocol {protocol}; I-AUC / P-F1. "Published" are the paper\'s means over CASIAv1 '
             "and IMD2020: they compare with the mean here only where these are the data sets. A "
-            "dash marks a row that is not finished, or a measure that is not defined."
+            "dash marks a row that is not finished, or a measure that is not defined. One training "
+            "a row says nothing of the spread between seeds: small differences may be chance."
         ],
     )
     write_atomically(output / "ablations.md", to_markdown("Ablations", [note, *sections]))
