@@ -23,7 +23,7 @@ from sapl_jax.command_line import INTERRUPTED, parse_with_config_flags
 from sapl_jax.errors import Parser, run_main
 from sapl_jax.evaluation.document import Section, Table, to_markdown
 from sapl_jax.evaluation.protocols import DEFAULT, PROTOCOLS
-from sapl_jax.evaluation.results import number
+from sapl_jax.evaluation.results import number, pair
 from sapl_jax.files import make_output_folder, write_atomically, write_json
 from sapl_jax.training.configuration import load_config
 
@@ -148,14 +148,11 @@ def write_tables(output: Path, protocol: str) -> None:
         [
             f'Protocol {protocol}; I-AUC / P-F1. "Published" are the paper\'s means over CASIAv1 '
             "and IMD2020: they compare with the mean here only where these are the data sets. A "
-            "dash marks a row that is not finished, or a measure that is not defined."
+            "dash marks a row that is not finished, or a measure that is not defined. One training "
+            "a row says nothing of the spread between seeds: small differences may be chance."
         ],
     )
     write_atomically(output / "ablations.md", to_markdown("Ablations", [note, *sections]))
-
-
-def _pair(i_auc: float | None, p_f1: float | None) -> str:
-    return "-" if i_auc is None and p_f1 is None else f"{number(i_auc)} / {number(p_f1)}"
 
 
 def _comparison(group: str, names: Sequence[str], rows: dict[str, Any]) -> Section:
@@ -167,10 +164,10 @@ def _comparison(group: str, names: Sequence[str], rows: dict[str, Any]) -> Secti
         cells.append(
             [
                 ablations.ROWS[name].title,
-                _pair(*ablations.ROWS[name].published),
-                _pair(found["mean"]["i_auc"], found["mean"]["p_f1"]) if found else "-",
+                pair(*ablations.ROWS[name].published),
+                pair(found["mean"]["i_auc"], found["mean"]["p_f1"]) if found else "-",
                 *(
-                    _pair(measured[d]["i_auc"], measured[d]["p_f1"]) if d in measured else "-"
+                    pair(measured[d]["i_auc"], measured[d]["p_f1"]) if d in measured else "-"
                     for d in datasets
                 ),
             ]

@@ -64,43 +64,19 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--checkpoint", type=Path, help="a training run's folder, or an export's")
     add("--which", choices=("last", "best"), help=WHICH_HELP)
-    add(
-        "--method",
-        action="append",
-        default=[],
-        choices=CLASSICS,
-        help="a training-free method, in place of a checkpoint or beside it; repeatable",
-    )
-    add(
-        "--maps",
-        action="append",
-        default=[],
-        metavar="NAME=FOLDER",
-        help="another tool's heat maps (PNG, TIFF, NPY, NPZ) by the pictures' names; repeatable",
-    )
-    add(
-        "--dataset",
-        action="append",
-        required=True,
-        metavar="NAME=PATH",
-        help=_DATASET_HELP.format(layouts=", ".join(READERS)),
-    )
-    add(
-        "--exclude",
-        action="append",
-        default=[],
-        metavar="NAME=PATH",
-        help="a training set; pictures that it has too (same bytes) are left out; repeatable",
-    )
+    repeatable: dict[str, Any] = {"action": "append", "default": []}
+    text = "a training-free method, in place of a checkpoint or beside it; repeatable"
+    add("--method", **repeatable, choices=CLASSICS, help=text)
+    text = "another tool's heat maps (PNG, TIFF, NPY, NPZ) by the pictures' names; repeatable"
+    add("--maps", **repeatable, metavar="NAME=FOLDER", help=text)
+    text = _DATASET_HELP.format(layouts=", ".join(READERS))
+    add("--dataset", action="append", required=True, metavar="NAME=PATH", help=text)
+    text = "a training set; pictures that it has too (same bytes) are left out; repeatable"
+    add("--exclude", **repeatable, metavar="NAME=PATH", help=text)
     add("--output", type=Path, required=True, help="folder for the results")
     add("--protocol", default=protocols.DEFAULT, choices=sorted(protocols.PROTOCOLS))
-    add(
-        "--robustness",
-        nargs="+",
-        default=[],
-        choices=[*SWEEPS, *ALIASES],
-        help="sweeps to run as well; noise means noise_variance",
-    )
+    text = "sweeps to run as well; noise means noise_variance"
+    add("--robustness", nargs="+", default=[], choices=[*SWEEPS, *ALIASES], help=text)
     add("--seed", type=int, default=0, help="of the sweeps' noise and of t-SNE")
     add("--tile", type=int, help="analyse pictures with a longer side in tiles of this many pixels")
     add("--tile-overlap", type=float, default=0.25, help="share of a tile, 0 to 0.9")
@@ -135,10 +111,9 @@ def load_methods(arguments: argparse.Namespace) -> list[Method]:
     """The checkpoint's method first, then the training-free ones."""
     methods = []
     if arguments.checkpoint is not None:
+        # These load JAX, which the classics do not need.
         from sapl_jax.devices import use_compilation_cache
-        from sapl_jax.inference.localizer import (
-            Localizer,  # loads JAX, which the classics do not need
-        )
+        from sapl_jax.inference.localizer import Localizer
 
         use_compilation_cache()
         localizer = Localizer.load(arguments.checkpoint, which=arguments.which)
@@ -152,12 +127,8 @@ def load_methods(arguments: argparse.Namespace) -> list[Method]:
         methods.append(Method(name, classic(name), {"training": "none"}))
     for text in arguments.maps:
         name, _, folder = text.partition("=")
-        if (
-            not name
-            or not folder
-            or "/" in name
-            or name in {m.name for m in methods} | set(TRIVIAL)
-        ):
+        taken = {method.name for method in methods} | set(TRIVIAL)
+        if not name or not folder or "/" in name or name in taken:
             raise UserError(f"--maps {text!r} is not NAME=FOLDER with a name that is still free")
         source = {"folder": folder, "sha256": files.tree_sha256(Path(folder).expanduser())}
         methods.append(Method(name, MapFolder(folder), source))

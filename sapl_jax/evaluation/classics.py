@@ -12,19 +12,10 @@ import numpy as np
 from sapl_jax.inference.detector import Result, result_of
 
 # Daubechies' orthonormal low-pass filter with 8 taps ("db4" of most libraries).
-_DB8_LOW = np.array(
-    [
-        -0.010597401784997278,
-        0.032883011666982945,
-        0.030841381835986965,
-        -0.18703481171888114,
-        -0.02798376941698385,
-        0.6308807679295904,
-        0.7148465705525415,
-        0.23037781330885523,
-    ],
-    np.float64,
-)
+_DB8_LOW = np.array([
+    -0.010597401784997278, 0.032883011666982945, 0.030841381835986965, -0.18703481171888114,
+    -0.02798376941698385, 0.6308807679295904, 0.7148465705525415, 0.23037781330885523,
+])  # fmt: skip
 _DB8_HIGH = _DB8_LOW[::-1] * (-1.0) ** np.arange(8)
 _NOISE_BLOCK = 8  # coefficients of the HH band, so 16 pixels of the picture
 _CFA_BLOCK = 8  # pixels
@@ -138,22 +129,17 @@ def absence_probability(evidence: np.ndarray) -> np.ndarray:
     absent = np.full(values.shape, 0.5)
     for _ in range(100):
         log_absent = np.log(share) - np.log(spreads[0]) - 0.5 * (values / spreads[0]) ** 2
-        log_present = (
-            np.log(1 - share) - np.log(spreads[1]) - 0.5 * ((values - mean) / spreads[1]) ** 2
-        )
+        deviation = (values - mean) / spreads[1]
+        log_present = np.log(1 - share) - np.log(spreads[1]) - 0.5 * deviation**2
         updated = 1 / (1 + np.exp(np.clip(log_present - log_absent, -50, 50)))
         change = float(np.abs(updated - absent).max())
         absent = updated
         present = 1 - absent
         share = float(np.clip(absent.mean(), 1e-3, 1 - 1e-3))
         mean = max(float((present * values).sum() / max(present.sum(), 1e-9)), 1e-2)
-        spreads = np.sqrt(
-            [
-                (absent * values**2).sum() / max(absent.sum(), 1e-9),
-                (present * (values - mean) ** 2).sum() / max(present.sum(), 1e-9),
-            ]
-        )
-        spreads = np.maximum(spreads, 1e-2)
+        parts = ((absent, values), (present, values - mean))
+        variances = [(p * off**2).sum() / max(p.sum(), 1e-9) for p, off in parts]
+        spreads = np.maximum(np.sqrt(variances), 1e-2)
         if change < 1e-4:
             break
     return absent

@@ -108,8 +108,8 @@ class DatasetResult:
     @functools.cached_property
     def intervals(self) -> dict[str, list[float]]:
         """The bootstrap interval [low, high] of each measure that is defined."""
-        found = {m: intervals.interval(draws) for m, draws in self.draws.items()}
-        return {m: f for m, f in found.items() if f}
+        draws = self.draws.items()
+        return {m: found for m, drawn in draws if (found := intervals.interval(drawn))}
 
 
 Observer = Callable[[Loaded, Any, protocols.ImageScores], None]

@@ -13,7 +13,7 @@ from sapl_jax.evaluation.features import Embedding
 from sapl_jax.evaluation.gallery import Exhibit
 from sapl_jax.evaluation.perturbations import Sweep
 from sapl_jax.evaluation.results import TITLES, number
-from sapl_jax.evaluation.session import Session, SweepPoint
+from sapl_jax.evaluation.session import Point, Session
 from sapl_jax.metrics import expected_calibration_error, reliability, roc_auc, roc_curve
 
 # Okabe and Ito's colours, told apart with any colour vision.
@@ -41,6 +41,13 @@ def _grid(count: int, columns: int, width: float, height: float) -> tuple[Figure
     return figure, list(axes[:count])
 
 
+def _diagonal(axis: Any, margin: float, **texts: str) -> None:
+    """A square panel from 0 to 1 with its dotted diagonal."""
+    limits = (-margin, 1 + margin)
+    axis.plot([0, 1], [0, 1], color="0.75", linewidth=1, linestyle=":")
+    axis.set(xlim=limits, ylim=limits, aspect="equal", **texts)
+
+
 def roc_curves(curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> bytes | None:
     """ROC curves of the image scores, one panel per data set, one line per method.
 
@@ -59,25 +66,21 @@ def roc_curves(curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]
         return None
     figure, axes = _grid(len(panels), 3, 3.6, 3.5)
     for axis, (name, found) in zip(axes, panels.items(), strict=True):
-        axis.plot([0, 1], [0, 1], color="0.75", linewidth=1, linestyle=":")
+        labels = {
+            "xlabel": "authentic pictures called tampered",
+            "ylabel": "tampered pictures found",
+        }
+        _diagonal(axis, 0.01, title=name, **labels)
         for index, (method, curve) in enumerate(found.items()):
             if curve is not None:
                 label = f"{method} {number(roc_auc(*curves[name][method]))}"
                 axis.plot(*curve, color=COLOURS[index % len(COLOURS)], label=label)
-        axis.set(
-            title=name,
-            xlabel="authentic pictures called tampered",
-            ylabel="tampered pictures found",
-            xlim=(-0.01, 1.01),
-            ylim=(-0.01, 1.01),
-            aspect="equal",
-        )
         axis.legend(loc="lower right", fontsize=8, frameon=False, title="I-AUC", title_fontsize=8)
     return png(figure)
 
 
 def robustness_curves(
-    sweep: Sweep, points: Mapping[str, Sequence[SweepPoint]], measures: Sequence[str]
+    sweep: Sweep, points: Mapping[str, Sequence[Point]], measures: Sequence[str]
 ) -> bytes | None:
     """One panel per measure against the sweep's levels, the clean picture first; a line per set.
 
@@ -86,7 +89,7 @@ def robustness_curves(
     measures = [
         measure
         for measure in measures
-        if any(point.summary[measure] is not None for line in points.values() for point in line)
+        if any(found.summary[measure] is not None for line in points.values() for _, found in line)
     ]
     if not measures:
         return None
@@ -94,14 +97,14 @@ def robustness_curves(
     ticks = ["clean", *(str(level) for level in sweep.levels)]
     for axis, measure in zip(axes, measures, strict=True):
         for index, (name, line) in enumerate(points.items()):
-            values = [point.summary[measure] for point in line]
+            values = [found.summary[measure] for _, found in line]
             if all(value is None for value in values):
                 continue
             heights = np.array(values, np.float64)
             axis.errorbar(
                 range(len(values)),
                 heights,
-                yerr=_bars(heights, [point.intervals.get(measure) for point in line]),
+                yerr=_bars(heights, [found.intervals.get(measure) for _, found in line]),
                 elinewidth=1,
                 color=COLOURS[index % len(COLOURS)],
                 marker=MARKERS[index % len(MARKERS)],
@@ -129,15 +132,12 @@ def reliability_curves(
         return None
     figure, axes = _grid(len(panels), 3, 3.6, 3.5)
     for axis, (dataset, (labels, named)) in zip(axes, panels.items(), strict=True):
-        axis.plot([0, 1], [0, 1], color="0.75", linewidth=1, linestyle=":")
+        _diagonal(axis, 0.03, title=dataset, xlabel="score", ylabel="share of tampered pictures")
         for index, (name, scores) in enumerate(named.items()):
             score, share, count = reliability(labels, scores)
             label = f"{name}, ECE {number(expected_calibration_error(labels, scores))}"
-            style = {"color": COLOURS[index], "label": label}
-            axis.plot(score, share, **style)
+            axis.plot(score, share, color=COLOURS[index], label=label)
             axis.scatter(score, share, 8 + 120 * count / count.sum(), color=COLOURS[index])
-        axis.set(title=dataset, xlabel="score", ylabel="share of tampered pictures")
-        axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
         axis.legend(loc="upper left", fontsize=8, frameon=False)
     return png(figure)
 

@@ -44,7 +44,7 @@ def edge_map_alone(image: np.ndarray) -> Result:
     return result_of(float(heat_map.mean()), heat_map)
 
 
-TRIVIAL: dict[str, TrivialDetector] = {
+TRIVIAL = {
     "everything tampered": TrivialDetector(everything_tampered),
     "random": TrivialDetector(random_guess),
     "edge map alone": TrivialDetector(edge_map_alone),

@@ -59,28 +59,15 @@ class Protocol:
         return grey > self.mask_above
 
 
-PROTOCOLS = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol("sapl", 127, "tampered", "leave out", 0.0, "model", "tampered class"),
-        Protocol(
-            "mvss", 0, "tampered", "score", 1.0, "map maximum", "harmonic", eight_bit_map=True
-        ),
-        Protocol("wscl", 0, "tampered", "authentic", 0.0, "map pooled", "harmonic"),
-        Protocol("benco", 127.5, "all", "score", 0.0, "model", "tampered class"),
-        Protocol(
-            "trufor",
-            127,
-            "tampered",
-            "score",
-            0.0,
-            "model",
-            "tampered class",
-            invert=True,
-            border=(15, 11),
-        ),
-    )
-}
+_ALL = (
+    Protocol("sapl", 127, "tampered", "leave out", 0.0, "model", "tampered class"),
+    Protocol("mvss", 0, "tampered", "score", 1.0, "map maximum", "harmonic", eight_bit_map=True),
+    Protocol("wscl", 0, "tampered", "authentic", 0.0, "map pooled", "harmonic"),
+    Protocol("benco", 127.5, "all", "score", 0.0, "model", "tampered class"),
+    Protocol("trufor", 127, "tampered", "score", 0.0, "model", "tampered class",
+             invert=True, border=(15, 11)),
+)  # fmt: skip
+PROTOCOLS = {protocol.name: protocol for protocol in _ALL}
 
 
 def get_protocol(name: str) -> Protocol:

@@ -17,7 +17,7 @@ from sapl_jax.evaluation.evaluator import DatasetResult
 from sapl_jax.evaluation.features import Embedding
 from sapl_jax.evaluation.perturbations import SWEEPS
 from sapl_jax.evaluation.published import COLUMNS, TABLE_1, WITHOUT_I_AUC
-from sapl_jax.evaluation.results import number
+from sapl_jax.evaluation.results import pair
 from sapl_jax.evaluation.session import Session
 from sapl_jax.files import versions, write_atomically
 
@@ -85,12 +85,6 @@ def _measures(session: Session) -> Section:
     return Section("Results", parts)
 
 
-def _pair(p_f1: float | None, i_auc: float | None) -> str:
-    if p_f1 is None and i_auc is None:
-        return "-"
-    return f"{number(p_f1)} / {number(i_auc)}"
-
-
 def _table_1(session: Session) -> Section | None:
     by_column: dict[str, dict[str, DatasetResult]] = {}
     incomplete = []
@@ -109,11 +103,7 @@ def _table_1(session: Session) -> Section | None:
     if not by_column:
         return None
     rows = [
-        [
-            row.method,
-            *(_pair(*pair) for pair in zip(row.p_f1, row.i_auc, strict=True)),
-            _pair(row.mean_p_f1, row.mean_i_auc),
-        ]
+        [row.method, *map(pair, row.p_f1, row.i_auc), pair(row.mean_p_f1, row.mean_i_auc)]
         for row in TABLE_1
     ]
     ours = set()
@@ -136,23 +126,20 @@ def _table_1(session: Session) -> Section | None:
 
 
 def _our_cells(found: Mapping[str, DatasetResult]) -> list[str]:
-    cells, p_f1s, i_aucs = [], [], []
-    for column in COLUMNS:
-        if column not in found:
-            cells.append("-")
-            continue
-        summary = found[column].summary
-        i_auc = None if column in WITHOUT_I_AUC else summary["i_auc"]
-        cells.append(_pair(summary["p_f1"], i_auc))
-        p_f1s.append(summary["p_f1"])
-        i_aucs.append(i_auc)
+    p_f1s = [found[c].summary["p_f1"] if c in found else None for c in COLUMNS]
+    i_aucs = [
+        found[c].summary["i_auc"] if c in found and c not in WITHOUT_I_AUC else None
+        for c in COLUMNS
+    ]
     # A mean over fewer sets than the paper's would not compare with it.
-    p_f1_values = [value for value in p_f1s if value is not None]
-    i_auc_values = [value for value in i_aucs if value is not None]
-    p_f1 = float(np.mean(p_f1_values)) if len(p_f1_values) == len(COLUMNS) else None
-    needed = len(COLUMNS) - len(WITHOUT_I_AUC)
-    i_auc = float(np.mean(i_auc_values)) if len(i_auc_values) == needed else None
-    return [*cells, _pair(p_f1, i_auc)]
+    means = (
+        float(np.mean(values)) if len(values) == needed else None
+        for values, needed in (
+            ([v for v in p_f1s if v is not None], len(COLUMNS)),
+            ([v for v in i_aucs if v is not None], len(COLUMNS) - len(WITHOUT_I_AUC)),
+        )
+    )
+    return [*map(pair, p_f1s, i_aucs), pair(*means)]
 
 
 def _roc(session: Session) -> Section | None:

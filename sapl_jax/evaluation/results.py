@@ -42,19 +42,16 @@ def probabilities(session: Session, method: Method, result: DatasetResult) -> di
     return found if calibrated is None else {**found, "calibrated": calibrated}
 
 
-def calibration_errors(session: Session, method: Method, result: DatasetResult) -> dict[str, float]:
-    """The expected calibration error of each of `probabilities`."""
-    labels = result.labels_and_scores[0]
-    found = probabilities(session, method, result)
-    return {name: expected_calibration_error(labels, values) for name, values in found.items()}
-
-
 def dataset_entry(session: Session, method: Method, result: DatasetResult) -> dict[str, Any]:
     """One data set's part of results.json; its `skipped` count and the files behind it."""
+    labels = result.labels_and_scores[0]
+    found = probabilities(session, method, result)
     return {
         **result.summary,
         "intervals": result.intervals,
-        "calibration_error": calibration_errors(session, method, result),
+        "calibration_error": {
+            name: expected_calibration_error(labels, values) for name, values in found.items()
+        },
         "layout": result.layout,
         "root": str(result.root),
         "data_sha256": result.digest,
@@ -96,8 +93,8 @@ def build(session: Session) -> dict[str, Any]:
     for name, sweeps in session.sweeps.items():
         content["datasets"][name]["robustness"] = {
             sweep: [
-                {"level": point.level, **point.summary, "intervals": point.intervals}
-                for point in points
+                {"level": level, **found.summary, "intervals": found.intervals}
+                for level, found in points
             ]
             for sweep, points in sweeps.items()
         }
@@ -129,6 +126,11 @@ def number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}".removeprefix("0") if value >= 0 else f"{value:.3f}"
+
+
+def pair(first: float | None, second: float | None) -> str:
+    """Two measures as "first / second"; one dash where neither is defined."""
+    return "-" if first is None and second is None else f"{number(first)} / {number(second)}"
 
 
 def cell(value: float | None, interval: list[float] | None) -> str:
@@ -180,8 +182,7 @@ def legend(session: Session) -> str:
 def table(session: Session) -> str:
     """The measures of all methods on all data sets, as a table for the screen."""
     header, *found = rows(session)
-    widths = [max(map(len, column)) for column in zip(header, *found, strict=True)]
-    rule = ["-" * width for width in widths]
+    rule = ["-" * max(map(len, column)) for column in zip(header, *found, strict=True)]
     return "\n".join([*aligned([header, rule, *found], names=2), legend(session)])
 
 

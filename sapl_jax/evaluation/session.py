@@ -14,6 +14,8 @@ from sapl_jax.evaluation.perturbations import Sweep, perturbation
 from sapl_jax.evaluation.protocols import Protocol
 from sapl_jax.inference.detector import Detector
 
+Point = tuple[int | None, DatasetResult]  # of a sweep
+
 
 @dataclasses.dataclass(frozen=True)
 class Method:
@@ -39,30 +41,14 @@ class Method:
         return lines
 
 
-@dataclasses.dataclass(frozen=True)
-class SweepPoint:
-    """A data set's measures at one level of a sweep; level None is the clean picture.
-
-    intervals: [low, high] of each defined measure.
-    """
-
-    level: int | None
-    summary: dict[str, float | int | None]
-    intervals: dict[str, list[float]]
-
-    @classmethod
-    def of(cls, level: int | None, result: DatasetResult) -> "SweepPoint":
-        """What a result says at a level."""
-        return cls(level, result.summary, result.intervals)
-
-
 @dataclasses.dataclass
 class Session:
     """All results of one command. The first method is the one the report is about.
 
     Attributes:
         results: per method, one result per data set.
-        sweeps: per data set and sweep, the first method's points, clean first.
+        sweeps: per data set and sweep, the first method's (level, result); the clean picture's, of
+            level None, first.
         galleries: per data set.
         unusable: (data set, method, reason) of folders of maps that fit no picture.
         comparisons: per data set and pair of methods, see `intervals.compare`.
@@ -72,7 +58,7 @@ class Session:
     methods: list[Method]
     seed: int
     results: dict[str, list[DatasetResult]] = dataclasses.field(default_factory=dict)
-    sweeps: dict[str, dict[str, list[SweepPoint]]] = dataclasses.field(default_factory=dict)
+    sweeps: dict[str, dict[str, list[Point]]] = dataclasses.field(default_factory=dict)
     galleries: dict[str, Gallery] = dataclasses.field(default_factory=dict)
     unusable: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
     comparisons: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = dataclasses.field(
@@ -152,7 +138,7 @@ def run(
             session.add(method.name, result)
             after_each(session, method)
         for sweep in sweeps:
-            points = [SweepPoint.of(None, session.main[-1])]
+            points: list[Point] = [(None, session.main[-1])]
             for level in sweep.levels:
                 result = evaluate_dataset(
                     methods[0].detector,
@@ -164,7 +150,7 @@ def run(
                     perturbation=perturbation(sweep, level, seed),
                     progress=progress,
                 )
-                points.append(SweepPoint.of(level, result))
+                points.append((level, result))
                 session.sweeps.setdefault(name, {})[sweep.name] = points
                 after_each(session, None)
     if not session.main:

@@ -115,6 +115,16 @@ class Model:
         self.description = json.loads((folder / "export.json").read_text())
         networks = {"stablehlo": stablehlo_network, "onnx": onnx_network}
         self.network = networks[self.description["kind"]](folder)
+        self.calibration = self.description["source"].get("calibration")
+
+    def verdict(self, score: float) -> str:
+        """`tampered` or `authentic`; with a calibration, whose rule it is, or `inconclusive`."""
+        if self.calibration is None:
+            return "tampered" if score > 0.5 else "authentic"
+        if score > self.calibration["tampered_above"]:
+            return "tampered"
+        low = self.calibration["authentic_to"]
+        return "authentic" if low is not None and score < low else "inconclusive"
 
     def analyse(self, pictures: Sequence[np.ndarray]) -> list[tuple[float, np.ndarray]]:
         """A list of uint8 RGB [H,W,3] of any sizes -> a list of (score, heat map [H,W])."""
@@ -153,7 +163,8 @@ def main() -> None:
         score, heat_map = model.analyse([cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)])[0]
         output = f"{Path(name).stem}_heatmap.png"
         cv2.imwrite(output, np.rint(heat_map * 255).astype(np.uint8))
-        print(f"{name}: tampered {score:.3f}, heat map in {output}")
+        what = "tampered" if model.calibration is None else f"{model.verdict(score)}, score"
+        print(f"{name}: {what} {score:.3f}, heat map in {output}")
 
 
 if __name__ == "__main__":

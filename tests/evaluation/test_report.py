@@ -154,9 +154,9 @@ def test_sweeps_start_with_the_clean_picture_and_see_every_level(folder) -> None
         progress=False,
     )
     points = session.sweeps["m"]["blur"]
-    assert [point.level for point in points] == [None, 3, 23]
-    assert points[0].summary == session.main[0].summary
-    assert points[2].summary["p_f1"] != points[0].summary["p_f1"]
+    assert [level for level, _ in points] == [None, 3, 23]
+    assert points[0][1].summary == session.main[0].summary
+    assert points[2][1].summary["p_f1"] != points[0][1].summary["p_f1"]
     assert figures.robustness_curves(sweep, {"m": points}, ("i_auc", "p_f1"))[:4] == PNG
 
 

@@ -1,5 +1,6 @@
 """Exports give the checkpoint's heat maps, stand alone, and overwrite nothing of others."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ from sapl_jax import Localizer
 from sapl_jax.clip import load_clip
 from sapl_jax.errors import UserError
 from sapl_jax.exporting import checking, writing
+from sapl_jax.exporting.description import describe
+from sapl_jax.inference.calibration import Calibration
 from sapl_jax.inference.opening import load_model
 from tests.tiny import TINY_CLIP
 
@@ -79,9 +82,16 @@ def test_orbax_opens_without_the_clip_files_on_another_device_count(exports, tra
     np.testing.assert_allclose(np.load(tmp_path / "map.npy"), expected, atol=1e-5)
 
 
-def test_stablehlo_runs_without_this_package(exports, trained_run, tmp_path):
+@pytest.mark.parametrize("ends", [None, (1.0, None), (1.0, 1.0), (1.0, 0.0), (0.0, None)])
+def test_stablehlo_runs_without_this_package(exports, trained, trained_run, tmp_path, ends):
     folder = tmp_path / "alone"
     shutil.copytree(exports["stablehlo"][0], folder)
+    said = "tampered"
+    if ends is not None:
+        found = Calibration("", "", 20, 20, 0.05, ends[0], 1, ends[1], 0.01, 0.5)
+        carried = {**trained.source, "calibration": dataclasses.asdict(found)}
+        content = describe(trained._replace(source=carried), "stablehlo")
+        (folder / "export.json").write_text(json.dumps(content))
     source = checking.photographs()[0]
     # -I: neither the working directory nor the environment leads to the package.
     block = "import sys; sys.modules['sapl_jax'] = sys.modules['data_pipelines'] = None; "
@@ -93,7 +103,9 @@ def test_stablehlo_runs_without_this_package(exports, trained_run, tmp_path):
     assert done.returncode == 0, done.stderr.decode()
     written = cv2.imread(str(tmp_path / "china_heatmap.png"), cv2.IMREAD_GRAYSCALE)
     expected = Localizer.load(trained_run)(checking.read_image(source))
-    assert f"tampered {expected.score:.3f}" in done.stdout.decode()
+    if ends is not None:
+        said = f"{found.verdict(expected.score)}, score"
+    assert f"{said} {expected.score:.3f}" in done.stdout.decode()
     assert np.abs(written / 255 - expected.heat_map).max() < 0.5 / 255 + 1e-3
 
 
