@@ -5,6 +5,9 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
+from PIL import Image
+
 from sapl_jax.clip.blocks import LEVELS
 from sapl_jax.command_line import COMMANDS
 from sapl_jax.models.hecl import GIVERS
@@ -17,7 +20,9 @@ from tests.training.run_in_memory import environment
 FORKS = """
 import json, os, sys, tempfile
 from sapl_jax.__main__ import run
-HEAVY = ("jax", "flax", "tensorflow", "transformers", "gradio", "matplotlib")
+HEAVY = (
+    "jax", "flax", "scipy.optimize", "tensorflow", "transformers", "gradio", "matplotlib"
+)
 results = []
 for arguments in json.load(sys.stdin):
     with tempfile.TemporaryFile() as out:
@@ -58,6 +63,13 @@ def test_help_of_every_command_imports_nothing_heavy():
         assert (status, heavy) == (0, []), (name, text)
         assert f"usage: sapl {name}" in text
         assert not any("_" in word for word in text.split() if word.startswith("--")), text
+
+
+def test_predict_imports_the_model_and_nothing_heavy_besides(tmp_path):
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "picture.png")
+    command = ["predict", tmp_path / "picture.png", "--output", tmp_path / "out"]
+    ((status, heavy, text),) = run_all([command])
+    assert (status, heavy) == (0, ["jax", "flax"]), text
 
 
 def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path):

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import betaincinv, expit, logit
 
 from data_pipelines.listing import AUTHENTIC, LABEL_NAMES, TAMPERED
@@ -199,6 +198,8 @@ def fit_temperature(labels: np.ndarray, scores: np.ndarray) -> tuple[float, floa
     Raises:
         UserError: tampered pictures do not have the higher scores.
     """
+    from scipy.optimize import minimize  # a third of a second that predicting does not need
+
     x = logit(np.clip(scores.astype(np.float64), _CLIP, 1 - _CLIP))
     positive = labels == TAMPERED
     ones, zeros = positive.sum(), (~positive).sum()
