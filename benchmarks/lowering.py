@@ -12,9 +12,8 @@ from ml_collections import ConfigDict
 
 from sapl_jax.devices import AXIS, compute_dtype, split_batch
 from sapl_jax.models.sapl import build_sapl, score_and_patch_map, with_parts
-from sapl_jax.training import schedules
 from sapl_jax.training.state import PyTree, init_state, make_optimizer, merge_model, split_model
-from sapl_jax.training.step import make_train_step
+from sapl_jax.training.step import hecl_schedule, make_train_step, rate_schedule
 
 
 class Program(NamedTuple):
@@ -63,8 +62,8 @@ def step_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Program:
         frozen.graph,
         tx,
         config,
-        schedules.learning_rate(config.train, 1000),
-        schedules.hecl_weight(config.model.hecl.weight, 1000),
+        rate_schedule(config.train, 1000),
+        hecl_schedule(config.model.hecl.weight, 1000),
         list(devices),
     )
     replicas = len(devices)

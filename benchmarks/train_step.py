@@ -23,9 +23,8 @@ from configs.sapl import get_config
 from sapl_jax import devices as dev
 from sapl_jax.checkpoints import flatten
 from sapl_jax.models.sapl import SAPL, build_sapl
-from sapl_jax.training import schedules
 from sapl_jax.training.state import init_state, make_optimizer, split_model
-from sapl_jax.training.step import make_train_step
+from sapl_jax.training.step import make_train_step, rate_schedule
 
 
 def config_of(case: Case) -> ConfigDict:
@@ -69,7 +68,7 @@ class OurStep:
             frozen.graph,
             tx,
             config,
-            schedules.learning_rate(config.train, 1000),
+            rate_schedule(config.train, 1000),
             lambda step: jnp.float32(case.hecl_weight),
             self.devices,
         )

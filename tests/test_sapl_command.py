@@ -12,7 +12,7 @@ from sapl_jax.clip.blocks import LEVELS
 from sapl_jax.command_line import COMMANDS
 from sapl_jax.models.hecl import GIVERS
 from sapl_jax.models.prompts import VARIANTS
-from sapl_jax.training.checks import CHOICES
+from sapl_jax.training.configuration import CHOICES
 from tests.data_pipelines.picture_trees import make_casia
 from tests.training.run_in_memory import environment
 

@@ -1,4 +1,4 @@
-"""HECL's anchors: the patches with edges that a batch gives to the contrast, and their features.
+"""HECL's anchors, the patches with edges that a batch gives to the contrast, and its key queues.
 
 Selection (4): w_lc = softmax_c(scale * s_l)_c * M over the valid patches with M > 0; a picture
 gives its K best by w_l,fake as manipulated edges and its K best by w_l,real as authentic ones. The
@@ -107,3 +107,58 @@ def make_anchors(
     features = l2_normalize(chosen) if heads is None else heads(chosen)
     valid = usable[:, None] & gives[:, :, None]
     return Anchors(features.reshape(num_taps, batch, 2, top_k, -1), valid)
+
+
+class Queues(NamedTuple):
+    """FIFO queues of contrast keys; the class axis is 0 authentic, 1 manipulated.
+
+    Attributes:
+        keys: [L, 2, Q, D] float32, unit vectors; slots not filled yet are zero.
+        fill: [2] int32, filled slots of each class's queue, at most Q.
+        head: [2] int32, the slot the next key of each class goes to.
+    """
+
+    keys: jax.Array
+    fill: jax.Array
+    head: jax.Array
+
+    @property
+    def filled(self) -> jax.Array:
+        """[2, Q] bool: which slots hold a key."""
+        return jnp.arange(self.keys.shape[2])[None] < self.fill[:, None]
+
+
+def empty_queues(num_taps: int, length: int, dim: int) -> Queues:
+    """Queues without keys."""
+    # Two arrays, not one twice: a buffer can be donated to the step only once.
+    return Queues(
+        keys=jnp.zeros((num_taps, 2, length, dim), jnp.float32),
+        fill=jnp.zeros((2,), jnp.int32),
+        head=jnp.zeros((2,), jnp.int32),
+    )
+
+
+def enqueue(queues: Queues, keys: jax.Array, valid: jax.Array, label: jax.Array) -> Queues:
+    """Queues with new keys in, the oldest out.
+
+    Keys enter in order; when more than Q of a class come at once, the last Q stay. Slots are
+    computed modulo Q, because `dynamic_update_slice` would clamp at the end.
+
+    Args:
+        queues: the queues before.
+        keys: [L, N, D] new keys.
+        valid: [N] bool; only these enter.
+        label: [N] int32, the class of each key.
+    """
+    length = queues.keys.shape[2]
+    new_keys, new_fill, new_head = queues
+    for c in range(2):
+        member = valid & (label == c)
+        count = jnp.sum(member, dtype=jnp.int32)
+        rank = jnp.cumsum(member, dtype=jnp.int32) - 1
+        slot = (queues.head[c] + rank) % length
+        slot = jnp.where(member & (rank >= count - length), slot, length)  # Out of range: dropped.
+        new_keys = new_keys.at[:, c, slot].set(keys.astype(jnp.float32), mode="drop")
+        new_fill = new_fill.at[c].set(jnp.minimum(queues.fill[c] + count, length))
+        new_head = new_head.at[c].set((queues.head[c] + count) % length)
+    return Queues(new_keys, new_fill, new_head)

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from sapl_jax.models.hecl import GIVERS, Anchors, make_anchors, select_patches
+from sapl_jax.models.hecl import GIVERS, Anchors, Queues, enqueue, make_anchors, select_patches
 from sapl_jax.models.localization import TAMPERED, tampered_margin
-from sapl_jax.models.queues import Queues, enqueue, filled
 from sapl_jax.models.sapl import SAPL, Outputs
 
 Parts = dict[str, jax.Array]
@@ -150,14 +149,13 @@ def contrast(anchors: Anchors, queues: Queues, temperature: float) -> tuple[jax.
         counts: [2] float32, anchors of each class that count.
     """
     keys = jax.lax.stop_gradient(queues.keys)
-    exists = filled(queues)
     sums, counts = [], []
     for c in range(2):
         features = anchors.features[:, :, c].reshape(keys.shape[0], -1, keys.shape[-1])
         member = anchors.valid[:, c].reshape(-1) & (queues.fill[c] > 0)
         # Unit vectors: the product is the cosine.
         logits = jnp.einsum("lnd,lcqd->lncq", features, keys) / temperature
-        logits = jnp.where(exists[None, None], logits, -jnp.inf)
+        logits = jnp.where(queues.filled[None, None], logits, -jnp.inf)
         positive = jnp.max(logits[:, :, c], axis=-1, keepdims=True)
         terms = jnp.concatenate([positive, logits[:, :, 1 - c]], axis=-1)
         # Rows that do not count may hold only -inf, whose logsumexp has a NaN gradient.

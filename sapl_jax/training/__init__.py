@@ -1,1 +1,1 @@
-"""Training: state, the pmapped step, schedules, checkpoints, writers and the loop."""
+"""Training: state, the pmapped step, checkpoints, what shows a run, and the loop."""

@@ -1,18 +1,49 @@
 """A configuration file and --config.NAME=VALUE flags, read and checked without loading JAX."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 import configs
 from sapl_jax.errors import UserError
-from sapl_jax.training.checks import check_values
 
 _PACKAGED = Path(configs.__file__).parent
 PAPER = str(_PACKAGED / "sapl.py")
+# What a name or type that the locked configuration does not have comes up as.
+_MISTAKES = (flags.Error, AttributeError, KeyError, OSError, SyntaxError, TypeError, ValueError)
+_MEMBERS = {"model.taps": int, "model.class_words": str, "clip.lora_targets": str}
+# Written out, not imported: what knows them also loads JAX, and mistakes are told before that.
+CHOICES: dict[str, Collection[str]] = {
+    "data.dataset": ("casia_v2", "folder"),
+    "train.schedule": ("constant", "cosine"),
+    "train.remat": ("auto", "none", "mlp", "blocks"),
+    "train.dtype": ("auto", "float32", "bfloat16"),
+    "model.prompts": ("fixed", "coop", "cocoop", "ecpl_no_edge", "ecpl"),
+    "model.edges": ("own", "another"),
+    "model.image_logits": ("cls", "patches", "both"),
+    "train.background_of": ("all", "authentic"),
+    "model.heat_map.taps": ("logits", "probabilities"),
+    "model.hecl.givers": ("label", "tampered_both"),
+    "model.hecl.space": ("shared", "own"),
+    "train.keep": ("last", "best"),
+}
+_ABOVE_ZERO = (
+    "image.size train.batch_size train.epochs train.log_every train.eval_every "
+    "train.checkpoint_every train.learning_rate train.prompt_rate train.tampered_weight "
+    "model.attention_heads model.prompt_length model.pooled_share model.heat_map.miss_cost "
+    "model.hecl.top_k model.hecl.feature_dim model.hecl.queue_length model.hecl.temperature"
+)
+_AT_LEAST_ZERO = (
+    "train.num_steps train.warmup_steps train.weight_decay train.background_share "
+    "train.background_weight data.jpeg_share train.max_bad_steps train.eval_batch_size "
+    "model.logit_scale model.hecl.weight model.heat_map.sigma"
+)
+_SHARES = ("train.background_share", "model.pooled_share", "data.jpeg_share")
 
 
 def load_config(file: str, overrides: Sequence[str]) -> ConfigDict:
@@ -34,16 +65,7 @@ def load_config(file: str, overrides: Sequence[str]) -> ConfigDict:
         if rest := values(argv)[1:]:
             raise UserError(f"Unexpected argument {rest[0]!r}. Flags look like --config.seed=1.")
         check_values(config.value)  # Also meets a file that could not be loaded.
-    # A name or type that the locked configuration does not have comes up as any of these.
-    except (
-        flags.Error,
-        AttributeError,
-        KeyError,
-        OSError,
-        SyntaxError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except _MISTAKES as error:
         raise UserError(f"{_reason(error)}\nconfigs/sapl.py explains every field.") from error
     return config.value
 
@@ -62,3 +84,48 @@ def _reason(error: Exception) -> str:
     # An error inside a configuration file arrives with the text of its traceback.
     what, _, trace = str(error).partition("\n\nTraceback")
     return f"{what} {trace.strip().splitlines()[-1]}" if trace else what
+
+
+def check_values(config: ConfigDict) -> None:
+    """Refuses numbers out of range and tuples with members of another type.
+
+    Words given as a,b, which flags take for one word, are split in place.
+
+    Raises:
+        UserError: names the flag, what was given and what is expected.
+    """
+
+    def value(field: str) -> Any:
+        return attrgetter(field)(config)
+
+    def check(field: str, passes: bool, expected: str) -> None:
+        if not passes:
+            found = value(field)
+            found = ",".join(map(str, found)) if isinstance(found, tuple) else found
+            shown = repr(found) if isinstance(found, str) else found
+            raise UserError(f"--config.{field} is {shown}; expected {expected}.")
+
+    for field, kind in _MEMBERS.items():
+        section, name = field.split(".")
+        split = (m.split(",") if isinstance(m, str) else [m] for m in value(field))
+        config[section][name] = members = tuple(m for ms in split for m in ms if m != "")
+        words = "whole numbers" if kind is int else "words"
+        passes = all(isinstance(m, kind) for m in members)
+        check(field, passes, f"{words} with commas between them")
+    for field in _ABOVE_ZERO.split():
+        check(field, value(field) > 0, "more than 0")  # NaN is refused as well, here and below.
+    for field in _AT_LEAST_ZERO.split():
+        check(field, value(field) >= 0, "at least 0")
+    for field, choices in CHOICES.items():
+        check(field, value(field) in choices, f"one of {', '.join(choices)}")
+    for field in _SHARES:
+        check(field, value(field) <= 1, "a share, from 0 to 1")
+    clip = config.clip.pretrained  # A folder, random:NAME or a name on the hub.
+    if not (Path(clip).is_dir() or re.fullmatch(r"random:.+|\w[\w.-]*(/[\w.-]+)?", clip)):
+        raise UserError(f"{clip}: no such folder. Give a CLIP folder or a Hugging Face hub name.")
+    steps = re.fullmatch(r"(\d+):(\d+)|", config.train.profile_steps)
+    in_order = bool(steps and (not steps[1] or int(steps[1]) < int(steps[2])))
+    check("train.profile_steps", in_order, "FIRST:LAST")
+    check("data.val_fraction", 0 <= config.data.val_fraction < 1, "0 to under 1")
+    two = len(config.model.class_words) == 2
+    check("model.class_words", two, "two words, for authentic and for tampered pictures")

@@ -17,14 +17,11 @@ from sapl_jax import devices as dev
 from sapl_jax.errors import UserError
 from sapl_jax.metrics import roc_auc
 from sapl_jax.models.sapl import SAPL
-from sapl_jax.training import schedules
-from sapl_jax.training.progress import Progress
 from sapl_jax.training.run_checkpoints import RunCheckpoints
 from sapl_jax.training.signals import StopRequest
 from sapl_jax.training.state import FrozenModel, TrainState, init_state, make_optimizer, split_model
-from sapl_jax.training.step import make_score_step, make_train_step
-from sapl_jax.training.watching import Profiler, panels
-from sapl_jax.training.writers import MetricWriter
+from sapl_jax.training.step import hecl_schedule, make_score_step, make_train_step, rate_schedule
+from sapl_jax.training.watching import MetricWriter, Profiler, Progress, panels
 
 log = logging.getLogger(__name__)
 NumpyBatch = dict[str, np.ndarray]
@@ -84,14 +81,9 @@ def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) ->
     state = dev.replicate(state, local)
     frozen = FrozenModel(frozen.graph, dev.replicate(frozen.params, local))
 
-    train_step = make_train_step(
-        frozen.graph,
-        tx,
-        config,
-        schedules.learning_rate(hyper, num_steps),
-        schedules.hecl_weight(config.model.hecl.weight, num_steps),
-        jax.devices(),
-    )
+    rate = rate_schedule(hyper, num_steps)
+    weight = hecl_schedule(config.model.hecl.weight, num_steps)
+    train_step = make_train_step(frozen.graph, tx, config, rate, weight, jax.devices())
     score_step = make_score_step(frozen.graph, jax.devices())
     writer = MetricWriter(workdir, start, validation_due=validation_due, enabled=is_first)
     progress = Progress(start, num_steps, hyper.batch_size, enabled=is_first)
@@ -107,10 +99,8 @@ def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) ->
         _check_finite(step, values, hyper.max_bad_steps, checkpoints)
         skipped = values["bad_steps"] > 0
         if skipped:
-            progress.message(
-                f"step {step}: gradients are not finite; skipped, {values['bad_steps']:.0f} "
-                "in a row"
-            )
+            in_a_row = f"{values['bad_steps']:.0f} in a row"
+            progress.message(f"step {step}: gradients are not finite; skipped, {in_a_row}")
         progress.step(values["loss"])
         if skipped or step % hyper.log_every == 0 or step == num_steps:
             writer.write(step, values | progress.take_rates())
@@ -119,11 +109,12 @@ def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) ->
     def validate(step: int, stop: StopRequest) -> bool:
         """Validates and keeps the best; False when a request to stop came in between."""
         nonlocal best_auc
-        labels, scores, shown, complete = _scores(score_step, state, frozen, data, local, stop)
-        if not complete:
+        found = _scores(score_step, state, frozen, data, local, stop)
+        if found is None:
             return False
+        labels, scores, shown = found
         writer.write_images(step, shown)
-        i_auc = roc_auc(labels, scores) if len(labels) else None
+        i_auc = roc_auc(labels, scores)
         if i_auc is not None:
             writer.write(step, {"val_i_auc": i_auc})
             progress.message(f"step {step}: validation I-AUC {i_auc:.4f}")
@@ -207,12 +198,11 @@ def _scores(
     data: TrainingData,
     local: list[jax.Device],
     stop: StopRequest,
-) -> tuple[np.ndarray, np.ndarray, NumpyBatch, bool]:
-    """Labels and scores of the held-out pictures of all processes, and whether these are all.
+) -> tuple[np.ndarray, np.ndarray, NumpyBatch] | None:
+    """Labels and scores of the held-out pictures of all processes, and pictures to look at.
 
-    In between: pictures to look at, the same each time, from this process's first batch.
-
-    Ends early, in all processes at the same batch, when one of them is asked to stop.
+    The latter are the same each time, from this process's first batch. None, in all processes at
+    the same batch, when one of them is asked to stop.
     """
     shown: NumpyBatch = {}
     labels, scores = [np.zeros(0, np.int32)], [np.zeros(0, np.float32)]
@@ -228,8 +218,8 @@ def _scores(
                 (score, label, weight, np.asarray(stopped)), tiled=True
             )
         if np.any(stopped):
-            return labels[0], scores[0], {}, False
+            return None
         real = np.asarray(weight) > 0
         labels.append(np.asarray(label)[real])
         scores.append(np.asarray(score)[real])
-    return np.concatenate(labels), np.concatenate(scores), shown, True
+    return np.concatenate(labels), np.concatenate(scores), shown

@@ -42,11 +42,10 @@ class RunCheckpoints:
     def __init__(self, workdir: Path, clip_source: dict[str, Any]):
         """Opens both series; `clip_source` says where the frozen weights come from."""
         self._clip = clip_source
-        self._last: CheckpointFolder | None = None
-        self._best: CheckpointFolder | None = None
+        self._series: dict[str, CheckpointFolder] = {}
         if jax.process_index() == 0:
-            self._last = CheckpointFolder(workdir / "checkpoints" / "last", keep=2)
-            self._best = CheckpointFolder(workdir / "checkpoints" / "best", keep=1)
+            for name, keep in (("last", 2), ("best", 1)):
+                self._series[name] = CheckpointFolder(workdir / "checkpoints" / name, keep=keep)
 
     def restore(self, fresh: TrainState) -> Start:
         """The newest whole checkpoint on every process, or `fresh` where there is none.
@@ -56,10 +55,10 @@ class RunCheckpoints:
                 another format version, or all are damaged.
         """
         start = Start(jax.device_get(fresh), 0, False, -1.0)
-        if self._last is not None and self._best is not None:
-            last = self._last.restore_newest(fresh)
+        if self._series:
+            last = self._series["last"].restore_newest(fresh)
             try:
-                best = self._best.restore_newest(fresh)
+                best = self._series["best"].restore_newest(fresh)
             except DamagedCheckpoint:
                 best = None
                 log.warning("The best checkpoint is lost; the next validation chooses a new one.")
@@ -77,38 +76,36 @@ class RunCheckpoints:
 
     def save_last(self, step: int, state: TrainState, *, validation_due: bool) -> None:
         """Starts writing the state to continue from."""
-        if self._last is not None:
-            self._last.save(step, state, {"clip": self._clip, "validation_due": validation_due})
+        if self._series:
+            record = {"clip": self._clip, "validation_due": validation_due}
+            self._series["last"].save(step, state, record)
 
     def save_best(self, step: int, state: TrainState, i_auc: float) -> None:
         """Starts writing the state of the highest validation I-AUC so far."""
-        if self._best is not None:
-            self._best.save(step, state, {"clip": self._clip, "i_auc": i_auc})
+        if self._series:
+            self._series["best"].save(step, state, {"clip": self._clip, "i_auc": i_auc})
 
     def latest_step(self) -> int | None:
         """Step of the newest checkpoint in `last`; None where there is none, or elsewhere."""
-        return self._last.latest_step() if self._last is not None else None
+        return self._series["last"].latest_step() if self._series else None
 
     def check(self) -> None:
         """UserError where a write in the background has failed; does not block."""
-        for series in self._series():
+        for series in self._series.values():
             series.check()
 
     def wait(self) -> None:
         """Blocks until everything is on disk; UserError where it could not be written."""
-        for series in self._series():
+        for series in self._series.values():
             series.wait()
 
     def close(self) -> None:
         """Lets go of the folders. Call `wait` first: errors of unfinished writes are not raised."""
-        for series in self._series():
+        for series in self._series.values():
             try:
                 series.close()
             except UserError as error:
                 log.warning("%s", error)
-
-    def _series(self) -> list[CheckpointFolder]:
-        return [series for series in (self._last, self._best) if series is not None]
 
     def _check_clip(self, restored: Restored) -> None:
         before, now = restored.record["clip"], self._clip

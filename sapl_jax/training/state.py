@@ -9,7 +9,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sapl_jax.clip.blocks import Trainable
-from sapl_jax.models.queues import Queues, empty_queues
+from sapl_jax.models.hecl import Queues, empty_queues
 from sapl_jax.models.sapl import SAPL
 
 PyTree = Any

@@ -1,4 +1,4 @@
-"""The data-parallel train and validation steps.
+"""The data-parallel train and validation steps, and their schedules.
 
 `train_step` is written for one replica: it sees its share of the batch and the whole state, and
 talks to the other replicas through collectives over the axis "data". Gradients are averaged; the
@@ -15,14 +15,15 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sapl_jax.devices import AXIS
+from sapl_jax.errors import UserError
 from sapl_jax.models.losses import sapl_loss
 from sapl_jax.models.sapl import score_and_patch_map
 from sapl_jax.training.memory import choose_recompute
-from sapl_jax.training.schedules import Schedule
 from sapl_jax.training.state import FrozenModel, PyTree, TrainState, merge_model
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+Schedule = Callable[[jax.Array], jax.Array]
 
 
 def make_train_step(
@@ -84,12 +85,7 @@ def make_train_step(
         return TrainState(state.step + 1, params, opt_state, queues, bad_steps), metrics
 
     return jax.pmap(
-        train_step,
-        axis_name=AXIS,
-        in_axes=(None, None, 0),
-        out_axes=None,
-        donate_argnums=0,
-        devices=devices,
+        train_step, AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=0, devices=devices
     )
 
 
@@ -106,3 +102,28 @@ def make_score_step(
         return score_and_patch_map(model, batch["image"], batch["edge_map"], batch["valid"])
 
     return jax.pmap(score_step, axis_name=AXIS, in_axes=(None, None, 0), devices=devices)
+
+
+def rate_schedule(train: ConfigDict, num_steps: int) -> Schedule:
+    """Learning rate of a step: linear warm-up, then constant or cosine to zero.
+
+    Raises:
+        UserError: for a warm-up longer than the run.
+    """
+    if not 0 <= train.warmup_steps < max(num_steps, 1):
+        raise UserError(
+            f"config.train.warmup_steps is {train.warmup_steps}; expected at least 0 and fewer "
+            f"than the {num_steps} steps of the run."
+        )
+    rest = optax.constant_schedule(train.learning_rate)
+    if train.schedule == "cosine":
+        rest = optax.cosine_decay_schedule(train.learning_rate, num_steps - train.warmup_steps)
+    if not train.warmup_steps:
+        return rest
+    warmup = optax.linear_schedule(0.0, train.learning_rate, train.warmup_steps)
+    return optax.join_schedules([warmup, rest], [train.warmup_steps])
+
+
+def hecl_schedule(final: float, num_steps: int) -> Schedule:
+    """w(t) of Eq. (7): linear from 0 at the first step to `final` at the end of training."""
+    return lambda step: final * jnp.minimum(step / num_steps, 1.0)

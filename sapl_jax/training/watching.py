@@ -1,14 +1,167 @@
-"""What shows a run from inside: pictures with their maps at each validation, and a profile."""
+"""What shows a run: a bar, `metrics.jsonl` and TensorBoard, pictures with their maps, a profile."""
 
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import cv2
 import jax
 import numpy as np
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import image, scalar
+
+from data_pipelines.progress_bars import ProgressBar
+from sapl_jax.errors import UserError
+from sapl_jax.files import write_atomically
 
 _OF_EACH_CLASS = 2
 _SIDE = 224  # pixels of one of the three squares
+
+
+class Progress:
+    """Progress bar with loss and images per second; measures the share of time without data."""
+
+    def __init__(self, start: int, total: int, batch_size: int, enabled: bool):
+        """`batch_size` is global; `enabled` is false on all but the first process."""
+        shown = {"desc": "train", "unit": "step", "dynamic_ncols": True, "disable": not enabled}
+        self._bar = ProgressBar(total=total, initial=start, **shown)
+        self._batch_size = batch_size
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Leaves out what just happened (a validation, a checkpoint) from the rates."""
+        self._since, self._steps, self._waited = time.perf_counter(), 0, 0.0
+
+    def timed(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The same batches; the time each one was waited for is counted."""
+        start = time.perf_counter()
+        for batch in batches:
+            self._waited += time.perf_counter() - start
+            yield batch
+            start = time.perf_counter()
+
+    def step(self, loss: float) -> None:
+        """One more step is done."""
+        self._steps += 1
+        rates = self._rates()
+        self._bar.set_postfix_str(f"loss {loss:.4f}, {rates['images_per_s']:.1f} images/s", False)
+        self._bar.update()
+
+    def _rates(self) -> dict[str, float]:
+        elapsed = max(time.perf_counter() - self._since, 1e-9)
+        return {
+            "images_per_s": self._steps * self._batch_size / elapsed,
+            "input_wait": min(self._waited / elapsed, 1.0),
+        }
+
+    def take_rates(self) -> dict[str, float]:
+        """Images per second and share of time waiting for data since the last call."""
+        rates = self._rates()
+        self.restart_clock()
+        return rates
+
+    def message(self, text: str) -> None:
+        """A line above the bar."""
+        if not self._bar.disable:
+            self._bar.write(text)
+
+    def close(self) -> None:
+        """Leaves the bar on the screen as it is."""
+        self._bar.close()
+
+
+class MetricWriter:
+    """Appends {"step": ..., name: value, ...} lines and the same scalars for TensorBoard.
+
+    Everything is written before `write` returns: TensorBoard's usual background writer would hang
+    the run when the disk is full.
+    """
+
+    def __init__(
+        self, workdir: Path, start_step: int, *, validation_due: bool = False, enabled: bool = True
+    ):
+        """Opens the files; what an interrupted run wrote after `start_step` is dropped.
+
+        `validation_due`: the validation of `start_step` will be repeated. `enabled` is false on all
+        but the first process of a run of several.
+        """
+        self._enabled = enabled
+        if not enabled:
+            return
+        self._path = workdir / "metrics.jsonl"
+        board = workdir / "tensorboard"
+        with self._write_errors():
+            if self._path.exists():
+                _keep_until(self._path, start_step, validation_due)
+            self._lines = open(self._path, "a", buffering=1)  # noqa: SIM115 (until `close`)
+            board.mkdir(exist_ok=True)
+            self._board = EventsWriter(str(board / "events"), f".{time.time_ns()}")
+            # TensorBoard hides what earlier files hold from this step on.
+            self._event(step=start_step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Records the values of a step (the number of steps done); UserError on a full disk.
+
+        A value that is not finite is null in the lines, as JSON has no NaN, and not on the board.
+        """
+        if not self._enabled:
+            return
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        row = {"step": step, **dict.fromkeys(values), **finite}
+        with self._write_errors():
+            self._lines.write(json.dumps(row) + "\n")
+            for name, value in finite.items():
+                self._event(step=step, summary=scalar(name, value))
+            self._board.flush()
+
+    def write_images(self, step: int, pictures: dict[str, np.ndarray]) -> None:
+        """Puts pictures, uint8 RGB [H,W,3], on the board by name; UserError on a full disk."""
+        if not self._enabled:
+            return
+        with self._write_errors():
+            for name, pixels in pictures.items():
+                self._event(step=step, summary=image(name, pixels, dataformats="HWC"))
+            self._board.flush()
+
+    def close(self) -> None:
+        """Closes both."""
+        if self._enabled:
+            with self._write_errors():
+                self._lines.close()
+                self._board.close()
+
+    def _event(self, **content: Any) -> None:
+        self._board.write_event(Event(wall_time=time.time(), **content))
+
+    @contextmanager
+    def _write_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self._path} or the TensorBoard files beside it cannot be written: "
+                f"{error.strerror or error}. The checkpoints are kept: free space and run the same "
+                "command again."
+            ) from error
+
+
+def _keep_until(path: Path, start_step: int, validation_due: bool) -> None:
+    """Drops what a run wrote after the checkpoint it continues from, a torn last line included."""
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # The process died while it wrote this line.
+        again = validation_due and row["step"] == start_step and "val_i_auc" in row
+        if row["step"] <= start_step and not again:
+            kept.append(line + "\n")
+    write_atomically(path, "".join(kept))
 
 
 def panels(batch: dict[str, np.ndarray], heat: np.ndarray) -> dict[str, np.ndarray]:

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sapl_jax.models.hecl import Anchors
+from sapl_jax.models.hecl import Anchors, Queues
 from sapl_jax.models.losses import background_loss, classification_loss, contrast
-from sapl_jax.models.queues import Queues
 
 TAU = 0.1
 

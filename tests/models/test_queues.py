@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sapl_jax.models.queues import empty_queues, enqueue, filled
+from sapl_jax.models.hecl import empty_queues, enqueue
 
 LENGTH, TAPS, DIM = 4, 2, 1
 
@@ -33,7 +33,7 @@ def test_queues_hold_what_fifo_queues_hold(batches):
     for c in range(2):
         fill = int(queues.fill[c])
         assert fill == len(expected[c])
-        stored = np.asarray(queues.keys)[:, c][:, np.asarray(filled(queues))[c], 0]
+        stored = np.asarray(queues.keys)[:, c][:, np.asarray(queues.filled)[c], 0]
         # The ring's order is from the head on once it is full.
         start = int(queues.head[c]) if fill == LENGTH else 0
         order = np.roll(np.arange(fill), -start)

@@ -12,7 +12,7 @@ from sapl_jax.errors import UserError
 from sapl_jax.models.sapl import build_sapl
 from sapl_jax.training import step as step_module
 from sapl_jax.training.loop import train
-from sapl_jax.training.writers import MetricWriter
+from sapl_jax.training.watching import MetricWriter
 from sapl_jax.workdir import open_workdir
 from tests.small_files import largest_file
 from tests.training.memory_data import MemoryData

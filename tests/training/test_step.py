@@ -9,9 +9,9 @@ from sapl_jax import devices as dev
 from sapl_jax.checkpoints import flatten
 from sapl_jax.clip.blocks import LEVELS, Recompute
 from sapl_jax.models.sapl import build_sapl
-from sapl_jax.training import schedules, step
+from sapl_jax.training import step
 from sapl_jax.training.state import init_state, make_optimizer, split_model
-from sapl_jax.training.step import make_train_step
+from sapl_jax.training.step import hecl_schedule, make_train_step, rate_schedule
 from tests.training.memory_data import MemoryData
 
 
@@ -24,12 +24,7 @@ def run(config, devices, steps=4, first_params=None):
     state = dev.replicate(state, devices)
     frozen_params = dev.replicate(frozen.params, devices)
     mapped = make_train_step(
-        frozen.graph,
-        tx,
-        config,
-        schedules.learning_rate(config.train, steps),
-        schedules.hecl_weight(1.0, 2),
-        devices,
+        frozen.graph, tx, config, rate_schedule(config.train, steps), hecl_schedule(1.0, 2), devices
     )
     history = []
     batches = dev.shard_batches(MemoryData().train_batches(0), devices)

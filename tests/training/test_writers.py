@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sapl_jax.training.writers import MetricWriter
+from sapl_jax.training.watching import MetricWriter
 from tests.training.run_records import metric_lines
 
 
