@@ -66,7 +66,14 @@ def _read(name: str, root: str | Path, mask_folders: tuple[str, ...]) -> Listing
     authentic = listing.pictures_in(find_folder(root, "Au"))
     tampered = listing.pictures_in(find_folder(root, "Tp"))
     if not authentic and not tampered:
-        raise UserError(f"{root}: found no picture in Au/ or Tp/ here{_hint(root)}")
+        inner = [entry for entry in sorted(root.iterdir()) if entry.is_dir()]
+        hint = (
+            f" (folders found: {', '.join(entry.name for entry in inner[:8]) or 'none'}). Expected "
+            "Au/ with authentic and Tp/ with tampered pictures (jpg, png, bmp, tif)"
+        )
+        if nested := next((entry for entry in inner if find_folder(entry, "Au", "Tp")), None):
+            hint = f"; {nested} has such folders, did you mean that?"
+        raise UserError(f"{root}: found no picture in Au/ or Tp/ here{hint}")
     masks = masks_by_stem(find_folder(root, *mask_folders))
     if name == "casia_v2":
         pair_by_number((path.stem for path in tampered), masks, listing)
@@ -88,15 +95,3 @@ def _generated_sources(root: Path) -> dict[str, tuple[str, ...]]:
     with open(root / "sources.csv", newline="", encoding="utf-8", errors="replace") as file:
         rows = [row for row in csv.DictReader(file) if row.get("picture") and row.get("sources")]
     return {row["picture"]: tuple(row["sources"].split("/")) for row in rows}
-
-
-def _hint(root: Path) -> str:
-    inner = [entry.name for entry in sorted(root.iterdir()) if entry.is_dir()]
-    for name in inner:
-        if find_folder(root / name, "Au", "Tp"):
-            return f"; {root / name} has such folders, did you mean that?"
-    listed = ", ".join(inner[:8]) if inner else "none"
-    return (
-        f" (folders found: {listed}). Expected Au/ with authentic and Tp/ with tampered "
-        "pictures (jpg, png, bmp, tif)"
-    )

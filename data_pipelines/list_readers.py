@@ -1,13 +1,22 @@
-"""Reads data sets given as list files: MVSS-Net's txt and IMDL-BenCo's JSON."""
+"""Reads data sets given as one file: MVSS-Net's txt, IMDL-BenCo's JSON, OpenForensics' JSON."""
 
 import json
+import math
 import re
-from pathlib import Path
+from collections import defaultdict
+from pathlib import Path, PureWindowsPath
+from typing import Any
 
-from data_pipelines.listing import AUTHENTIC, TAMPERED, Listing, Sample, is_file
+from data_pipelines.listing import (
+    AUTHENTIC,
+    TAMPERED,
+    Listing,
+    Outlines,
+    Sample,
+    existing_root,
+    is_file,
+)
 from sapl_jax.errors import UserError
-
-CASIA_V1PLUS_LIST = "CASIAv1plus.txt"
 
 
 def read_mvss_txt(path: str | Path) -> Listing:
@@ -17,7 +26,7 @@ def read_mvss_txt(path: str | Path) -> Listing:
     folder. Lines whose files are missing are skipped with the reason. Raises UserError for a file
     that is no such list or none of whose pictures is there.
     """
-    return _read_txt("mvss_txt", _existing_file(path))
+    return _read_txt("mvss_txt", Path(path).expanduser())
 
 
 def read_casia_v1plus(path: str | Path) -> Listing:
@@ -26,8 +35,7 @@ def read_casia_v1plus(path: str | Path) -> Listing:
     The list replaces the authentic pictures that CASIA v2.0 shares by ones of Corel.
     """
     path = Path(path).expanduser()
-    list_file = path / CASIA_V1PLUS_LIST if path.is_dir() else path
-    return _read_txt("casia_v1plus", _existing_file(list_file))
+    return _read_txt("casia_v1plus", path / "CASIAv1plus.txt" if path.is_dir() else path)
 
 
 def read_benco_json(path: str | Path) -> Listing:
@@ -35,7 +43,7 @@ def read_benco_json(path: str | Path) -> Listing:
 
     "Negative" marks an authentic picture. Paths and errors as for `read_mvss_txt`.
     """
-    path = _existing_file(path)
+    listing = _from_file("benco_json", path := Path(path).expanduser())
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -46,17 +54,14 @@ def read_benco_json(path: str | Path) -> Listing:
     )
     if not pairs:
         raise UserError(f'{path}: expected [[image, mask], [image, "Negative"], ...]')
-    listing = Listing("benco_json", path.parent, samples=[])
     for image, mask in rows:
-        if mask == "Negative":
-            _add(listing, path, image, None, AUTHENTIC)
-        else:
-            _add(listing, path, image, mask, TAMPERED)
+        authentic = mask == "Negative"
+        _add(listing, path, image, None if authentic else mask, not authentic)
     return _finished(listing, path)
 
 
 def _read_txt(name: str, path: Path) -> Listing:
-    listing = Listing(name, path.parent, samples=[])
+    listing = _from_file(name, path)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
@@ -71,7 +76,7 @@ def _read_txt(name: str, path: Path) -> Listing:
             continue
         image, mask = _split_paths(path, rest)
         # MVSS-Net counts every label above 0 (its kinds of tampering) as tampered.
-        _add(listing, path, image, mask, TAMPERED if int(label) > 0 else AUTHENTIC)
+        _add(listing, path, image, mask, int(label) > 0)
     return _finished(listing, path)
 
 
@@ -79,41 +84,38 @@ def _split_paths(list_file: Path, text: str) -> tuple[str, str | None]:
     """Splits `image mask`; at the first space between two paths where the picture is a file."""
     if text.endswith(" None"):
         return text.removesuffix(" None").strip(), None
-    spaces = [at for at, character in enumerate(text) if character == " "]
-    for at in spaces:
-        if _locate(list_file, text[:at]) is not None:
-            return text[:at], text[at + 1 :].strip()
+    for space in re.finditer(" ", text):
+        if _locate(list_file, text[: space.start()]) is not None:
+            return text[: space.start()], text[space.end() :].strip()
     image, _, mask = text.partition(" ")
     return image, mask.strip() or None
 
 
-def _add(listing: Listing, list_file: Path, image: str, mask: str | None, label: int) -> None:
+def _add(listing: Listing, list_file: Path, image: str, mask: str | None, tampered: bool) -> None:
     found = _locate(list_file, image)
     if found is None:
         listing.skipped.append((Path(image), "in the list, but there is no such file"))
         return
-    name = Path(image).as_posix()
-    mask_file = _locate(list_file, mask) if mask is not None and label == TAMPERED else None
-    if mask is not None and label == TAMPERED and mask_file is None:
-        listing.notes.append(f"{image}: its mask {mask} is not there, so it counts without one")
     style = "columbia" if mask is not None and "_edgemask" in Path(mask).name else "white"
-    listing.samples.append(Sample(name, found, label, mask_file, (), style))
+    mask_file = None
+    if mask is not None and tampered:
+        mask_file = _locate(list_file, mask)
+        if mask_file is None:
+            listing.notes.append(f"{image}: its mask {mask} is not there, so it counts without one")
+    label = TAMPERED if tampered else AUTHENTIC
+    listing.samples.append(Sample(Path(image).as_posix(), found, label, mask_file, (), style))
 
 
 def _locate(list_file: Path, name: str) -> Path | None:
-    path = Path(name)
-    for folder in (list_file.parent, list_file.parent.parent, Path()):
-        if is_file(folder / path):
-            return folder / path
-    return None
+    folders = (list_file.parent, list_file.parent.parent, Path())
+    return next((folder / name for folder in folders if is_file(folder / name)), None)
 
 
-def _existing_file(path: str | Path) -> Path:
-    path = Path(path).expanduser()
+def _from_file(name: str, path: Path) -> Listing:
     if not path.is_file():
         what = "a folder" if path.is_dir() else "not there"
         raise UserError(f"no list at {path}: it is {what}, expected a list file")
-    return path
+    return Listing(name, path.parent, samples=[])
 
 
 def _finished(listing: Listing, path: Path) -> Listing:
@@ -123,11 +125,81 @@ def _finished(listing: Listing, path: Path) -> Listing:
             f"{path}: none of the pictures it lists is there{missing}; relative paths are looked "
             f"for in {path.parent}, {path.parent.parent} and {Path.cwd()}"
         )
-    unique: dict[str, Sample] = {}
-    for sample in listing.samples:
-        if sample.name in unique:
-            listing.skipped.append((sample.image, "listed a second time"))
-        else:
-            unique[sample.name] = sample
-    listing.samples = sorted(unique.values(), key=lambda sample: sample.name)
+    first = {sample.name: sample for sample in reversed(listing.samples)}
+    again = [sample.image for sample in listing.samples if first[sample.name] is not sample]
+    listing.skipped += [(image, "listed a second time") for image in again]
+    listing.samples = sorted(first.values(), key=lambda sample: sample.name)
     return listing
+
+
+def read_openforensics(root: str | Path) -> Listing:
+    """Lists one part of OpenForensics from its annotations, such as `Test-Challenge_poly.json`.
+
+    root: that file, or a folder with one such file. A picture with any fake face is tampered, and
+    the outlines of its fake faces are its mask. Names in the file begin with `Images/<part>/`;
+    pictures are looked for there, in `<part>/`, and beside the file. Faces count by the name of
+    their category, not its number. Raises UserError for a file that holds something else, a folder
+    with none or several, or where no picture is there.
+    """
+    root = Path(root).expanduser()
+    tables = [root] if root.is_file() else sorted(existing_root(root).glob("*_poly.json"))
+    if len(tables) != 1:
+        names = ", ".join(path.name for path in tables) or "none"
+        raise UserError(
+            f"{root}: found {names}; expected one <part>_poly.json of OpenForensics. Give the file "
+            "itself as the root"
+        )
+    table = tables[0]
+    part = table.stem.removesuffix("_poly")
+    folders = [table.parent / folder for folder in (f"Images/{part}", f"{part}/{part}", part, "")]
+    listing = Listing("openforensics", table.parent, samples=[])
+    for file_name, are_fake, outlines in _annotated(table):
+        name = PureWindowsPath(file_name).name  # which splits at "/" and at "\"
+        path = next((folder / name for folder in folders if is_file(folder / name)), None)
+        if path is None:
+            reason = "in the annotations, but there is no such file"
+            listing.skipped.append((Path(file_name), reason))
+        elif not are_fake:
+            reason = "no face in it is annotated, so nothing tells its class"
+            listing.skipped.append((path, reason))
+        elif outlines.polygons:
+            listing.add(path, TAMPERED, table, mask_style=outlines)
+        else:
+            listing.add(path, TAMPERED if any(are_fake) else AUTHENTIC)
+    return listing.finished(f"the pictures that {table.name} lists, in Images/ or beside it")
+
+
+def _annotated(table: Path) -> list[tuple[str, list[bool], Outlines]]:
+    """Per picture: its file name, whether each face is fake, the outlines of those that are."""
+    pictures = []
+    try:
+        content = json.loads(table.read_text(encoding="utf-8"))
+        fake = {kind["id"] for kind in content["categories"] if "fake" in kind["name"].lower()}
+        faces: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+        for face in content["annotations"]:
+            faces[face["image_id"]].append(face)
+        for name, row in {str(row["file_name"]): row for row in content["images"]}.items():
+            are_fake = [face["category_id"] in fake for face in faces[row["id"]]]
+            forms = [f["segmentation"] for f in faces[row["id"]] if f["category_id"] in fake]
+            polygons = tuple(
+                tuple(map(float, polygon))
+                for form in forms
+                if isinstance(form, list)  # outlines of another form are passed over
+                for polygon in form
+                if len(polygon) >= 6 and len(polygon) % 2 == 0 and all(map(math.isfinite, polygon))
+            )
+            size = (int(row["height"]), int(row["width"]))
+            pictures.append((name, are_fake, Outlines(size, polygons)))
+    except (
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise UserError(
+            f"{table}: not annotations of OpenForensics ({type(error).__name__}: {error}). "
+            "Expected JSON with categories, images and annotations; copy the file again"
+        ) from error
+    return pictures

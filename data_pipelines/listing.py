@@ -138,10 +138,7 @@ def walk_files(
 def find_folder(root: Path, *names: str) -> Path | None:
     """The first of the folders `names` directly below `root`, upper or lower case, or None."""
     below = {entry.name.lower(): entry for entry in root.iterdir() if entry.is_dir()}
-    for name in names:
-        if name.lower() in below:
-            return below[name.lower()]
-    return None
+    return next((below[name.lower()] for name in names if name.lower() in below), None)
 
 
 def list_pictures(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
@@ -177,9 +174,9 @@ def masks_by_stem(folder: Path | None, ending: str = "_gt") -> dict[str, Path]:
     masks: dict[str, Path] = {}
     for path in list_pictures(folder)[0] if folder else ():
         if found := re.fullmatch(rf"(.+){ending}\d?", path.stem, re.IGNORECASE):
-            stem = found.group(1)
-            if stem not in masks or (path.suffix.lower() == ".png" != masks[stem].suffix.lower()):
-                masks[stem] = path
+            other = masks.setdefault(found.group(1), path)
+            if path.suffix.lower() == ".png" != other.suffix.lower():
+                masks[found.group(1)] = path
     return masks
 
 
@@ -199,18 +196,14 @@ def pair_by_number(stems: Iterable[str], masks: dict[str, Path], listing: Listin
     pictures = set(stems)
     without: dict[str | None, list[str]] = defaultdict(list)
     left: dict[str | None, list[Path]] = defaultdict(list)
-    for stem in sorted(pictures - masks.keys()):
+    for stem in pictures - masks.keys():
         without[trailing_number(stem)].append(stem)
-    for stem in sorted(masks.keys() - pictures):
+    for stem in masks.keys() - pictures:
         left[trailing_number(stem)].append(masks[stem])
-    found = [
-        (stems[0], left[number][0])
-        for number, stems in without.items()
-        if number and len(stems) == 1 and len(left.get(number, ())) == 1
-    ]
-    masks.update(found)
-    if found:
+    numbers = [n for n in without if n and len(without[n]) == len(left.get(n, ())) == 1]
+    masks.update({without[number][0]: left[number][0] for number in numbers})
+    if found := len(numbers):
         listing.notes.append(
-            f"{len(found)} masks have another name than their picture (older copies swap D and S "
+            f"{found} masks have another name than their picture (older copies swap D and S "
             "or the two sources) and were paired by their serial number"
         )

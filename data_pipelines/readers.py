@@ -1,43 +1,19 @@
-"""The data sets that can be read, by name. A new one adds its function to READERS."""
+"""The data sets that can be read, by name: NAME is read by the `read_NAME` of one of the modules."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from data_pipelines.au_tp_readers import read_casia_v2, read_folder
-from data_pipelines.list_readers import read_benco_json, read_casia_v1plus, read_mvss_txt
+from data_pipelines import au_tp_readers, list_readers, test_set_readers
 from data_pipelines.listing import AUTHENTIC, LABEL_NAMES, TAMPERED, Listing, Sample
-from data_pipelines.openforensics import read_openforensics
-from data_pipelines.test_set_readers import (
-    read_autosplice,
-    read_casia_v1,
-    read_cocoglide,
-    read_columbia,
-    read_comofod,
-    read_coverage,
-    read_dso1,
-    read_imd2020,
-    read_nist16,
-)
 from sapl_jax.errors import UserError
 
 __all__ = ["AUTHENTIC", "LABEL_NAMES", "READERS", "TAMPERED", "Listing", "Sample", "read_dataset"]
 
 READERS: dict[str, Callable[[str | Path], Listing]] = {
-    "casia_v2": read_casia_v2,
-    "folder": read_folder,
-    "casia_v1": read_casia_v1,
-    "casia_v1plus": read_casia_v1plus,
-    "columbia": read_columbia,
-    "coverage": read_coverage,
-    "imd2020": read_imd2020,
-    "nist16": read_nist16,
-    "dso1": read_dso1,
-    "cocoglide": read_cocoglide,
-    "autosplice": read_autosplice,
-    "openforensics": read_openforensics,
-    "comofod": read_comofod,
-    "mvss_txt": read_mvss_txt,
-    "benco_json": read_benco_json,
+    name.removeprefix("read_"): function
+    for module in (au_tp_readers, test_set_readers, list_readers)
+    for name, function in vars(module).items()
+    if name.startswith("read_")
 }
 
 

@@ -44,18 +44,20 @@ def read_casia_v1(root: str | Path) -> Listing:
     listing = Listing("casia_v1", existing_root(root), samples=[])
     masks: dict[str, Path] = {}
     pictures: dict[str, Path] = {}
-    version_2 = 0
+    hint = ""
 
     def modified(path: Path) -> bool:
         below = path.relative_to(listing.root).parts
         return any(part.lower().startswith("modified") for part in below)
 
-    for path in _pictures_below(listing.root):
+    for path in sorted(map(Path, walk_files(listing.root))):
         stem = path.stem
+        if path.suffix.lower() not in PICTURE_SUFFIXES:
+            continue
         if stem.lower().endswith("_gt"):
             masks.setdefault(stem[: -len("_gt")], path)
         elif _CASIA_V2_NAME.match(stem):
-            version_2 += 1
+            hint = "; these names are CASIA v2.0's, so use casia_v2"
             listing.skipped.append((path, "a name of CASIA v2.0, not of v1.0"))
         elif not (_CASIA_V1_AUTHENTIC.fullmatch(stem) or _CASIA_V1_TAMPERED.match(stem)):
             listing.skipped.append((path, "not a name of CASIA v1.0 (Au_ani_0001 or Sp_D_...)"))
@@ -66,7 +68,6 @@ def read_casia_v1(root: str | Path) -> Listing:
         else:
             listing.skipped.append((path, f"the same name as {other}, which is used"))
     if not pictures:
-        hint = "; these names are CASIA v2.0's, so use casia_v2" if version_2 else ""
         raise UserError(
             f"{listing.root}: found no CASIA v1.0 picture (Au/Au_ani_0001.jpg, Sp/Sp_D_....jpg)"
             f"{hint}"
@@ -123,8 +124,7 @@ def read_imd2020(root: str | Path) -> Listing:
                 continue
             if path.stem.lower().endswith("_orig"):
                 listing.add(path, AUTHENTIC, sources=(folder.name,))
-            elif path.stem in masks:
-                mask = masks[path.stem]
+            elif mask := masks.get(path.stem):
                 listing.add(path, TAMPERED, mask, sources=(folder.name,), mask_style="nonzero")
             else:
                 listing.skipped.append((path, "neither <id>_orig nor with a <name>_mask.png"))
@@ -143,23 +143,19 @@ def read_nist16(root: str | Path) -> Listing:
     table = listing.root / NIST16_TABLE
     if not table.is_file():
         raise UserError(f"{listing.root}: not NIST16, there is no {NIST16_TABLE}")
+    rows = _nist16_rows(table)
+    wanted = [(name, mask_name) for target, name, mask_name in rows if target == "Y"]
     listed: set[str] = set()
-    authentic = 0
-    for target, name, mask_name in _nist16_rows(table):
-        if target != "Y":
-            authentic += 1
-            continue
-        path = listing.root / name
+    for name, mask_name in wanted:
+        path, mask = listing.root / name, listing.root / mask_name
         if name in listed:
             listing.skipped.append((path, "listed a second time in the reference table"))
-            continue
-        listed.add(name)
-        if not path.is_relative_to(listing.root) or not is_file(path):
+        elif not path.is_relative_to(listing.root) or not is_file(path):
             listing.skipped.append((path, "in the reference table, but there is no such file"))
-            continue
-        mask = listing.root / mask_name
-        listing.add(path, TAMPERED, mask if is_file(mask) else None, mask_style="black")
-    if authentic:
+        else:
+            listing.add(path, TAMPERED, mask if is_file(mask) else None, mask_style="black")
+        listed.add(name)
+    if authentic := len(rows) - len(wanted):
         listing.notes.append(f"{authentic} rows of authentic pictures are left out")
     return listing.finished("the tampered pictures of its table")
 
@@ -267,8 +263,3 @@ def _nist16_rows(table: Path) -> list[tuple[str, ...]]:
             return [tuple((row[column] or "").strip() for column in wanted) for row in rows]
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{table}: not a table of text split by | ({error})") from error
-
-
-def _pictures_below(root: Path) -> list[Path]:
-    files = (Path(file) for file in walk_files(root))
-    return sorted(path for path in files if path.suffix.lower() in PICTURE_SUFFIXES)
