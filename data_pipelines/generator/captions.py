@@ -1,17 +1,21 @@
-"""Captioned photographs for pretraining: what a whole picture shows and how it was processed.
+"""Captioned pictures for pretraining: what a whole picture shows and how it was processed.
 
+A picture is a generated scene, or a real photograph taken again, with the same simulated camera.
 Nothing here is a forgery, and no caption says authentic or tampered: every word is true of the
 whole picture.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 
-from data_pipelines.generator.camera import level, sample_camera
+from data_pipelines.generator.camera import Camera, level, sample_camera
 from data_pipelines.generator.examples import finish, stream
 from data_pipelines.generator.scenes import render_scene
+from data_pipelines.images import read_image
 from data_pipelines.jpeg import decode
 
 # Each property of the history takes one of its words in every picture.
@@ -46,19 +50,52 @@ class Captioned:
 GRAIN_LIMITS = (1.0, 2.0, 3.0, 4.5, 7.0, 11.0)
 
 
-def captioned_picture(seed: int, number: int, size: int) -> Captioned:
-    """Picture `number` of the endless captioned stream `seed`, the same each time."""
+def captioned_picture(
+    seed: int, number: int, size: int, photographs: Sequence[Path] = ()
+) -> Captioned:
+    """Picture `number` of the endless captioned stream `seed`, the same each time.
+
+    photographs: files to take the scene from; without any it is generated. What a photograph shows
+    is not known, so it has no words for content.
+    """
     frame = 2 * round(0.6 * size)
     rng = np.random.default_rng(np.random.SeedSequence([seed, number]))
     camera = sample_camera(rng)
-    scene = render_scene(rng, frame, frame)
+    if photographs:
+        camera = _milder(rng, camera)
+        path = photographs[int(rng.integers(len(photographs)))]
+        radiance, content = _photographed(rng, read_image(path), frame), []
+    else:
+        scene = render_scene(rng, frame, frame)
+        radiance, content = scene.radiance, scene.words
     noiseless = replace(camera, read_noise=0.0, shot_noise=0.0)
     # Both go the same way, so their difference is the noise that is left in the finished picture.
-    picture, edits = _finish(camera.shoot(scene.radiance, rng), seed, number, size)
-    reference, _ = _finish(noiseless.shoot(scene.radiance, rng), seed, number, size)
+    picture, edits = _finish(camera.shoot(radiance, rng), seed, number, size)
+    reference, _ = _finish(noiseless.shoot(radiance, rng), seed, number, size)
     noise = float(np.sqrt(np.mean(np.square(picture.astype(np.float32) - reference))))
     grain = level(noise, GRAIN_LIMITS, HISTORY["grain"])
-    return Captioned(picture, tuple(scene.words), (*camera.words(), *edits, grain))
+    return Captioned(picture, tuple(content), (*camera.words(), *edits, grain))
+
+
+def _milder(rng: np.random.Generator, camera: Camera) -> Camera:
+    """The camera with less noise, as a photograph brings its own, and saving at 50 to 99."""
+    less = rng.uniform()
+    return replace(
+        camera, read_noise=less * camera.read_noise, shot_noise=less**2 * camera.shot_noise,
+        quality=int(100 - 50 * rng.uniform(0.2, 1) ** 3),
+    )  # fmt: skip
+
+
+def _photographed(rng: np.random.Generator, picture: np.ndarray, frame: int) -> np.ndarray:
+    """Linear light, float32 [frame, frame, 3] in [0, 1], of a random square of a photograph.
+
+    It is shrunk, by up to 2, and never enlarged where the photograph is large enough.
+    """
+    side = min(*picture.shape[:2], round(frame * rng.uniform(1, 2)))
+    y, x = (int(rng.integers(length - side + 1)) for length in picture.shape[:2])
+    square = picture[y : y + side, x : x + side][:, :: rng.choice((1, -1))]
+    how = cv2.INTER_AREA if side > frame else cv2.INTER_CUBIC
+    return cv2.pow(cv2.resize(square, (frame, frame), interpolation=how) / np.float32(255), 2.2)
 
 
 def _finish(

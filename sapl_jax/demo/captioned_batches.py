@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -14,6 +15,7 @@ from sapl_jax.demo.vocabulary import Vocabulary
 
 # Properties that leave traces in every small part of a picture, and so hold for its patches too.
 LOCAL = ("focus", "denoising", "resampling", "retouching", "grain")
+LOCAL_OF_PHOTOGRAPHS = (*LOCAL, "sharpening", "compression")
 PHRASES = (("a", "{}", "photo"), ("{}", "picture"), ("photograph", ",", "{}"))
 PHRASE_LENGTH, CAPTION_LENGTH = 5, 13
 _HISTORY_WORDS, _CONTENT_WORDS = 4, 4  # of each, at most, in one caption
@@ -48,9 +50,11 @@ class Batch(NamedTuple):
     template: int
 
 
-def make_pictures(seed: int, count: int, size: int, workers: int) -> Pictures:
-    """Generates `count` captioned photographs of size x size pixels in parallel."""
-    jobs = [(seed, number, size) for number in range(count)]
+def make_pictures(
+    seed: int, count: int, size: int, workers: int, photographs: tuple[Path, ...] = ()
+) -> Pictures:
+    """Makes `count` captioned pictures of size x size pixels in parallel: see captioned_picture."""
+    jobs = [(seed, number, size, photographs) for number in range(count)]
     pixels = np.empty((count, size, size, 3), np.uint8)
     history = np.empty((count, len(HISTORY)), np.int32)
     content = []
@@ -70,7 +74,7 @@ def _one_thread() -> None:
     cv2.setNumThreads(1)
 
 
-def _picture(job: tuple[int, int, int]) -> Captioned:
+def _picture(job: tuple[int, int, int, tuple[Path, ...]]) -> Captioned:
     return captioned_picture(*job)
 
 

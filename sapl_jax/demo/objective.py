@@ -1,5 +1,7 @@
 """The small CLIP, how it starts, and its image-text objective."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,9 +20,9 @@ _ENERGY = 1.5  # gain of the first block's squares
 MAX_SCALE = 50.0  # CLIP's bound is 100; ours keeps the heat maps' softmax softer
 
 
-def small_config(vocab_size: int, canvas: int, patch: int) -> CLIPConfig:
-    """The demo's CLIP: four vision blocks of width 128, three text blocks of width 128."""
-    vision = VisionConfig(128, 512, 4, 4, patch_size=patch, image_size=canvas)
+def small_config(vocab_size: int, canvas: int, patch: int, width: int = 128) -> CLIPConfig:
+    """The demo's CLIP: four vision blocks of `width`, three text blocks of width 128."""
+    vision = VisionConfig(width, 4 * width, 4, 4, patch_size=patch, image_size=canvas)
     text = TextConfig(
         128, 512, 3, 4, vocab_size=vocab_size, max_position_embeddings=40,
         bos_token_id=vocab_size - 2, eos_token_id=vocab_size - 1,
@@ -77,7 +79,11 @@ def _components(rng: np.random.Generator, pixels: np.ndarray, patch: int, width:
 
 
 def pretraining_loss(
-    clip: CLIP, batch: Batch, phrases: jax.Array, clip_weight: float
+    clip: CLIP,
+    batch: Batch,
+    phrases: jax.Array,
+    clip_weight: float,
+    properties: Sequence[str] = LOCAL,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Image-text contrast of patches with phrases and of images with captions.
 
@@ -86,7 +92,7 @@ def pretraining_loss(
     own loss between whole images and captions, over the crops of one photograph.
 
     Args:
-        phrases: int32 [W,N], those of LOCAL's words in one template.
+        phrases: int32 [W,N], those of the words of `properties` in one template.
 
     Returns:
         The loss and its parts: "patches", "images", and "accuracy" [properties, blocks].
@@ -98,7 +104,7 @@ def pretraining_loss(
     text = clip.encode_text(phrases)
     logits = scale * jnp.einsum("lbtp,wp->lbtw", patches, text)
     losses, accuracies, start = [], [], 0
-    for name in LOCAL:
+    for name in properties:
         part = logits[..., start : start + len(HISTORY[name])]
         start += len(HISTORY[name])
         word = jnp.asarray(batch.history)[..., list(HISTORY).index(name)]

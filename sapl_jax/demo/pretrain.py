@@ -1,14 +1,17 @@
-"""Pretrains the small CLIP that the demo starts from: generated photographs and their captions.
+"""Pretrains the small CLIP that the demo starts from: pictures and captions of their processing.
 
 python -m sapl_jax.demo.pretrain --output sapl_jax/assets/demo_clip
+python -m sapl_jax.demo.pretrain --output DIR --photographs DIR --patch 8 --canvas 64
 
-It sees no forgery, no mask and no label: captions say what a photograph shows and how it was
-processed. The shipped folder was made by this command with its defaults.
+The pictures are generated, or real photographs taken again by the generator's cameras. It sees no
+forgery, no mask and no label: captions say what a picture shows and how it was processed. The
+shipped folder was made by the first command.
 """
 
 import argparse
 import os
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,9 +23,18 @@ import optax
 from flax import nnx
 from optax.contrib import MuonDimensionNumbers, muon
 
+from data_pipelines.generator.photographs import open_library
 from data_pipelines.progress_bars import ProgressBar
 from sapl_jax.clip.weights import save_clip
-from sapl_jax.demo.captioned_batches import LOCAL, WORDS, Batch, make_batch, make_pictures, phrases
+from sapl_jax.demo.captioned_batches import (
+    LOCAL,
+    LOCAL_OF_PHOTOGRAPHS,
+    WORDS,
+    Batch,
+    make_batch,
+    make_pictures,
+    phrases,
+)
 from sapl_jax.demo.objective import MAX_SCALE, build_clip, pretraining_loss, small_config
 from sapl_jax.demo.vocabulary import Vocabulary
 from sapl_jax.errors import Parser, UserError, run_main
@@ -35,16 +47,18 @@ def parse_arguments() -> argparse.Namespace:
     parser = Parser("python -m sapl_jax.demo.pretrain", __doc__)
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder to write, in Hugging Face's format")
-    add("--pictures", type=int, default=8000, help="photographs to generate")
-    add("--size", type=int, default=192, help="side of a photograph in pixels")
+    add("--photographs", help="folder of real photographs: those of the train split are used")
+    add("--pictures", type=int, default=8000, help="pictures to make")
+    add("--size", type=int, default=192, help="side of a picture in pixels")
     add("--canvas", type=int, default=96, help="side of a training image in pixels")
     add("--patch", type=int, default=16, help="side of the ViT's patches in pixels")
+    add("--width", type=int, default=128, help="of the ViT: a multiple of 4")
     add("--steps", type=int, default=10000)
     add("--batch-size", type=int, default=16)
     add("--learning-rate", type=float, default=1.5e-3)
     add("--sheets", type=float, default=0.5, help="share of contact sheets among the images")
     add("--clip-weight", type=float, default=0.05, help="weight of the whole-image contrast")
-    add("--seed", type=int, default=10**6, help="of the photographs and of everything else")
+    add("--seed", type=int, default=10**6, help="of the pictures and of everything else")
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes that generate")
     return parser.parse_args()
 
@@ -85,17 +99,21 @@ def main() -> None:
             f"--size {flags.size}"
         )
     vocabulary = Vocabulary(WORDS)
-    pictures = make_pictures(flags.seed, flags.pictures, flags.size, flags.workers)
-    config = small_config(vocabulary.size, flags.canvas, flags.patch)
+    photographs = open_library(flags.photographs).pictures if flags.photographs else ()
+    properties = LOCAL_OF_PHOTOGRAPHS if photographs else LOCAL
+    pictures = make_pictures(flags.seed, flags.pictures, flags.size, flags.workers, photographs)
+    config = small_config(vocabulary.size, flags.canvas, flags.patch, flags.width)
     clip = build_clip(config, pictures.pixels, flags.seed)
     graph, params = nnx.split(clip)
     tx = make_optimizer(flags.learning_rate, flags.steps)
-    all_phrases = phrases(vocabulary, LOCAL)
+    all_phrases = phrases(vocabulary, properties)
 
     @jax.jit
     def step(params: Any, opt_state: Any, batch: Batch, chosen: jax.Array) -> tuple[Any, Any, dict]:
         def loss_of(params: Any) -> tuple[jax.Array, dict]:
-            return pretraining_loss(nnx.merge(graph, params), batch, chosen, flags.clip_weight)
+            return pretraining_loss(
+                nnx.merge(graph, params), batch, chosen, flags.clip_weight, properties
+            )
 
         grads, parts = jax.grad(loss_of, has_aux=True)(params)
         updates, opt_state = tx.update(grads, opt_state, params)
@@ -118,7 +136,8 @@ def main() -> None:
             history.append(jax.device_get(parts))
             bar.update()
             if number % _REPORT_EVERY == 0 or number == flags.steps:
-                bar.write(f"step {number}, {time.monotonic() - start:.0f} s: {_summary(history)}")
+                summary = _summary(history, properties)
+                bar.write(f"step {number}, {time.monotonic() - start:.0f} s: {summary}")
                 history = []
     clip = nnx.merge(graph, params)
     clip.logit_scale.set_value(jnp.minimum(clip.logit_scale[...], jnp.log(MAX_SCALE)))
@@ -127,10 +146,11 @@ def main() -> None:
     print(f"wrote {file} ({file.stat().st_size / 1e6:.1f} MB) and its tokenizer")
 
 
-def _summary(history: list[dict[str, np.ndarray]]) -> str:
+def _summary(history: list[dict[str, np.ndarray]], properties: Sequence[str]) -> str:
     means = {name: np.mean([parts[name] for parts in history], axis=0) for name in history[0]}
     accuracy = ", ".join(
-        f"{name} {value:.2f}" for name, value in zip(LOCAL, means["accuracy"][:, -1], strict=True)
+        f"{name} {value:.2f}"
+        for name, value in zip(properties, means["accuracy"][:, -1], strict=True)
     )
     return (
         f"patches {means['patches']:.3f}, images {means['images']:.3f}; accuracy of the last "

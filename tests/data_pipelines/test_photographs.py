@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import generate as command
+from data_pipelines.generator.captions import HISTORY, captioned_picture
 from data_pipelines.generator.examples import make_example
 from data_pipelines.generator.folder import generate
 from data_pipelines.generator.photographs import (
@@ -181,3 +182,24 @@ def test_the_command_forges_photographs(monkeypatch, capsys, tmp_path, folders) 
     command.main()
     assert len(read_dataset("folder", tmp_path / "set").samples) == 6
     assert "6 pictures in" in capsys.readouterr().out
+
+
+def test_a_captioned_photograph_shows_it_and_carries_true_words(tmp_path) -> None:
+    grey = np.linspace(60, 180, 400, dtype=np.uint8)
+    ramp = np.repeat(np.tile(grey, (300, 1))[..., None], 3, axis=2)
+    ramp[..., 2] = 30  # little blue
+    path = write_picture(tmp_path / "ramp.png", ramp)
+    found = [captioned_picture(3, n, 96, (path,)) for n in range(24)]
+    again = captioned_picture(3, 0, 96, (path,))
+    assert again.history == found[0].history
+    np.testing.assert_array_equal(again.picture, found[0].picture)
+    assert len({one.picture.tobytes() for one in found}) == 24
+    strength = dict(zip(HISTORY["grain"], range(7), strict=True))
+    for one in found:
+        assert one.picture.shape == (96, 96, 3) and one.content == ()
+        assert all(w in words for w, words in zip(one.history, HISTORY.values(), strict=True))
+        red, green, blue = one.picture.reshape(-1, 3).astype(float).mean(0)
+        assert blue < min(red, green) - 20  # the photograph's colours, not a scene's
+    # What the ramp does not have was put there by the camera, and the caption says how much.
+    rough = [np.diff(one.picture[:, :, 1].astype(float), axis=0).std() for one in found]
+    assert np.corrcoef(rough, [strength[one.history[-1]] for one in found])[0, 1] > 0.6

@@ -1,7 +1,10 @@
 """Pretraining of the demo's backbone: vocabulary, batches, objective, the shipped folder."""
 
+import hashlib
+import sys
 from pathlib import Path
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +15,7 @@ from data_pipelines.generator.captions import HISTORY
 from sapl_jax.clip.loading import load_clip
 from sapl_jax.clip.tokens import class_token_ids
 from sapl_jax.clip.weights import save_clip
+from sapl_jax.demo import pretrain
 from sapl_jax.demo.captioned_batches import LOCAL, WORDS, Pictures, make_batch, phrases
 from sapl_jax.demo.objective import build_clip, pretraining_loss, small_config
 from sapl_jax.demo.vocabulary import EOT, SOT, Vocabulary
@@ -108,6 +112,25 @@ def test_a_saved_backbone_loads_and_resolves_class_words(vocabulary, pictures, t
     loaded = load_clip(tmp_path)
     ids = class_token_ids(loaded, ("real", "fake"))
     assert ids == [[vocabulary.ids["real</w>"]], [vocabulary.ids["fake</w>"]]]
+
+
+def test_pretraining_on_photographs_never_opens_a_held_out_one(tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for n in range(30):
+        picture = cv2.resize(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8), (160, 120))
+        cv2.imwrite(str(folder / f"{n}.jpg"), picture)
+        if int(hashlib.sha256(f"split/{n}".encode()).hexdigest()[:8], 16) / 2**32 >= 0.8:
+            (folder / f"{n}.jpg").write_bytes(b"no picture: to open this fails")
+    flags = (
+        f"--output {tmp_path / 'clip'} --photographs {folder} --pictures 60 --size 64 --canvas 32 "
+        "--patch 8 --width 64 --steps 2 --batch-size 4 --workers 1"
+    )
+    monkeypatch.setattr(sys, "argv", ["pretrain", *flags.split()])
+    pretrain.main()
+    vision = load_clip(tmp_path / "clip").config.vision
+    assert (vision.patch_size, vision.hidden_size) == (8, 64)
 
 
 @pytest.mark.skipif(not SHIPPED.is_dir(), reason="the backbone is not in this checkout")
