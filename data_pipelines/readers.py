@@ -1,4 +1,4 @@
-"""The data sets that can be read, by name: NAME is read by the `read_NAME` of one of the modules."""
+"""The data sets that can be read, by name: the `read_NAME` of one of the modules reads NAME."""
 
 from collections.abc import Callable
 from pathlib import Path

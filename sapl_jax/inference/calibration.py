@@ -198,7 +198,7 @@ def fit_temperature(labels: np.ndarray, scores: np.ndarray) -> tuple[float, floa
     Raises:
         UserError: tampered pictures do not have the higher scores.
     """
-    from scipy.optimize import minimize  # a third of a second that predicting does not need
+    from scipy.optimize import minimize  # predicting does not need it
 
     x = logit(np.clip(scores.astype(np.float64), _CLIP, 1 - _CLIP))
     positive = labels == TAMPERED
