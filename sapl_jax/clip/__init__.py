@@ -3,8 +3,7 @@
 from sapl_jax.clip.blocks import LoRAParam, Trainable
 from sapl_jax.clip.config import LoRAConfig
 from sapl_jax.clip.loading import load_clip
-from sapl_jax.clip.lora import merge_lora
-from sapl_jax.clip.model import CLIP, CLIPSource
+from sapl_jax.clip.model import CLIP, CLIPSource, merge_lora
 from sapl_jax.clip.tokens import class_token_ids
 from sapl_jax.clip.towers import VisionFeatures
 from sapl_jax.clip.weights import save_clip

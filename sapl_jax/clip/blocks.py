@@ -85,22 +85,13 @@ class Linear(nnx.Module):
 class Block(nnx.Module):
     """One pre-norm transformer block: x + attention(norm1(x)), then x + mlp(norm2(x))."""
 
-    def __init__(
-        self,
-        features: int,
-        hidden: int,
-        heads: int,
-        depth: int,
-        activation: str,
-        eps: float,
-        dtype: jnp.dtype,
-        rngs: nnx.Rngs,
-    ):
+    def __init__(self, config: TowerConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+        features, hidden, eps = config.hidden_size, config.intermediate_size, config.layer_norm_eps
         # The standard deviations of the Hugging Face library's CLIP initialisation.
-        std_in = features**-0.5 * (2 * depth) ** -0.5
+        std_in = features**-0.5 * (2 * config.num_hidden_layers) ** -0.5
         std_out = features**-0.5
-        self.heads = heads
-        self.activation = activation
+        self.heads = config.num_attention_heads
+        self.activation = config.hidden_act
         self.norm1 = LayerNorm(features, eps, dtype)
         self.q = Linear(features, features, std_in, dtype, rngs)
         self.k = Linear(features, features, std_in, dtype, rngs)
@@ -167,16 +158,7 @@ def make_blocks(config: TowerConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Block:
     @nnx.split_rngs(splits=config.num_hidden_layers)
     @nnx.vmap
     def create(rngs: nnx.Rngs) -> Block:
-        return Block(
-            features=config.hidden_size,
-            hidden=config.intermediate_size,
-            heads=config.num_attention_heads,
-            depth=config.num_hidden_layers,
-            activation=config.hidden_act,
-            eps=config.layer_norm_eps,
-            dtype=dtype,
-            rngs=rngs,
-        )
+        return Block(config, dtype, rngs)
 
     return create(rngs)
 

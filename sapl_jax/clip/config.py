@@ -137,8 +137,7 @@ def read_config(path: Path) -> CLIPConfig:
         )
     except Exception as error:  # transformers validates with exception types of its own
         raise UserError(f"{path}: not a valid CLIP configuration: {error}") from error
-    channels = full.vision_config.num_channels
-    if channels != 3:
+    if (channels := full.vision_config.num_channels) != 3:
         raise UserError(f"{path}: num_channels is {channels}; only RGB (3) is supported.")
     _check(path, config)
     return config
@@ -159,35 +158,22 @@ def _check(path: Path, config: CLIPConfig) -> None:
         if tower.hidden_act not in ACTIVATIONS:
             known = ", ".join(sorted(ACTIVATIONS))
             problems.append(f"{name}.hidden_act is {tower.hidden_act!r}, known: {known}")
-    if not problems:
-        for name, tower in (("vision", config.vision), ("text", config.text)):
-            if tower.hidden_size % tower.num_attention_heads:
-                problems.append(
-                    f"{name}.hidden_size {tower.hidden_size} is not a multiple of "
-                    f"num_attention_heads {tower.num_attention_heads}"
-                )
-        if config.vision.image_size < config.vision.patch_size:
-            problems.append("vision.image_size is smaller than vision.patch_size")
+        if not problems and tower.hidden_size % tower.num_attention_heads:
+            problems.append(
+                f"{name}.hidden_size {tower.hidden_size} is not a multiple of "
+                f"num_attention_heads {tower.num_attention_heads}"
+            )
+    if not problems and config.vision.image_size < config.vision.patch_size:
+        problems.append("vision.image_size is smaller than vision.patch_size")
     if problems:
         raise UserError(f"{path}: unusable CLIP configuration: " + "; ".join(problems))
 
 
 def to_hugging_face(config: CLIPConfig) -> dict[str, Any]:
     """The content of a `config.json` that `transformers` opens and `read_config` reads back."""
-    tower = {"projection_dim": config.projection_dim}
-    return {
-        "architectures": ["CLIPModel"],
-        "model_type": "clip",
-        "projection_dim": config.projection_dim,
-        "logit_scale_init_value": config.logit_scale_init_value,
-        "text_config": {
-            "model_type": "clip_text_model",
-            **dataclasses.asdict(config.text),
-            **tower,
-        },
-        "vision_config": {
-            "model_type": "clip_vision_model",
-            **dataclasses.asdict(config.vision),
-            **tower,
-        },
-    }
+    joint = {"projection_dim": config.projection_dim}
+    text = {"model_type": "clip_text_model", **dataclasses.asdict(config.text), **joint}
+    vision = {"model_type": "clip_vision_model", **dataclasses.asdict(config.vision), **joint}
+    scale = {"logit_scale_init_value": config.logit_scale_init_value}
+    towers = {"text_config": text, "vision_config": vision}
+    return {"architectures": ["CLIPModel"], "model_type": "clip", **joint, **scale, **towers}

@@ -8,6 +8,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,18 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sapl_jax.clip.config import BUILT_IN, CLIPConfig, LoRAConfig, read_config
-from sapl_jax.clip.lora import add_lora
-from sapl_jax.clip.model import CLIP, CLIPSource
-from sapl_jax.clip.weights import Tensor, fill
+from sapl_jax.clip.model import CLIP, CLIPSource, add_lora
+from sapl_jax.clip.torch_pickle import read_torch
+from sapl_jax.clip.weight_files import Tensor, read_msgpack, read_safetensors
+from sapl_jax.clip.weights import fill
 from sapl_jax.errors import UserError
 from sapl_jax.files import file_sha256
 
+_LOG = logging.getLogger(__name__)
+_RANDOM = "random:"
+_LFS_POINTER = b"version https://git-lfs"
+
+FORMATS = ("flax_model.msgpack", "model.safetensors", "pytorch_model.bin")  # As preferred.
 # Commits of OpenAI's repositories, so that a later change of the hub changes no experiment.
 PINNED = {
     "openai/clip-vit-base-patch32": "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
@@ -30,22 +37,11 @@ PINNED = {
 }
 
 
-def download(name: str, revision: str | None, files: list[str]) -> tuple[Path, Path, str]:
-    """Local paths of `config.json` and of the first of `files` that the repository has.
+def _download(name: str, revision: str | None) -> tuple[Path, Path, str]:
+    """(config.json, weights, commit) of a hub name, the weights in the preferred format it has.
 
     Files already in the Hugging Face cache are not fetched again, so it works offline after the
-    first time.
-
-    Args:
-        name: hub name.
-        revision: commit or branch; None: the pinned one, else "main".
-        files: weight files in order of preference.
-
-    Returns:
-        (config.json, weights, commit).
-
-    Raises:
-        UserError: no such name or revision, no access, no network, or none of the files.
+    first time. UserError: no such name or revision, no access, no network, or no weights.
     """
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
@@ -55,26 +51,28 @@ def download(name: str, revision: str | None, files: list[str]) -> tuple[Path, P
     def fetch(file: str) -> Path:
         return Path(huggingface_hub.hf_hub_download(name, file, revision=revision))
 
+    how = (
+        "Check the name and the network, or download it on a machine that has network with "
+        f"`hf download {name} --revision {revision} --local-dir FOLDER` and give FOLDER instead."
+    )
     try:
         _check_network(name, revision)
         config = fetch("config.json")
+        for file in FORMATS:
+            with suppress(EntryNotFoundError):  # Also raised offline, where others may be cached.
+                weights = fetch(file)
+                # A cached file lies in .../snapshots/<commit>/<file>.
+                return config, weights, weights.parent.name
     except (OSError, HfHubHTTPError, HFValidationError, ValueError) as error:
-        raise _unavailable(name, revision, error) from error
-    absent: Exception | None = None
-    for file in files:
-        try:
-            weights = fetch(file)
-        except EntryNotFoundError as error:  # also raised offline, where a later file may be cached
-            absent = error
-            continue
-        except (OSError, HfHubHTTPError, ValueError) as error:
-            raise _unavailable(name, revision, error) from error
-        # A cached file lies in .../snapshots/<commit>/<file>.
-        return config, weights, weights.parent.name
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{name} at revision {revision} is neither a folder nor available from the Hugging "
+            f"Face hub: {reason} {how}"
+        ) from error
     raise UserError(
-        f"{name} at revision {revision}: found none of {', '.join(files)} on the hub or in its "
-        f"cache. {_how_to_get(name, revision)}"
-    ) from absent
+        f"{name} at revision {revision}: found none of {', '.join(FORMATS)} on the hub or in its "
+        f"cache. {how}"
+    )
 
 
 def _check_network(name: str, revision: str) -> None:
@@ -93,28 +91,6 @@ def _check_network(name: str, revision: str) -> None:
         socket.getaddrinfo(host, 443)
     except OSError as error:
         raise OSError(f"no network: the address of {host} cannot be resolved.") from error
-
-
-def _unavailable(name: str, revision: str, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return UserError(
-        f"{name} at revision {revision} is neither a folder nor available from the Hugging Face "
-        f"hub: {reason} {_how_to_get(name, revision)}"
-    )
-
-
-def _how_to_get(name: str, revision: str) -> str:
-    return (
-        "Check the name and the network, or download it on a machine that has network with "
-        f"`hf download {name} --revision {revision} --local-dir FOLDER` and give FOLDER instead."
-    )
-
-
-_LOG = logging.getLogger(__name__)
-_RANDOM = "random:"
-_LFS_POINTER = b"version https://git-lfs"
-
-FORMATS = ("flax_model.msgpack", "model.safetensors", "pytorch_model.bin")  # As preferred.
 
 
 def load_clip(
@@ -172,11 +148,16 @@ def _load(name: str, revision: str | None, dtype: jnp.dtype) -> CLIP:
     if folder.is_dir():
         config_path, weights_path, commit = folder / "config.json", _weights_of(folder), None
     elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not name.startswith("."):
-        config_path, weights_path, commit = download(name, revision, list(FORMATS))
+        config_path, weights_path, commit = _download(name, revision)
     else:
         raise UserError(f"{name}: no such folder. Give a CLIP folder or a Hugging Face hub name.")
     config = read_config(config_path)
-    _refuse_lfs_pointer(weights_path)
+    with weights_path.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise UserError(
+                f"{weights_path}: this is a Git LFS pointer, not the weights. Run `git lfs pull` "
+                "in that folder, or download the model with `hf download`."
+            )
     style, tensors = read_tensors(weights_path)
     with ThreadPoolExecutor(1) as pool:  # The file is hashed while it is read.
         sha256 = pool.submit(file_sha256, weights_path)
@@ -184,19 +165,14 @@ def _load(name: str, revision: str | None, dtype: jnp.dtype) -> CLIP:
         # Abstract: no random weights are made only to be replaced.
         clip = nnx.eval_shape(lambda: CLIP(config, source, dtype, nnx.Rngs(0)))
         fill(clip, tensors, style, str(weights_path))
-    clip.source = source = dataclasses.replace(source, sha256=sha256.result())
-    _LOG.info(
-        "CLIP %s, revision %s: %s, sha256 %s", name, commit or "-", source.file, source.sha256
-    )
+    clip.source = dataclasses.replace(source, sha256=sha256.result())
+    found = (source.file, clip.source.sha256)
+    _LOG.info("CLIP %s, revision %s: %s, sha256 %s", name, commit or "-", *found)
     return clip
 
 
 def read_tensors(path: Path) -> tuple[str, Mapping[str, Tensor]]:
     """The naming style of a weights file, and its tensors."""
-    # Imported here: exports, which hold their weights themselves, need none of the readers.
-    from sapl_jax.clip.torch_pickle import read_torch
-    from sapl_jax.clip.weight_files import read_msgpack, read_safetensors
-
     if path.name == "flax_model.msgpack":
         return "flax", read_msgpack(path)
     return "torch", (read_safetensors if path.name == "model.safetensors" else read_torch)(path)
@@ -217,12 +193,3 @@ def _weights_of(folder: Path) -> Path:
         f"{folder}: found no CLIP weights, expected one of {', '.join(FORMATS)}. "
         "Download the whole model folder from the Hugging Face hub."
     )
-
-
-def _refuse_lfs_pointer(path: Path) -> None:
-    with path.open("rb") as file:
-        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-            raise UserError(
-                f"{path}: this is a Git LFS pointer, not the weights. Run `git lfs pull` in that "
-                "folder, or download the model with `hf download`."
-            )

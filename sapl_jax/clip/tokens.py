@@ -16,47 +16,31 @@ _OPENAI_SIZE = 49408
 BUILT_IN_IDS = {"real": [1532], "fake": [5777]}
 
 
-def class_token_ids(clip_or_source: CLIP | CLIPSource, words: Sequence[str]) -> list[list[int]]:
+def class_token_ids(clip: CLIP, words: Sequence[str]) -> list[list[int]]:
     """Token ids of each class word, without start and end of text.
 
     Args:
-        clip_or_source: a CLIP, or only where its weights came from. Words that are not built in
-            go through the tokenizer files beside those weights.
+        clip: words that are not built in go through the tokenizer files beside its weights, as do
+            all words of a CLIP that has another vocabulary than OpenAI's and a tokenizer for it.
         words: class names, e.g. ["real", "fake"].
 
     Returns:
-        One list of ids for each word. With a CLIP whose vocabulary is too small to hold an id
-        (tiny test models), the id is taken modulo vocab_size - 2, with a warning.
+        One list of ids for each word. Where the vocabulary is too small to hold an id (tiny test
+        models), the id is taken modulo vocab_size - 2, with a warning.
 
     Raises:
         UserError: a word is not built in and there is no tokenizer for it, or a word is empty.
     """
-    source = clip_or_source.source if isinstance(clip_or_source, CLIP) else clip_or_source
-    ids = dict(BUILT_IN_IDS)
-    if isinstance(clip_or_source, CLIP) and _has_own_words(clip_or_source):
-        ids = {}
-    others = [word for word in words if word not in ids]
-    if others:
-        ids |= _tokenize(source, others)
-    if not isinstance(clip_or_source, CLIP):
-        return [list(ids[word]) for word in words]
-    limit = clip_or_source.config.text.vocab_size - 2
-    return [[_fit(word, token, limit) for token in ids[word]] for word in words]
-
-
-def _has_own_words(clip: CLIP) -> bool:
-    """Whether this CLIP has another vocabulary than OpenAI's, and a tokenizer for it."""
-    folder = Path(clip.source.name.removeprefix(_RANDOM))
-    return clip.config.text.vocab_size < _OPENAI_SIZE and _has_tokenizer(folder)
-
-
-def _fit(word: str, token: int, limit: int) -> int:
-    if token < limit:
-        return token
-    _LOG.warning(
-        "the vocabulary of this CLIP has no id %d (%r); using %d", token, word, token % limit
-    )
-    return token % limit
+    size, folder = clip.config.text.vocab_size, Path(clip.source.name.removeprefix(_RANDOM))
+    ids = {} if size < _OPENAI_SIZE and _has_tokenizer(folder) else dict(BUILT_IN_IDS)
+    if others := [word for word in words if word not in ids]:
+        ids |= _tokenize(clip.source, others)
+    limit = size - 2
+    for word in words:
+        for token in [token for token in ids[word] if token >= limit]:
+            text = "the vocabulary of this CLIP has no id %d (%r); using %d"
+            _LOG.warning(text, token, word, token % limit)
+    return [[token % limit for token in ids[word]] for word in words]
 
 
 def _tokenize(source: CLIPSource, words: list[str]) -> dict[str, list[int]]:

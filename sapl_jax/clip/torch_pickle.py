@@ -12,12 +12,14 @@ import pickle
 import pickletools
 import struct
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from sapl_jax.clip.weight_files import Tensor
 from sapl_jax.errors import UserError
 
 # The first bytes of what torch.save wrote before PyTorch 1.6.
@@ -27,14 +29,10 @@ _RESAVE = (
     "torch.save(torch.load(FILE, map_location='cpu', weights_only=True), FILE), "
     "or use the model's model.safetensors or flax_model.msgpack."
 )
-# What the zipfile module raises, one way or another, for a damaged archive.
+# What the zipfile module raises, one way or another, for a damaged archive: undecodable names are
+# a ValueError, features it does not know a RuntimeError.
 _ZIP_ERRORS = (
-    zipfile.BadZipFile,
-    OSError,
-    EOFError,
-    ValueError,  # includes undecodable names
-    RuntimeError,  # includes features it does not know
-    OverflowError,
+    *(zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, OverflowError),
     struct.error,
 )
 _OPCODE_NAMES = (
@@ -106,18 +104,11 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 } | {
     ("torch", f"{name}Storage"): _StorageType(np.dtype(dtype))
     for name, dtype in {
-        "BFloat16": jnp.bfloat16,
-        "Half": np.float16,
-        "Float": np.float32,
-        "Double": np.float64,
-        "Long": np.int64,
-        "Int": np.int32,
-        "Short": np.int16,
-        "Char": np.int8,
-        "Byte": np.uint8,
+        "BFloat16": jnp.bfloat16, "Half": np.float16, "Float": np.float32, "Double": np.float64,
+        "Long": np.int64, "Int": np.int32, "Short": np.int16, "Char": np.int8, "Byte": np.uint8,
         "Bool": np.bool_,
     }.items()
-}
+}  # fmt: skip
 
 
 class _Unpickler(pickle.Unpickler):
@@ -136,37 +127,19 @@ class _Unpickler(pickle.Unpickler):
         return _Storage(key, kind.dtype, numel)
 
 
-@dataclasses.dataclass(frozen=True)
-class _TorchTensor:
-    archive: zipfile.ZipFile
-    record: str
-    view: _View
-    path: Path
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.view.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.view.storage.dtype
-
-    def read(self) -> np.ndarray:
-        try:
-            content = self.archive.read(self.record)
-        except _ZIP_ERRORS as error:
-            raise _damaged(self.path, error) from error
-        step = self.dtype.itemsize
-        # The bounds were checked when the view was made, against the record's true size.
-        return np.lib.stride_tricks.as_strided(
-            np.frombuffer(content, self.dtype)[self.view.offset :],
-            self.view.shape,
-            [stride * step for stride in self.view.strides],
-            writeable=False,
-        )
+def _read_view(path: Path, archive: zipfile.ZipFile, record: str, view: _View) -> np.ndarray:
+    try:
+        content = archive.read(record)
+    except _ZIP_ERRORS as error:
+        raise _damaged(path, error) from error
+    # The bounds were checked when the view was made, against the record's true size.
+    dtype = view.storage.dtype
+    strides = [stride * dtype.itemsize for stride in view.strides]
+    values = np.frombuffer(content, dtype)[view.offset :]
+    return np.lib.stride_tricks.as_strided(values, view.shape, strides, writeable=False)
 
 
-def read_torch(path: Path) -> dict[str, _TorchTensor]:
+def read_torch(path: Path) -> dict[str, Tensor]:
     """The tensors of a PyTorch state dict by name; contents are read when asked for.
 
     Raises:
@@ -205,7 +178,8 @@ def read_torch(path: Path) -> dict[str, _TorchTensor]:
                 f"{path}: {name} needs {needed} bytes in record {record}, found {size}. "
                 "The file is damaged: copy or download it again."
             )
-        tensors[name] = _TorchTensor(archive, record, view, path)
+        read = partial(_read_view, path, archive, record, view)
+        tensors[name] = Tensor(view.shape, view.storage.dtype, read)
     return tensors
 
 

@@ -1,9 +1,10 @@
 """Reads `flax_model.msgpack` and `model.safetensors` without running anything in them."""
 
-import dataclasses
+from collections.abc import Callable
+from functools import partial
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import msgpack
@@ -20,21 +21,15 @@ _DAMAGE = (
 )
 
 
-@dataclasses.dataclass
-class _ArrayOnce:
-    array: np.ndarray | None
+class Tensor(NamedTuple):
+    """A tensor in a file: shape and dtype as stored, and `read`, to be called once only."""
+
     shape: tuple[int, ...]
     dtype: np.dtype
-
-    def read(self) -> np.ndarray:
-        # Handed over rather than kept, so that memory falls as the model grows.
-        array, self.array = self.array, None
-        if array is None:
-            raise RuntimeError("this tensor has been read already")
-        return array
+    read: Callable[[], np.ndarray]
 
 
-def read_msgpack(path: Path) -> dict[str, _ArrayOnce]:
+def read_msgpack(path: Path) -> dict[str, Tensor]:
     """The arrays of a Flax msgpack file under dotted names.
 
     Raises:
@@ -57,35 +52,17 @@ def read_msgpack(path: Path) -> dict[str, _ArrayOnce]:
     for name, value in values.items():
         if not isinstance(value, np.ndarray | np.generic):
             raise UserError(f"{path}: {name} is a {type(value).__name__}, expected an array.")
-    return {name: _ArrayOnce(np.asarray(v), v.shape, v.dtype) for name, v in values.items()}
+    # Handed over rather than kept, so that memory falls as the model grows.
+    return {name: Tensor(v.shape, v.dtype, partial(values.pop, name)) for name, v in values.items()}
 
 
 _DTYPES = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(jnp.bfloat16),
-    "I64": np.dtype(np.int64),
-    "I32": np.dtype(np.int32),
-    "I16": np.dtype(np.int16),
-    "I8": np.dtype(np.int8),
-    "U8": np.dtype(np.uint8),
-    "BOOL": np.dtype(np.bool_),
-}
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "I64": np.int64,
+    "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_,
+}  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class _SafeTensor:
-    file: Any
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    def read(self) -> np.ndarray:
-        return self.file.get_tensor(self.name)
-
-
-def read_safetensors(path: Path) -> dict[str, _SafeTensor]:
+def read_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file by name; contents are read when asked for.
 
     Raises:
@@ -101,7 +78,8 @@ def read_safetensors(path: Path) -> dict[str, _SafeTensor]:
                 raise UserError(
                     f"{path}: tensor {name} has dtype {found}, expected one of {sorted(_DTYPES)}"
                 )
-            tensors[name] = _SafeTensor(file, name, tuple(part.get_shape()), _DTYPES[found])
+            dtype = np.dtype(_DTYPES[found])
+            tensors[name] = Tensor(tuple(part.get_shape()), dtype, partial(file.get_tensor, name))
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(
             f"{path}: not a readable safetensors file ({error}). It is truncated or damaged: "

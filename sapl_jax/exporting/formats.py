@@ -27,7 +27,7 @@ from data_pipelines.preprocess import Geometry
 from sapl_jax.checkpoints import CheckpointFolder, flatten
 from sapl_jax.clip.attention import plain_attention
 from sapl_jax.clip.loading import load_clip
-from sapl_jax.clip.lora import merge_lora
+from sapl_jax.clip.model import merge_lora
 from sapl_jax.clip.weights import save_clip
 from sapl_jax.errors import UserError
 from sapl_jax.exporting.description import describe

@@ -24,7 +24,7 @@ from sapl_jax.clip import attention as attention_module
 from sapl_jax.clip.attention import attention
 from sapl_jax.clip.blocks import LEVELS, Recompute
 from sapl_jax.clip.config import BUILT_IN, CLIPConfig, TextConfig, VisionConfig
-from sapl_jax.clip.lora import add_lora
+from sapl_jax.clip.model import add_lora
 from sapl_jax.errors import UserError
 
 
@@ -248,7 +248,9 @@ def test_built_in_configurations_have_the_published_sizes():
 
 
 def test_class_words_have_built_in_ids(tiny_clip, caplog):
-    assert class_token_ids(CLIPSource("anything"), ["fake", "real"]) == [[5777], [1532]]
+    config, source = BUILT_IN["vit-base-patch32"], CLIPSource("x")
+    whole = nnx.eval_shape(lambda: CLIP(config, source, jnp.dtype("float32"), nnx.Rngs(0)))
+    assert class_token_ids(whole, ["fake", "real"]) == [[5777], [1532]]
     assert class_token_ids(tiny_clip, ["real", "fake"]) == [[1532 % 510], [5777 % 510]]
     assert "no id 1532" in caplog.text
 
