@@ -1,4 +1,4 @@
-"""The data sets that can be read, by name: NAME is read by the `read_NAME` of one of the modules."""
+"""The data sets that can be read, by name: NAME by the function `read_NAME`."""
 
 from collections.abc import Callable
 from pathlib import Path
