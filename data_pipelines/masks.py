@@ -82,7 +82,9 @@ def _read(path: Path, style: str) -> np.ndarray:
     grey = read_mask(path)
     if style == "nonzero":
         return np.where(grey > 0, 255, 0).astype(np.uint8)
-    return 255 - grey if style == "black" else grey
+    if style in ("white", "black"):
+        return grey if style == "white" else 255 - grey
+    raise ValueError(f"{style!r} is no mask style")
 
 
 def _drawn(outlines: Outlines, path: Path) -> np.ndarray:
