@@ -1,4 +1,4 @@
-"""The data sets that can be read, by name: NAME by the function `read_NAME`."""
+"""The data sets that can be read, by name: the `read_NAME` of one of the modules reads NAME."""
 
 from collections.abc import Callable
 from pathlib import Path
