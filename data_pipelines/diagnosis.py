@@ -74,35 +74,25 @@ def diagnose(
     listing: Listing, examined: Sequence[Examined], against: Sequence[tuple[str, Listing]] = ()
 ) -> list[Finding]:
     """Everything that is wrong with a data set, most serious first."""
-    return [
-        *_classes(listing),
-        *_pictures(listing, examined),
-        *_masks(examined),
-        *_duplicates(listing, against),
-    ]
+    pictures = _pictures(listing, examined)
+    return _classes(listing) + pictures + _masks(examined) + _duplicates(listing, against)
 
 
 def _classes(listing: Listing) -> list[Finding]:
-    findings = []
     counts = (listing.count(AUTHENTIC), listing.count(TAMPERED))
-    expected = EXPECTED.get(listing.name)
-    if expected is not None and counts != expected:
-        findings.append(
-            Finding(
-                f"{counts[0]} authentic and {counts[1]} tampered pictures; a complete copy has "
-                f"{expected[0]} and {expected[1]}",
-                "download the missing part, or keep in mind that numbers from this copy do not "
-                "compare with published ones",
-            )
+    expected = EXPECTED.get(listing.name, counts)
+    findings = []
+    if counts != expected:
+        what = "{} authentic and {} tampered pictures; a complete copy has {} and {}"
+        mend = (
+            "download the missing part, or keep in mind that numbers from this copy do not "
+            "compare with published ones"
         )
+        findings.append(Finding(what.format(*counts, *expected), mend))
+    mend = "training needs both classes; evaluation leaves I-AUC out without them"
     for label, name in enumerate(LABEL_NAMES):
-        if counts[label] == 0 and (expected is None or expected[label] > 0):
-            findings.append(
-                Finding(
-                    f"no {name} picture",
-                    "training needs both classes; evaluation leaves I-AUC out without them",
-                )
-            )
+        if counts[label] == 0 and (listing.name not in EXPECTED or expected[label] > 0):
+            findings.append(Finding(f"no {name} picture", mend))
     return findings
 
 
@@ -113,27 +103,19 @@ def _if_any(files: Iterable[str], what: str, mend: str) -> list[Finding]:
 
 
 def _pictures(listing: Listing, examined: Sequence[Examined]) -> list[Finding]:
+    skipped = (f"{path}: {reason}" for path, reason in listing.skipped)
+    unreadable = (item.unreadable for item in examined if item.unreadable)
     small = (
         f"{item.sample.image}: {item.size[1]}x{item.size[0]}"
         for item in examined
         if item.size and min(item.size) < MIN_SIDE
     )
+    what = f"pictures have a side under {MIN_SIDE} pixels"
+    mend = "remove them, or convert pictures without loss (png, tif)"
     return [
-        *_if_any(
-            (f"{path}: {reason}" for path, reason in listing.skipped),
-            "files are not used",
-            "remove them, or convert pictures without loss (png, tif)",
-        ),
-        *_if_any(
-            (item.unreadable for item in examined if item.unreadable),
-            "pictures cannot be read",
-            "download them again",
-        ),
-        *_if_any(
-            small,
-            f"pictures have a side under {MIN_SIDE} pixels",
-            "check that they are pictures, not thumbnails",
-        ),
+        *_if_any(skipped, "files are not used", mend),
+        *_if_any(unreadable, "pictures cannot be read", "download them again"),
+        *_if_any(small, what, "check that they are pictures, not thumbnails"),
     ]
 
 
@@ -142,7 +124,7 @@ def _masks(examined: Sequence[Examined]) -> list[Finding]:
     with_mask = [item for item in tampered if item.sample.mask is not None]
     if not with_mask:
         return []
-    return [
+    findings = [
         *_if_any(
             (str(item.sample.image) for item in tampered if item.sample.mask is None),
             f"of {len(tampered)} tampered pictures have no mask",
@@ -158,21 +140,14 @@ def _masks(examined: Sequence[Examined]) -> list[Finding]:
             "masks have no tampered pixel",
             "check the polarity (white = tampered) and that the file is the right one",
         ),
-        *_polarity(with_mask),
     ]
-
-
-def _polarity(with_mask: Sequence[Examined]) -> list[Finding]:
     shares = [item.share for item in with_mask if item.share is not None]
     # Forgers paste objects: in every known set the median mask covers far less than half.
-    if len(shares) >= 5 and np.median(shares) > 0.5:
-        return [
-            Finding(
-                f"masks look inverted: half of them mark over {np.median(shares):.0%} as tampered",
-                "white must be tampered; invert the masks, or use the layout that knows them",
-            )
-        ]
-    return _if_any(
+    if len(shares) >= 5 and (median := np.median(shares)) > 0.5:
+        what = f"masks look inverted: half of them mark over {median:.0%} as tampered"
+        mend = "white must be tampered; invert the masks, or use the layout that knows them"
+        return [*findings, Finding(what, mend)]
+    return findings + _if_any(
         (str(item.sample.mask) for item in with_mask if item.share == 1),
         "masks mark every pixel as tampered",
         "check that they are masks; pixel AUC is not defined for them",
@@ -180,22 +155,25 @@ def _polarity(with_mask: Sequence[Examined]) -> list[Finding]:
 
 
 def _duplicates(listing: Listing, against: Sequence[tuple[str, Listing]]) -> list[Finding]:
-    images = [sample.image for sample in listing.samples]
     labels = {sample.image: sample.label for sample in listing.samples}
-    groups = identical_groups(images)
-    both = [group for group in groups if len({labels[path] for path in group}) > 1]
-    findings = _if_any(
-        (" = ".join(map(str, group)) for group in both),
-        "pictures are both authentic and tampered (same bytes)",
-        "remove the copy that is in the wrong folder",
-    )
-    findings += _if_any(
-        (" = ".join(map(str, group)) for group in groups if group not in both),
-        "pictures are there more than once (same bytes)",
-        "remove the copies: they count several times",
-    )
+    kinds: tuple[list[str], list[str]] = ([], [])
+    for group in identical_groups(labels):
+        of_one_class = len({labels[path] for path in group}) == 1
+        kinds[of_one_class].append(" = ".join(map(str, group)))
+    findings = [
+        *_if_any(
+            kinds[0],
+            "pictures are both authentic and tampered (same bytes)",
+            "remove the copy that is in the wrong folder",
+        ),
+        *_if_any(
+            kinds[1],
+            "pictures are there more than once (same bytes)",
+            "remove the copies: they count several times",
+        ),
+    ]
     for name, other in against:
-        shared = identical_across(images, [sample.image for sample in other.samples])
+        shared = identical_across(labels, [sample.image for sample in other.samples])
         findings += _if_any(
             (f"{path} = {copy}" for path, copy in shared.items()),
             f"pictures are in {name} too (same bytes)",
@@ -211,14 +189,15 @@ def examine(listing: Listing, progress: bool = True) -> list[Examined]:
     return list(ProgressBar(found, total=total, desc="reading", unit="image", disable=not progress))
 
 
+def suffixes(listing: Listing, label: int) -> collections.Counter[str]:
+    """How many pictures with this label have each suffix, in lower case."""
+    return collections.Counter(s.image.suffix.lower() for s in listing.samples if s.label == label)
+
+
 def formats_tell_the_class(listing: Listing) -> bool:
     """Whether a picture's suffix says much about its label: the rarer class's formats differ."""
-    shares = []
-    for label in (AUTHENTIC, TAMPERED):
-        suffixes = [s.image.suffix.lower() for s in listing.samples if s.label == label]
-        counts = collections.Counter(suffixes)
-        shares.append({suffix: count / len(suffixes) for suffix, count in counts.items()})
-    if not all(shares):
+    counts = [suffixes(listing, label) for label in (AUTHENTIC, TAMPERED)]
+    if not all(counts):
         return False
-    suffixes_seen = shares[0].keys() | shares[1].keys()
-    return sum(abs(shares[0].get(s, 0) - shares[1].get(s, 0)) for s in suffixes_seen) / 2 > 0.1
+    a, b = ({s: n / count.total() for s, n in count.items()} for count in counts)
+    return sum(abs(a.get(s, 0) - b.get(s, 0)) for s in a.keys() | b.keys()) / 2 > 0.1

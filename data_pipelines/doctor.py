@@ -5,15 +5,21 @@ python -m data_pipelines.doctor --dataset NAME --root PATH [--against NAME=PATH]
 Exit status: 0 when nothing is wrong, 1 when something is, 2 for a wrong command line.
 """
 
-import argparse
 import collections
-import sys
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.diagnosis import Examined, Finding, diagnose, examine, formats_tell_the_class
+from data_pipelines.diagnosis import (
+    Examined,
+    Finding,
+    diagnose,
+    examine,
+    formats_tell_the_class,
+    suffixes,
+)
 from data_pipelines.listing import LABEL_NAMES, Listing
 from data_pipelines.readers import READERS, read_dataset
 from sapl_jax.errors import Parser, UserError, run_main
@@ -25,23 +31,19 @@ def describe(listing: Listing, examined: Sequence[Examined]) -> list[str]:
     """What is there, as lines of text: counts, formats, sizes, masks, oddities."""
     lines = [f"{listing.root}, read as {listing.name}"]
     for label, name in enumerate(LABEL_NAMES):
-        suffixes = collections.Counter(
-            sample.image.suffix.lower() for sample in listing.samples if sample.label == label
-        )
-        formats = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common())
+        found = suffixes(listing, label).most_common()
+        formats = ", ".join(f"{count} {suffix}" for suffix, count in found)
         lines.append(f"  {listing.count(label):6d} {name}" + (f": {formats}" if formats else ""))
     masks = sum(sample.mask is not None for sample in listing.samples)
     lines.append(f"  {masks:6d} with a mask")
     shares = [item.share for item in examined if item.share is not None]
     if shares:
         lines.append(f"         tampered share of a mask: median {np.median(shares):.1%}")
-    sizes = [item.size for item in examined if item.size is not None]
-    if sizes:
-        pixels = [height * width for height, width in sizes]
-        smallest, largest = sizes[int(np.argmin(pixels))], sizes[int(np.argmax(pixels))]
+    if sizes := [item.size for item in examined if item.size is not None]:
+        (height, width), (tall, wide) = min(sizes, key=math.prod), max(sizes, key=math.prod)
+        median = np.median([math.prod(size) for size in sizes]) / 1e6
         lines.append(
-            f"         sizes: {smallest[1]}x{smallest[0]} to {largest[1]}x{largest[0]}, "
-            f"median {np.median(pixels) / 1e6:.2f} megapixels"
+            f"         sizes: {width}x{height} to {wide}x{tall}, median {median:.2f} megapixels"
         )
     lines += [f"  note: {note}" for note in listing.notes]
     turned = sum(item.mask_note is not None for item in examined)
@@ -71,8 +73,8 @@ def report(findings: Sequence[Finding], show_all: bool) -> list[str]:
     return lines
 
 
-def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """Reads the command line."""
+def main() -> int:
+    """The command; returns its exit status."""
     parser = Parser("sapl doctor", __doc__)
     parser.add_argument("--dataset", required=True, choices=sorted(READERS), help="layout")
     parser.add_argument("--root", type=Path, required=True, help="its folder or list file")
@@ -84,12 +86,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         help="another data set, such as the training set, to look for the same pictures in",
     )
     parser.add_argument("--all", action="store_true", help="list every file of every finding")
-    return parser.parse_args(arguments)
-
-
-def main() -> int:
-    """The command; returns its exit status."""
-    arguments = parse_arguments(sys.argv[1:])
+    arguments = parser.parse_args()
     against = []
     for text in arguments.against:
         name, equals, path = text.partition("=")

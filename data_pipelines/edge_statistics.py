@@ -11,7 +11,6 @@ are ours, the paper gives none. CASIA v1's medians are printed beside: the paper
 tampered edges have more variance and gradient than authentic ones.
 """
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -90,18 +89,11 @@ def local_statistics(rgb: np.ndarray, window: int = 7) -> np.ndarray:
     return np.stack([variance, gradient, third / textured**1.5, fourth / textured**2 - 3])
 
 
-def measure(sample: Sample, options: Options) -> np.ndarray | None:
-    """Means [4 regions, 4 statistics] of a sample; None where a region is absent or too small.
-
-    Raises UserError where the picture or the mask cannot be read.
-    """
-    assert sample.mask is not None
-    rgb = read_image(sample.image)
-    return measure_picture(rgb, load_mask(sample.mask, rgb, sample.mask_style).grey > 127, options)
-
-
 def measure_picture(rgb: np.ndarray, mask: np.ndarray, options: Options) -> np.ndarray | None:
-    """`measure` of a picture, uint8 [H, W, 3], and its mask, bool [H, W]."""
+    """Means [4 regions, 4 statistics] of a picture, uint8 [H, W, 3], and its mask, bool [H, W].
+
+    None where a region is absent or too small.
+    """
     found = regions(rgb, mask, options)
     if found.sum((1, 2)).min() < _MIN_PIXELS:
         return None
@@ -110,22 +102,24 @@ def measure_picture(rgb: np.ndarray, mask: np.ndarray, options: Options) -> np.n
     for row, region in zip(means, found, strict=True):
         values = statistics[:, region]
         counts = np.isfinite(values).sum(1)
-        row[:] = np.where(
-            counts >= _MIN_PIXELS, np.nansum(values, 1) / np.maximum(counts, 1), np.nan
-        )
+        enough = counts >= _MIN_PIXELS
+        row[enough] = (np.nansum(values, 1) / np.maximum(counts, 1))[enough]
     return means if np.isfinite(means).all() else None
 
 
 def measure_all(
     samples: Sequence[Sample], options: Options, progress: bool = True
 ) -> tuple[np.ndarray, list[str]]:
-    """(means [N, 4 regions, 4 statistics], reasons for the samples left out)."""
+    """(means [N, 4 regions, 4 statistics], reasons for the samples left out); all have masks."""
 
     def attempt(sample: Sample) -> np.ndarray | str:
+        assert sample.mask is not None
         try:
-            found = measure(sample, options)
+            rgb = read_image(sample.image)
+            mask = load_mask(sample.mask, rgb, sample.mask_style).grey > 127
         except UserError as error:
             return str(error)
+        found = measure_picture(rgb, mask, options)
         return f"{sample.image}: a region is too small" if found is None else found
 
     found = read_ahead(attempt, samples, 16)
@@ -146,13 +140,9 @@ def summarise(means: np.ndarray) -> dict[str, dict[str, dict[str, float]]]:
         summary[statistic] = {}
         for r, region in enumerate(REGIONS):
             values = means[:, r, s]
-            low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
-            summary[statistic][region] = {
-                "mean": float(values.mean()),
-                "quartile_1": float(low),
-                "median": float(median),
-                "quartile_3": float(high),
-            }
+            quartiles = map(float, np.quantile(values, [0.25, 0.5, 0.75]))
+            found = dict(zip(("quartile_1", "median", "quartile_3"), quartiles, strict=True))
+            summary[statistic][region] = {"mean": float(values.mean()), **found}
         above = float((means[:, 0, s] > means[:, 1, s]).mean())
         summary[statistic]["tampered edges above authentic edges"] = {"share": above}
     return summary
@@ -178,41 +168,29 @@ def plot(means: np.ndarray, path: Path, title: str) -> None:
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=10)
     colours = ("#D55E00", "#0072B2", "#F0B58A", "#8DBFE0")
-    for s, (axis, statistic) in enumerate(
-        zip(figure.subplots(1, len(STATISTICS)), STATISTICS, strict=True)
-    ):
-        boxes = axis.boxplot(
-            means[:, :, s],
-            patch_artist=True,
-            widths=0.65,
-            showfliers=False,
-            medianprops={"color": "k"},
-        )
-        for box, colour in zip(boxes["boxes"], colours, strict=True):
+    axes = figure.subplots(1, len(STATISTICS))
+    for s, (axis, statistic) in enumerate(zip(axes, STATISTICS, strict=True)):
+        look = {"patch_artist": True, "widths": 0.65, "medianprops": {"color": "k"}}
+        boxes = axis.boxplot(means[:, :, s], showfliers=False, **look)["boxes"]
+        for box, colour in zip(boxes, colours, strict=True):
             box.set_facecolor(colour)
         axis.set_title(statistic, fontsize=10)
         axis.set_xticks([])
         axis.grid(axis="y", color="0.9")
         axis.set_axisbelow(True)
-        handles = boxes["boxes"]
-    figure.legend(handles, REGIONS, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+    figure.legend(boxes, REGIONS, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     figure.savefig(path, dpi=120)
 
 
-def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """Reads the command line."""
+def main() -> None:
+    """The command."""
     parser = Parser("sapl edge-statistics", __doc__)
     parser.add_argument("--dataset", required=True, choices=sorted(READERS), help="layout")
     parser.add_argument("--root", type=Path, required=True, help="its folder or list file")
     parser.add_argument("--output", type=Path, required=True, help="folder for what it writes")
     parser.add_argument("--band", type=int, default=Options.band, help="half width, pixels")
     parser.add_argument("--window", type=int, default=Options.window, help="odd, pixels")
-    return parser.parse_args(arguments)
-
-
-def main() -> None:
-    """The command."""
-    arguments = parse_arguments(sys.argv[1:])
+    arguments = parser.parse_args()
     options = Options(arguments.band, arguments.window)
     make_output_folder(arguments.output)
     listing = read_dataset(arguments.dataset, arguments.root)

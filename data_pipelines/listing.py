@@ -36,7 +36,7 @@ class Sample:
     mask: file of the pixel-level truth, or None. Listing never opens it.
     sources: scenes that the picture shows, where the names tell; pictures that share one are
         kept on the same side of a training and validation split.
-    mask_style: how the mask says "tampered", one of `data_pipelines.masks.STYLES`; or the regions
+    mask_style: how the mask says "tampered", a style of `data_pipelines.masks`; or the regions
         that the file `mask` gives for this picture, where it is no picture.
     """
 

@@ -22,10 +22,7 @@ from data_pipelines.images import MAX_PIXELS, read_image, read_mask
 from data_pipelines.listing import Outlines
 from sapl_jax.errors import UserError
 
-STYLES = ("white", "black", "nonzero", "columbia")
-
-_COLUMBIA_BACKGROUND = ((255, 0, 0), (200, 0, 0))
-_COLUMBIA_SPLICED = ((0, 255, 0), (0, 200, 0))
+_COLUMBIA = ((255, 0, 0), (200, 0, 0), (0, 255, 0), (0, 200, 0))  # background, then spliced
 # Channels of a grey JPEG decode to within this of each other; the palette's are 200 apart.
 _GREY_SPREAD = 32
 # How far the aspect ratios of a mask and its picture may differ for a plain resize to be right.
@@ -56,11 +53,6 @@ def load_mask(path: Path, image: np.ndarray, style: str | Outlines = "white") ->
     any other size and UserError for a file that is no picture.
     """
     grey = _drawn(style, path) if isinstance(style, Outlines) else _read(path, style)
-    return _fitted(grey, image, path)
-
-
-def _fitted(grey: np.ndarray, image: np.ndarray, path: Path) -> Mask:
-    """Fits a mask, uint8 [h, w] with white = tampered, to its picture as `load_mask` says."""
     height, width = image.shape[:2]
     mask_height, mask_width = grey.shape
     if (mask_height, mask_width) == (height, width):
@@ -68,11 +60,11 @@ def _fitted(grey: np.ndarray, image: np.ndarray, path: Path) -> Mask:
     if (mask_height, mask_width) == (width, height):
         turns = _turns_that_follow_edges(grey, image)
         side = "left" if turns == 1 else "right"
-        note = f"mask is turned: {mask_width}x{mask_height} for a {width}x{height} picture; "
-        return Mask(
-            np.ascontiguousarray(np.rot90(grey, turns)),
-            note + f"turned 90 degrees to the {side}, where it follows the picture's edges",
+        note = (
+            f"mask is turned: {mask_width}x{mask_height} for a {width}x{height} picture; "
+            f"turned 90 degrees to the {side}, where it follows the picture's edges"
         )
+        return Mask(np.ascontiguousarray(np.rot90(grey, turns)), note)
     stretch = (mask_width / width) / (mask_height / height)
     if abs(stretch - 1) <= _ASPECT_TOLERANCE:
         resized = cv2.resize(grey, (width, height), interpolation=cv2.INTER_NEAREST)
@@ -88,13 +80,11 @@ def _read(path: Path, style: str) -> np.ndarray:
     if style == "columbia":
         return _columbia(read_image(path))
     grey = read_mask(path)
-    if style == "white":
-        return grey
-    if style == "black":
-        return 255 - grey
     if style == "nonzero":
         return np.where(grey > 0, 255, 0).astype(np.uint8)
-    raise ValueError(f"mask style {style!r} is none of {STYLES}")
+    if style in ("white", "black"):
+        return grey if style == "white" else 255 - grey
+    raise ValueError(f"{style!r} is no mask style")
 
 
 def _drawn(outlines: Outlines, path: Path) -> np.ndarray:
@@ -113,9 +103,8 @@ def _columbia(rgb: np.ndarray) -> np.ndarray:
     """255 where the nearest palette colour is a green, else 0; converted grey masks stay."""
     if int(np.ptp(rgb, axis=-1).max(initial=0)) < _GREY_SPREAD:
         return rgb[..., 0].copy()
-    palette = np.array(_COLUMBIA_BACKGROUND + _COLUMBIA_SPLICED, np.int32)
-    distance = np.square(rgb[..., None, :].astype(np.int32) - palette).sum(-1)
-    return np.where(distance.argmin(-1) >= len(_COLUMBIA_BACKGROUND), 255, 0).astype(np.uint8)
+    distance = np.square(rgb[..., None, :].astype(np.int32) - _COLUMBIA).sum(-1)
+    return np.where(distance.argmin(-1) >= 2, 255, 0).astype(np.uint8)
 
 
 def _turns_that_follow_edges(grey: np.ndarray, image: np.ndarray) -> int:
