@@ -13,7 +13,7 @@ READERS: dict[str, Callable[[str | Path], Listing]] = {
     name.removeprefix("read_"): function
     for module in (au_tp_readers, test_set_readers, list_readers)
     for name, function in vars(module).items()
-    if name.startswith("read_")
+    if name.startswith("read_") and function.__module__ == module.__name__  # not an import
 }
 
 

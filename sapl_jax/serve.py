@@ -123,6 +123,7 @@ def main() -> None:
             max_pixels=arguments.max_megapixels * 1_000_000,
             concurrency=arguments.concurrency,
         )
+        check_address(arguments.host, arguments.port)  # Loading takes time to be overtaken in.
         log.info("open http://%s:%d in a browser; Ctrl-C ends it", arguments.host, arguments.port)
         pages.launch(
             page,

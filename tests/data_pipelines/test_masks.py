@@ -38,6 +38,12 @@ def test_nonzero_masks_count_every_level(tmp_path: Path) -> None:
     assert load_mask(path, _picture(1, 4), "nonzero").grey.tolist() == [[0, 255, 255, 255]]
 
 
+def test_a_style_that_does_not_exist_is_not_taken_for_white(tmp_path: Path) -> None:
+    path = write_picture(tmp_path / "m.png", _square(4, 4, slice(2), slice(2)))
+    with pytest.raises(ValueError, match="'grey' is no mask style"):
+        load_mask(path, _picture(4, 4), "grey")
+
+
 def test_columbia_palette_survives_jpeg(tmp_path: Path) -> None:
     rgb = np.zeros((64, 96, 3), np.uint8)
     rgb[:, :32] = (255, 0, 0)
