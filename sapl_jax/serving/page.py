@@ -167,6 +167,7 @@ def build_page(
             analyse,
             [upload, opacity, cut],
             [found, overlay, edges, text, download],
+            trigger_mode="always_last",  # what is put in while a picture is analysed too
             concurrency_limit=concurrency,
             concurrency_id="model",
             api_visibility="private",

@@ -38,7 +38,7 @@ class SometimesSlow:
 
     def __init__(self, localizer):
         self.geometry, self.edge_options = localizer.geometry, localizer.edge_options
-        self.localizer = localizer
+        self.localizer, self.calibration = localizer, localizer.calibration
         self.started, self.let_go = threading.Event(), threading.Event()
 
     def analyse(self, images):
@@ -128,7 +128,7 @@ def test_a_picture_is_scored_drawn_and_its_mask_downloaded(tab, address, analyse
     upload(tab, write(tmp_path / "holiday.png", rgb))
     tab.wait_for_selector("#overlay img")
     expected = analyser.analyse([rgb])[0]
-    assert f"score {expected.score:.3f}" in summary_with(tab, "64 x 40 pixels")
+    assert f"score {expected.score:.4g}" in summary_with(tab, "64 x 40 pixels")
 
     drawn = tab.get_attribute("#overlay img", "src")
     set_slider(tab, "#opacity", 0.2)
@@ -218,6 +218,17 @@ def test_it_works_while_another_picture_is_analysed(tab, browser, address, analy
     analyser.let_go.set()
     summary_with(tab, f"20 x {SLOW} pixels")
     other.close()
+
+
+def test_a_picture_put_in_while_one_is_analysed_is_not_passed_over(tab, analyser, tmp_path):
+    analyser.started.clear()
+    analyser.let_go.clear()
+    upload(tab, write(tmp_path / "slow.png", picture(SLOW, 20)))
+    assert analyser.started.wait(30)
+    tab.click("#upload [aria-label='Remove Image'], #upload [aria-label='Clear']")
+    upload(tab, write(tmp_path / "next.png", picture(30, 20)))
+    analyser.let_go.set()
+    summary_with(tab, "20 x 30 pixels")
 
 
 def test_files_of_the_machine_are_not_served(address):
