@@ -6,7 +6,6 @@ import re
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -17,8 +16,7 @@ from flax import nnx
 
 from sapl_jax.clip.config import BUILT_IN, CLIPConfig, LoRAConfig, read_config
 from sapl_jax.clip.model import CLIP, CLIPSource, add_lora
-from sapl_jax.clip.torch_pickle import read_torch
-from sapl_jax.clip.weight_files import Tensor, read_msgpack, read_safetensors
+from sapl_jax.clip.weight_files import FORMATS
 from sapl_jax.clip.weights import fill
 from sapl_jax.errors import UserError
 from sapl_jax.files import file_sha256
@@ -27,7 +25,6 @@ _LOG = logging.getLogger(__name__)
 _RANDOM = "random:"
 _LFS_POINTER = b"version https://git-lfs"
 
-FORMATS = ("flax_model.msgpack", "model.safetensors", "pytorch_model.bin")  # As preferred.
 # Commits of OpenAI's repositories, so that a later change of the hub changes no experiment.
 PINNED = {
     "openai/clip-vit-base-patch32": "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
@@ -158,7 +155,8 @@ def _load(name: str, revision: str | None, dtype: jnp.dtype) -> CLIP:
                 f"{weights_path}: this is a Git LFS pointer, not the weights. Run `git lfs pull` "
                 "in that folder, or download the model with `hf download`."
             )
-    style, tensors = read_tensors(weights_path)
+    style, read = FORMATS[weights_path.name]
+    tensors = read(weights_path)
     with ThreadPoolExecutor(1) as pool:  # The file is hashed while it is read.
         sha256 = pool.submit(file_sha256, weights_path)
         source = CLIPSource(name, commit, weights_path.name)
@@ -169,13 +167,6 @@ def _load(name: str, revision: str | None, dtype: jnp.dtype) -> CLIP:
     found = (source.file, clip.source.sha256)
     _LOG.info("CLIP %s, revision %s: %s, sha256 %s", name, commit or "-", *found)
     return clip
-
-
-def read_tensors(path: Path) -> tuple[str, Mapping[str, Tensor]]:
-    """The naming style of a weights file, and its tensors."""
-    if path.name == "flax_model.msgpack":
-        return "flax", read_msgpack(path)
-    return "torch", (read_safetensors if path.name == "model.safetensors" else read_torch)(path)
 
 
 def _weights_of(folder: Path) -> Path:

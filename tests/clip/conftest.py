@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sapl_jax.clip import CLIP, load_clip
+from sapl_jax.clip.loading import load_clip
+from sapl_jax.clip.model import CLIP
 
 TINY = Path(__file__).parents[1] / "fixtures" / "hf_clip_tiny"
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sapl_jax.clip import load_clip
+from sapl_jax.clip.loading import load_clip
 from sapl_jax.clip.towers import bicubic_matrix
 
 FORMATS = ["flax_model.msgpack", "model.safetensors", "pytorch_model.bin"]

@@ -9,8 +9,11 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from sapl_jax.clip import LoRAConfig, Trainable, load_clip, merge_lora, save_clip
-from sapl_jax.clip.blocks import Recompute
+from sapl_jax.clip.blocks import Recompute, Trainable
+from sapl_jax.clip.config import LoRAConfig
+from sapl_jax.clip.loading import load_clip
+from sapl_jax.clip.model import merge_lora
+from sapl_jax.clip.weights import save_clip
 from sapl_jax.errors import UserError
 
 ALL = ("q", "k", "v", "out", "fc1", "fc2")

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sapl_jax.clip import load_clip
-from sapl_jax.clip.torch_pickle import read_torch
+from sapl_jax.clip.loading import load_clip
+from sapl_jax.clip.weight_files import read_torch
 from sapl_jax.errors import UserError
 
 
@@ -128,6 +128,12 @@ def test_code_in_the_pickle_is_named_and_not_run(tmp_path, folder_with, protocol
     assert marker.exists()
 
 
+TENSOR = tensor("FloatStorage", "0", 4, 0, (4,), (1,))
+STORAGE = (
+    group(text("storage"), named("torch", "FloatStorage"), text("0"), text("cpu"), integer(4))
+    + b"Q"
+)
+LARGE = integer(0) + group(integer(2_000_000)) + group(integer(1))
 BUILTIN_EVAL = named("builtins", "eval") + group(text("1 + 1")) + b"R"
 
 
@@ -158,6 +164,8 @@ BUILTIN_EVAL = named("builtins", "eval") + group(text("1 + 1")) + b"R"
             ),
             "damaged",
         ),
+        # Nor what it noted: this tensor would then reach far beyond its storage.
+        (state_dict(a=TENSOR + b"(" + STORAGE + LARGE + b"lb"), "damaged"),
         (state_dict(a=tensor("FloatStorage", "0", 4, 0, (5,), (1,))), "reaches element 4"),
         (state_dict(a=tensor("FloatStorage", "0", 4, 2, (2, 2), (1, 1))), "reaches element 4"),
         (state_dict(a=tensor("FloatStorage", "0", 4, -1, (1,), (1,))), "offset -1"),

@@ -11,20 +11,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sapl_jax.clip import (
-    CLIP,
-    CLIPSource,
-    LoRAConfig,
-    LoRAParam,
-    Trainable,
-    class_token_ids,
-    load_clip,
-)
 from sapl_jax.clip import attention as attention_module
 from sapl_jax.clip.attention import attention
-from sapl_jax.clip.blocks import LEVELS, Recompute
-from sapl_jax.clip.config import BUILT_IN, CLIPConfig, TextConfig, VisionConfig
-from sapl_jax.clip.model import add_lora
+from sapl_jax.clip.blocks import LEVELS, LoRAParam, Recompute, Trainable
+from sapl_jax.clip.config import BUILT_IN, CLIPConfig, LoRAConfig, TextConfig, VisionConfig
+from sapl_jax.clip.loading import load_clip
+from sapl_jax.clip.model import CLIP, CLIPSource, add_lora
+from sapl_jax.clip.tokens import class_token_ids
 from sapl_jax.errors import UserError
 
 
@@ -265,7 +258,8 @@ def test_running_clip_imports_no_transformers_and_no_other_framework():
 import sys
 import jax.numpy as jnp, numpy as np
 from flax import nnx
-from sapl_jax.clip import CLIP, CLIPSource, class_token_ids
+from sapl_jax.clip.model import CLIP, CLIPSource
+from sapl_jax.clip.tokens import class_token_ids
 from sapl_jax.clip.config import CLIPConfig, TextConfig, VisionConfig
 config = CLIPConfig(VisionConfig(8, 16, 2, 2, patch_size=4, image_size=8),
                     TextConfig(8, 16, 1, 2, vocab_size=16, max_position_embeddings=8), 8)

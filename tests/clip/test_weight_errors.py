@@ -9,8 +9,8 @@ import safetensors.numpy
 from flax import serialization
 from huggingface_hub import constants
 
-from sapl_jax.clip import CLIPSource, load_clip
-from sapl_jax.clip.loading import PINNED
+from sapl_jax.clip.loading import PINNED, load_clip
+from sapl_jax.clip.model import CLIPSource
 from sapl_jax.clip.weight_files import read_msgpack
 from sapl_jax.errors import UserError
 

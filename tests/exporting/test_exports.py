@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sapl_jax import Localizer
-from sapl_jax.clip import load_clip
+from sapl_jax.clip.loading import load_clip
 from sapl_jax.errors import UserError
 from sapl_jax.exporting import checking, writing
 from sapl_jax.exporting.description import describe

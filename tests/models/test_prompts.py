@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sapl_jax.clip import load_clip
+from sapl_jax.clip.loading import load_clip
 from sapl_jax.errors import UserError
 from sapl_jax.models.prompts import VARIANTS, Prompts
 
