@@ -11,7 +11,6 @@ from PIL import Image
 from sapl_jax.clip.blocks import LEVELS
 from sapl_jax.command_line import COMMANDS
 from sapl_jax.models.hecl import GIVERS
-from sapl_jax.models.prompts import VARIANTS
 from sapl_jax.training.configuration import CHOICES
 from tests.data_pipelines.picture_trees import make_casia
 from tests.training.run_in_memory import environment
@@ -131,6 +130,5 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path):
 
 
 def test_the_words_checked_early_are_those_of_the_code():
-    assert CHOICES["model.prompts"] == VARIANTS
     assert CHOICES["train.remat"] == ("auto", *LEVELS)
     assert CHOICES["model.hecl.givers"] == tuple(GIVERS)

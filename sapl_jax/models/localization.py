@@ -1,7 +1,7 @@
 """From patch-prompt similarity to the image score and the heat map."""
 
-import dataclasses
 import math
+from typing import Any
 
 import cv2
 import jax
@@ -9,20 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.listing import TAMPERED  # Also the index of the "fake" prompt.
-
-
-@dataclasses.dataclass(frozen=True)
-class HeatMap:
-    """How patches become a heat map.
-
-    miss_cost: of a missed tampered patch, where one marked by mistake costs 1; above 0.
-    taps: the mean over the taps is one of their "logits", or of their "probabilities".
-    normalize: stretch each picture's map so that its valid patches span [0,1].
-    """
-
-    miss_cost: float = 1.0
-    taps: str = "logits"
-    normalize: bool = False
 
 
 def tampered_margin(similarity: jax.Array, scale: jax.Array) -> jax.Array:
@@ -39,7 +25,7 @@ def tampered_margin(similarity: jax.Array, scale: jax.Array) -> jax.Array:
 
 
 def tampered_heat(
-    similarity: jax.Array, scale: jax.Array, valid: jax.Array, options: HeatMap
+    similarity: jax.Array, scale: jax.Array, valid: jax.Array, options: Any
 ) -> jax.Array:
     """Patch heat map [B,T] float32 in [0,1].
 
@@ -52,7 +38,7 @@ def tampered_heat(
         similarity: [L,B,T,2] cosine of patch and prompt, authentic first.
         scale: CLIP's logit scale, scalar.
         valid: [B,T] bool, patches inside the picture.
-        options: see `HeatMap`.
+        options: `model.heat_map` of a configuration.
     """
     if options.taps == "probabilities":
         each = jax.vmap(lambda s: jax.nn.sigmoid(tampered_margin(s[None], scale)))(similarity)

@@ -10,6 +10,7 @@ The variants are the rows of the paper's prompt ablation:
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,6 @@ from sapl_jax.errors import UserError
 from sapl_jax.models.ecpl import EdgeTokens
 from sapl_jax.models.layers import lecun_stacked
 
-VARIANTS = ("fixed", "coop", "cocoop", "ecpl_no_edge", "ecpl")
 MAX_TEXT_LENGTH = 77
 _COCOOP_REDUCTION = 16  # As in CoCoOp: the meta-net's hidden width is the vision width / 16.
 
@@ -30,37 +30,22 @@ class Prompts(nnx.Module):
     """The text input of both classes, from learned context and the image's own features."""
 
     def __init__(
-        self,
-        clip: CLIP,
-        class_ids: Sequence[Sequence[int]],
-        *,
-        variant: str,
-        num_taps: int,
-        length: int,
-        num_heads: int,
-        rngs: nnx.Rngs,
+        self, clip: CLIP, class_ids: Sequence[Sequence[int]], options: Any, rngs: nnx.Rngs
     ):
-        """Raises UserError for an unknown variant, heads that do not divide, or too long a prompt.
+        """Raises UserError for heads that do not divide the width, and for too long a prompt.
 
         Args:
             clip: supplies widths, token embeddings and the ids of SOT and EOT.
             class_ids: token ids of the class words, authentic first; any number per word.
-            variant: one of VARIANTS.
-            num_taps: edge tokens per image (ECPL variants).
-            length: learned context vectors per class.
-            num_heads: heads of ECPL's attention.
+            options: `model` of a configuration.
             rngs: streams for the initial values.
         """
-        if variant not in VARIANTS:
-            raise UserError(
-                f"config.model.prompts is {variant!r}; expected one of {', '.join(VARIANTS)}."
-            )
         text_width = clip.config.text.hidden_size
         vision_width = clip.config.vision.hidden_size
-        self.variant = variant
-        self.uses_edges = variant.startswith("ecpl")
-        num_context = 0 if variant == "fixed" else length
-        num_edges = num_taps if self.uses_edges else 0
+        self.variant, num_heads = options.prompts, options.attention_heads
+        self.uses_edges = self.variant.startswith("ecpl")
+        num_context = 0 if self.variant == "fixed" else options.prompt_length
+        num_edges = len(options.taps) if self.uses_edges else 0
         longest = max(len(ids) for ids in class_ids)
         limit = min(MAX_TEXT_LENGTH, clip.config.text.max_position_embeddings)
         total = 2 + num_context + num_edges + longest
@@ -84,14 +69,14 @@ class Prompts(nnx.Module):
         if num_context:
             shape = (len(class_ids), num_context, text_width)
             self.context = Trainable(0.02 * jax.random.normal(rngs.params(), shape))
-        if variant == "cocoop":
+        if self.variant == "cocoop":
             hidden = max(1, vision_width // _COCOOP_REDUCTION)
             self.meta_in = Trainable(lecun_stacked(rngs, (vision_width, hidden)))
             self.meta_in_bias = Trainable(jnp.zeros((hidden,)))
             self.meta_out = Trainable(lecun_stacked(rngs, (hidden, text_width)))
             self.meta_out_bias = Trainable(jnp.zeros((text_width,)))
         if self.uses_edges:
-            self.edge_tokens = EdgeTokens(num_taps, vision_width, text_width, num_heads, rngs)
+            self.edge_tokens = EdgeTokens(num_edges, vision_width, text_width, num_heads, rngs)
 
     def __call__(
         self, clip: CLIP, patches: jax.Array, cls: jax.Array, edge_map: jax.Array, valid: jax.Array

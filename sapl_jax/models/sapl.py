@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from sapl_jax.clip.blocks import KEEP, Recompute
 from sapl_jax.clip.config import LoRAConfig
@@ -17,7 +17,7 @@ from sapl_jax.clip.tokens import class_token_ids
 from sapl_jax.errors import UserError
 from sapl_jax.models.hecl import ProjectionHeads
 from sapl_jax.models.layers import l2_normalize
-from sapl_jax.models.localization import TAMPERED, HeatMap, pooled_logits, tampered_heat
+from sapl_jax.models.localization import TAMPERED, pooled_logits, tampered_heat
 from sapl_jax.models.prompts import Prompts
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -47,38 +47,16 @@ class SAPL(nnx.Module):
     """The whole model. Frozen: every `nnx.Param` (CLIP). Trained: every `Trainable`."""
 
     def __init__(
-        self,
-        clip: CLIP,
-        prompts: Prompts,
-        heads: ProjectionHeads | None,
-        taps: tuple,
-        *,
-        image_logits: str,
-        pooled_share: float,
-        heat_map: HeatMap,
-        edges: str,
-        logit_scale: float,
-        value_attention: bool,
+        self, clip: CLIP, prompts: Prompts, heads: ProjectionHeads | None, options: FrozenConfigDict
     ):
-        """`taps` are vision blocks counted from 1; `heads`: HECL's own, where it has them.
+        """`heads`: HECL's own, where it has them; `options`: `model` of a configuration.
 
-        `image_logits`: "cls": the CLS feature gives them; "patches": the share `pooled_share` of
-        the patches, those that look most tampered; "both": either does, and the score is the mean.
-        `heat_map`: see `tampered_heat`; training does not depend on it.
-        `edges`: "own", or "another": each picture gets the edge map of its neighbour in the batch
-        (of this device). A control: what edges are worth must be lost with another's.
-        `logit_scale`: of all cosines; 0: CLIP's own. `value_attention`: patches from the V-V path.
+        Edges of "another" picture are those of the neighbour in the batch (of this device).
         """
-        self.logit_scale = logit_scale
-        self.value_attention = value_attention
-        self.edges = edges
-        self.heat_map = heat_map
-        self.image_logits = image_logits
-        self.pooled_share = pooled_share
         self.clip = clip
         self.prompts = prompts
         self.heads = heads
-        self.taps = tuple(taps)
+        self.options = options
 
     @property
     def feature_dim(self) -> int:
@@ -88,8 +66,8 @@ class SAPL(nnx.Module):
     @property
     def scale(self) -> jax.Array:
         """The logit scale, float32: the configured one, or CLIP's frozen one, exponentiated."""
-        if self.logit_scale:
-            return jnp.float32(self.logit_scale)
+        if self.options.logit_scale:
+            return jnp.float32(self.options.logit_scale)
         return jnp.exp(self.clip.logit_scale[...].astype(jnp.float32))
 
     def __call__(
@@ -108,12 +86,12 @@ class SAPL(nnx.Module):
             valid: [B,g,g] bool, patches inside the picture.
             recompute: what of the vision blocks is computed again in the backward pass.
         """
-        batch = image.shape[0]
+        batch, options = image.shape[0], self.options
         edge_map, valid = edge_map.reshape(batch, -1), valid.reshape(batch, -1)
-        if self.edges == "another":
+        if options.edges == "another":
             edge_map = jnp.roll(edge_map, 1, axis=0) * valid
         features = self.clip.vision(
-            normalize_pixels(image), self.taps, recompute, values=self.value_attention
+            normalize_pixels(image), options.taps, recompute, options.value_attention
         )
         # The frozen final layer norm puts all depths on one scale before they are compared.
         normed = self.clip.vision.post_norm(features.taps[:, :, 1:])
@@ -127,20 +105,18 @@ class SAPL(nnx.Module):
         text = l2_normalize(text).reshape(batch, num_classes, -1)
 
         # cos = (P . t) / |P|: the norm is divided out afterwards, so P is never copied.
+        same = text.astype(embeddings.dtype)
         products = jnp.einsum(
-            "lbtp,bcp->lbtc",
-            embeddings,
-            text.astype(embeddings.dtype),
-            preferred_element_type=jnp.float32,
+            "lbtp,bcp->lbtc", embeddings, same, preferred_element_type=jnp.float32
         )
         squares = jnp.sum(jnp.square(embeddings.astype(jnp.float32)), axis=-1, keepdims=True)
         similarity = products * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
         sources = []
-        if self.image_logits != "patches":
+        if options.image_logits != "patches":
             image_embedding = l2_normalize(self.clip.visual_projection(features.pooled))
             sources.append(self.scale * jnp.einsum("bp,bcp->bc", image_embedding, text))
-        if self.image_logits != "cls":
-            sources.append(pooled_logits(similarity, self.scale, valid, self.pooled_share))
+        if options.image_logits != "cls":
+            sources.append(pooled_logits(similarity, self.scale, valid, options.pooled_share))
         logits = jnp.stack(sources)
         return Outputs(jnp.mean(logits, axis=0), logits, similarity, embeddings, edge_map)
 
@@ -161,18 +137,10 @@ def build_sapl(config: ConfigDict, dtype: jnp.dtype) -> SAPL:
     Raises:
         UserError: for weights that cannot be loaded, taps beyond the depth, and unknown options.
     """
-    lora = LoRAConfig(
-        rank=config.clip.lora_rank,
-        alpha=config.clip.lora_alpha,
-        targets=tuple(config.clip.lora_targets),
-    )
-    clip = load_clip(
-        config.clip.pretrained,
-        revision=config.clip.revision or None,
-        dtype=dtype,
-        lora=lora,
-        seed=config.seed,
-    )
+    given = config.clip
+    lora = LoRAConfig(given.lora_rank, given.lora_alpha, tuple(given.lora_targets))
+    revision = given.revision or None
+    clip = load_clip(given.pretrained, revision=revision, dtype=dtype, lora=lora, seed=config.seed)
     return assemble_sapl(clip, class_token_ids(clip, config.model.class_words), config)
 
 
@@ -187,49 +155,24 @@ def assemble_sapl(clip: CLIP, class_ids: Sequence[Sequence[int]], config: Config
     Raises:
         UserError: taps beyond the depth, unknown options.
     """
-    taps = check_taps(config.model.taps, clip.config.vision.num_hidden_layers)
+    options = FrozenConfigDict(config.model)
+    check_taps(options.taps, clip.config.vision.num_hidden_layers)
     rngs = nnx.Rngs(params=jax.random.fold_in(jax.random.key(config.seed), 1))
-    prompts = Prompts(
-        clip,
-        class_ids,
-        variant=config.model.prompts,
-        num_taps=len(taps),
-        length=config.model.prompt_length,
-        num_heads=config.model.attention_heads,
-        rngs=rngs,
-    )
-    heads, model = None, config.model
-    if model.hecl.enabled and model.hecl.space == "own":
+    prompts, heads = Prompts(clip, class_ids, options, rngs), None
+    if options.hecl.enabled and options.hecl.space == "own":
         width = clip.config.projection_dim
-        heads = ProjectionHeads(len(taps), width, model.hecl.feature_dim, rngs)
-    heat_map = HeatMap(
-        model.heat_map.miss_cost, taps=model.heat_map.taps, normalize=model.heat_map.normalize
-    )
-    return SAPL(
-        clip,
-        prompts,
-        heads,
-        taps,
-        image_logits=model.image_logits,
-        pooled_share=model.pooled_share,
-        heat_map=heat_map,
-        edges=model.edges,
-        logit_scale=model.logit_scale,
-        value_attention=model.value_attention,
-    )
+        heads = ProjectionHeads(len(options.taps), width, options.hecl.feature_dim, rngs)
+    return SAPL(clip, prompts, heads, options)
 
 
-def check_taps(taps: tuple[int, ...], depth: int) -> tuple[int, ...]:
-    """The taps if they are ascending block numbers of this tower; UserError otherwise."""
-    taps = tuple(taps)
-    ascending = all(a < b for a, b in zip(taps, taps[1:], strict=False))
-    if not taps or not ascending or taps[0] < 1 or taps[-1] > depth:
+def check_taps(taps: tuple[int, ...], depth: int) -> None:
+    """UserError unless the taps are ascending block numbers of a tower of this depth."""
+    if not taps or list(taps) != sorted(set(taps)) or taps[0] < 1 or taps[-1] > depth:
         raise UserError(
             f"config.model.taps is {taps}; expected ascending block numbers between 1 and {depth}, "
             "the depth of this CLIP's vision tower (for example --config.model.taps="
             f"{','.join(str(max(1, depth * k // 4)) for k in range(1, 5))})."
         )
-    return taps
 
 
 def score_and_patch_map(
@@ -242,7 +185,7 @@ def score_and_patch_map(
     outputs = model(image, edge_map, valid)
     scores = jax.nn.softmax(outputs.image_logits, axis=-1)[:, TAMPERED]
     flat = valid.reshape(valid.shape[0], -1)
-    heat = tampered_heat(outputs.similarity, model.scale, flat, model.heat_map)
+    heat = tampered_heat(outputs.similarity, model.scale, flat, model.options.heat_map)
     return scores, heat.reshape(edge_map.shape)
 
 

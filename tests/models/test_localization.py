@@ -4,7 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sapl_jax.models.localization import HeatMap, heat_map_of_picture, pooled_logits, tampered_heat
+from configs.sapl import get_config
+from sapl_jax.models.localization import heat_map_of_picture, pooled_logits, tampered_heat
+
+
+def options(**changes):
+    """The configuration's, or other than it where named."""
+    found = get_config().model.heat_map
+    found.update(changes)
+    return found
 
 
 def test_patch_heat_is_the_softmax_of_the_logits_mean_over_the_taps():
@@ -12,7 +20,7 @@ def test_patch_heat_is_the_softmax_of_the_logits_mean_over_the_taps():
     scaled = np.exp(4.0 * similarity.mean(axis=0))
     expected = scaled[..., 1] / scaled.sum(-1)
     valid = np.ones((2, 5), bool)
-    heat = tampered_heat(jnp.asarray(similarity), jnp.asarray(4.0), valid, HeatMap())
+    heat = tampered_heat(jnp.asarray(similarity), jnp.asarray(4.0), valid, options())
     np.testing.assert_allclose(heat, expected, rtol=1e-5)
 
 
@@ -20,29 +28,29 @@ def test_the_map_may_be_the_mean_of_the_taps_probabilities():
     similarity = np.random.default_rng(0).normal(size=(3, 2, 5, 2))
     each = np.exp(4.0 * similarity)
     expected = (each[..., 1] / each.sum(-1)).mean(axis=0)
-    options = HeatMap(taps="probabilities")
-    heat = tampered_heat(jnp.asarray(similarity), 4.0, np.ones((2, 5), bool), options)
+    means = options(taps="probabilities")
+    heat = tampered_heat(jnp.asarray(similarity), 4.0, np.ones((2, 5), bool), means)
     np.testing.assert_allclose(heat, expected, rtol=1e-4)
 
 
 def test_a_normalised_map_spans_zero_to_one_over_the_picture():
     similarity = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 5, 2)))
     valid = np.array([[True] * 5, [True, True, True, False, False]])
-    plain = np.asarray(tampered_heat(similarity, 0.5, valid, HeatMap()))
-    heat = np.asarray(tampered_heat(similarity, 0.5, valid, HeatMap(normalize=True)))
+    plain = np.asarray(tampered_heat(similarity, 0.5, valid, options()))
+    heat = np.asarray(tampered_heat(similarity, 0.5, valid, options(normalize=True)))
     for b in range(2):
         low, high = plain[b][valid[b]].min(), plain[b][valid[b]].max()
         expected = (plain[b] - low) / (high - low)
         np.testing.assert_allclose(heat[b], np.clip(expected, 0, 1), rtol=1e-4, atol=1e-5)
-    flat = tampered_heat(jnp.zeros((3, 2, 5, 2)), 0.5, valid, HeatMap(normalize=True))
+    flat = tampered_heat(jnp.zeros((3, 2, 5, 2)), 0.5, valid, options(normalize=True))
     assert np.isfinite(flat).all()
 
 
 def test_miss_cost_puts_the_threshold_of_least_expected_cost_at_one_half():
     similarity = np.random.default_rng(0).normal(size=(3, 2, 50, 2))
     cost, rest = 3.0, (jnp.asarray(2.0), np.ones((2, 50), bool))
-    probability = np.asarray(tampered_heat(jnp.asarray(similarity), *rest, HeatMap()))
-    heat = np.asarray(tampered_heat(jnp.asarray(similarity), *rest, HeatMap(cost)))
+    probability = np.asarray(tampered_heat(jnp.asarray(similarity), *rest, options()))
+    heat = np.asarray(tampered_heat(jnp.asarray(similarity), *rest, options(miss_cost=cost)))
     # Marking costs (1 - p), not marking costs cost * p.
     np.testing.assert_array_equal(heat > 0.5, 1 - probability < cost * probability)
     assert 0.6 < np.mean(heat > 0.5) < 0.95

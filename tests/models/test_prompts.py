@@ -7,7 +7,9 @@ from flax import nnx
 
 from sapl_jax.clip.loading import load_clip
 from sapl_jax.errors import UserError
-from sapl_jax.models.prompts import VARIANTS, Prompts
+from sapl_jax.models.prompts import Prompts
+from sapl_jax.training.configuration import CHOICES
+from tests.tiny import tiny_configuration
 
 REAL, FAKE = [3], [4, 5]
 
@@ -30,8 +32,9 @@ def image():
 
 
 def make(clip, variant, **changes):
-    options = {"num_taps": 2, "length": 3, "num_heads": 4, "rngs": nnx.Rngs(0)} | changes
-    prompts = Prompts(clip, [REAL, FAKE], variant=variant, **options)
+    options = tiny_configuration().model
+    options.update(changes | {"prompts": variant})
+    prompts = Prompts(clip, [REAL, FAKE], options, nnx.Rngs(0))
     if variant.startswith("ecpl"):
         prompts.edge_tokens.out_kernel[...] = jnp.ones_like(prompts.edge_tokens.out_kernel[...])
     return prompts
@@ -87,15 +90,14 @@ def test_variants_depend_on_what_they_say(clip, image, variant, by_image, by_edg
 
 
 def test_every_variant_is_covered():
-    assert set(VARIANTS) == {"fixed", "coop", "cocoop", "ecpl_no_edge", "ecpl"}
+    assert set(CHOICES["model.prompts"]) == {"fixed", "coop", "cocoop", "ecpl_no_edge", "ecpl"}
 
 
 @pytest.mark.parametrize(
     ("variant", "changes", "message"),
     [
-        ("ecpll", {}, "expected one of"),
-        ("ecpl", {"length": 75}, "config.model.prompt_length"),
-        ("ecpl", {"num_heads": 5}, "attention_heads"),
+        ("ecpl", {"prompt_length": 75}, "config.model.prompt_length"),
+        ("ecpl", {"attention_heads": 5}, "attention_heads"),
     ],
 )
 def test_impossible_prompts_are_refused(clip, variant, changes, message):
