@@ -20,15 +20,10 @@ GIVERS = {"label": ((True, False), (False, True)), "tampered_both": ((True, Fals
 
 
 class Anchors(NamedTuple):
-    """Edge-patch features of a batch, by the class they stand for: 0 authentic, 1 manipulated.
+    """Edge-patch features of a batch, by the class they stand for: 0 authentic, 1 manipulated."""
 
-    Attributes:
-        features: [L, B, 2, K, D] float32 unit vectors.
-        valid: [B, 2, K] bool; false where a picture has fewer than K usable patches, or gives none.
-    """
-
-    features: jax.Array
-    valid: jax.Array
+    features: jax.Array  # [L, B, 2, K, D] float32 unit vectors
+    valid: jax.Array  # [B, 2, K] bool: false beyond a picture's usable patches, or if it gives none
 
 
 class ProjectionHeads(nnx.Module):
@@ -70,7 +65,7 @@ def select_patches(
         similarity: [L, B, T, 2] cosine of patch and prompt, authentic first.
         scale: CLIP's logit scale, scalar.
         edge_map: [B, T] in [0,1]; ignored (taken as 1) when not `use_edges`.
-        valid: [B, T] bool.
+        valid: [B, T] bool, patches inside the picture.
         top_k: patches per picture and class, lowered to T where the grid has fewer.
         use_edges: false for the ablation "HECL without edge".
     """
@@ -94,12 +89,8 @@ def make_anchors(
 ) -> Anchors:
     """Anchors from the selected patches (`select_patches`) of joint-space embeddings [L,B,T,P].
 
-    Args:
-        heads: None: the contrast is in the joint space itself, behind the similarity's projection.
-        embeddings: [L,B,T,P], any float type.
-        indices: [L,B,2,K].
-        usable: [B,K] bool.
-        gives: [B,2] bool: which classes' edges a picture may give (GIVERS).
+    Without `heads` the contrast is in the joint space itself, behind the similarity's projection.
+    `gives` [B,2] bool: which classes' edges a picture may give (GIVERS).
     """
     num_taps, batch, _, top_k = indices.shape
     flat = indices.reshape(num_taps, batch, 2 * top_k, 1)
@@ -110,17 +101,11 @@ def make_anchors(
 
 
 class Queues(NamedTuple):
-    """FIFO queues of contrast keys; the class axis is 0 authentic, 1 manipulated.
+    """FIFO queues of contrast keys; the class axis is 0 authentic, 1 manipulated."""
 
-    Attributes:
-        keys: [L, 2, Q, D] float32, unit vectors; slots not filled yet are zero.
-        fill: [2] int32, filled slots of each class's queue, at most Q.
-        head: [2] int32, the slot the next key of each class goes to.
-    """
-
-    keys: jax.Array
-    fill: jax.Array
-    head: jax.Array
+    keys: jax.Array  # [L, 2, Q, D] float32, unit vectors; slots not filled yet are zero
+    fill: jax.Array  # [2] int32, filled slots of each class's queue, at most Q
+    head: jax.Array  # [2] int32, the slot the next key of each class goes to
 
     @property
     def filled(self) -> jax.Array:
@@ -131,24 +116,15 @@ class Queues(NamedTuple):
 def empty_queues(num_taps: int, length: int, dim: int) -> Queues:
     """Queues without keys."""
     # Two arrays, not one twice: a buffer can be donated to the step only once.
-    return Queues(
-        keys=jnp.zeros((num_taps, 2, length, dim), jnp.float32),
-        fill=jnp.zeros((2,), jnp.int32),
-        head=jnp.zeros((2,), jnp.int32),
-    )
+    fill, head = jnp.zeros((2,), jnp.int32), jnp.zeros((2,), jnp.int32)
+    return Queues(jnp.zeros((num_taps, 2, length, dim), jnp.float32), fill, head)
 
 
 def enqueue(queues: Queues, keys: jax.Array, valid: jax.Array, label: jax.Array) -> Queues:
-    """Queues with new keys in, the oldest out.
+    """Queues with the `valid` [N] ones of new keys [L, N, D] of classes `label` [N] in, oldest out.
 
     Keys enter in order; when more than Q of a class come at once, the last Q stay. Slots are
     computed modulo Q, because `dynamic_update_slice` would clamp at the end.
-
-    Args:
-        queues: the queues before.
-        keys: [L, N, D] new keys.
-        valid: [N] bool; only these enter.
-        label: [N] int32, the class of each key.
     """
     length = queues.keys.shape[2]
     new_keys, new_fill, new_head = queues

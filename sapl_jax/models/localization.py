@@ -14,11 +14,8 @@ from data_pipelines.listing import TAMPERED  # Also the index of the "fake" prom
 def tampered_margin(similarity: jax.Array, scale: jax.Array) -> jax.Array:
     """By how much each patch looks tampered: [B,T] float32 logits.
 
-    logit_scale * (s_fake - s_real), averaged over the taps.
-
-    Args:
-        similarity: [L,B,T,2] cosine of patch and prompt, authentic first.
-        scale: CLIP's logit scale (about 100), scalar.
+    scale * (s_fake - s_real), averaged over the taps, of similarities [L,B,T,2], the cosines of
+    patch and prompt, authentic first; `scale`: CLIP's logit scale (about 100).
     """
     difference = similarity[..., TAMPERED] - similarity[..., 1 - TAMPERED]
     return jnp.mean(scale * difference, axis=0)
@@ -34,11 +31,8 @@ def tampered_heat(
     (1 + miss_cost) (Elkan 2001, "The foundations of cost-sensitive learning"); log(miss_cost) added
     to the margin moves that threshold to 0.5. Ours.
 
-    Args:
-        similarity: [L,B,T,2] cosine of patch and prompt, authentic first.
-        scale: CLIP's logit scale, scalar.
-        valid: [B,T] bool, patches inside the picture.
-        options: `model.heat_map` of a configuration.
+    Args: as in `tampered_margin`; `valid` [B,T] bool, patches inside the picture; `options`:
+        `model.heat_map` of a configuration.
     """
     if options.taps == "probabilities":
         each = jax.vmap(lambda s: jax.nn.sigmoid(tampered_margin(s[None], scale)))(similarity)
@@ -63,11 +57,8 @@ def pooled_logits(
     tampered patches and an authentic one none, which is what the heat map's threshold of 0.5 asks
     for. Ours; the paper classifies by the CLS feature.
 
-    Args:
-        similarity: [L,B,T,2] cosine of patch and prompt, authentic first.
-        scale: CLIP's logit scale, scalar.
-        valid: [B,T] bool; other patches do not count.
-        share: of an image's valid patches, in (0,1]; at least one patch is taken.
+    Args: as in `tampered_margin`; `valid` [B,T] bool: other patches do not count; `share` of an
+        image's valid patches, in (0,1]: at least one patch is taken.
     """
     margin = tampered_margin(similarity, scale)
     most, _ = jax.lax.top_k(jnp.where(valid, margin, -jnp.inf), math.ceil(share * valid.shape[1]))

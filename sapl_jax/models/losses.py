@@ -24,19 +24,16 @@ def sapl_loss(
     hecl_weight: jax.Array,
     axis: str,
 ) -> tuple[jax.Array, tuple[Parts, Queues]]:
-    """This replica's loss, its parts, and the queues with the global batch enqueued.
+    """This replica's loss, (its parts, the queues with the global batch enqueued).
+
+    Parts are the scalars loss_cls, loss_background, loss_hecl and accuracy.
 
     Args:
-        model: gave `outputs`.
-        outputs: of the batch.
+        model: gave `outputs` of the batch.
         batch: valid [B,g,g], label [B].
         queues: HECL's keys before this batch.
-        config: see configs/sapl.py.
         hecl_weight: w(t).
         axis: name of the axis the replicas are mapped over.
-
-    Returns:
-        loss, and (parts, queues); parts: loss_cls, loss_background, loss_hecl, accuracy, scalars.
     """
     train, label = config.train, batch["label"]
     valid = batch["valid"].reshape(label.shape[0], -1)
@@ -66,9 +63,8 @@ def classification_loss(logits: jax.Array, label: jax.Array, tampered_weight: fl
 
     Tampered pictures have the weight `tampered_weight`, authentic ones 1.
     """
-    entropy = jax.nn.logsumexp(logits, axis=-1) - jnp.take_along_axis(
-        logits, label[None, :, None], axis=-1
-    ).squeeze(-1)
+    own = jnp.take_along_axis(logits, label[None, :, None], axis=-1).squeeze(-1)
+    entropy = jax.nn.logsumexp(logits, axis=-1) - own
     return jnp.mean(jnp.where(label == TAMPERED, tampered_weight, 1.0) * jnp.sum(entropy, axis=0))
 
 
@@ -109,14 +105,8 @@ def hecl_loss(
 
     Args: valid [B,T], label [B]; hecl: config.model.hecl; the others as `sapl_loss`.
     """
-    indices, usable = select_patches(
-        jax.lax.stop_gradient(outputs.similarity),
-        model.scale,
-        outputs.edge_map,
-        valid,
-        top_k=hecl.top_k,
-        use_edges=hecl.use_edges,
-    )
+    seen = jax.lax.stop_gradient(outputs.similarity), model.scale, outputs.edge_map, valid
+    indices, usable = select_patches(*seen, top_k=hecl.top_k, use_edges=hecl.use_edges)
     gives = jnp.asarray(GIVERS[hecl.givers])[label]
     anchors = make_anchors(model.heads, outputs.embeddings, indices, usable, gives)
     sums, counts = contrast(anchors, queues, hecl.temperature)
@@ -145,8 +135,8 @@ def contrast(anchors: Anchors, queues: Queues, temperature: float) -> tuple[jax.
     several devices give the mean over all of them.
 
     Returns:
-        sums: [L, 2] float32, loss summed over the anchors of each class at each tap.
-        counts: [2] float32, anchors of each class that count.
+        The loss summed over the anchors of each class at each tap, float32 [L, 2], and the anchors
+        of each class that count, float32 [2].
     """
     keys = jax.lax.stop_gradient(queues.keys)
     sums, counts = [], []

@@ -25,22 +25,15 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Outputs(NamedTuple):
-    """What one forward pass gives.
+    """What one forward pass gives; float32, `embeddings` aside."""
 
-    Attributes:
-        image_logits: [B,2] float32, authentic first: the mean of `logits`.
-        logits: [S,B,2] float32, of each source of a verdict: logit_scale * cos(image, prompt), and
-          pooled from the patches (`pooled_logits`), or one of them.
-        similarity: [L,B,T,2] float32, cosine of patch and prompt.
-        embeddings: [L,B,T,P] patch features in the joint space, compute dtype, not normalised.
-        edge_map: [B,T] the soft edges that were used.
-    """
-
-    image_logits: jax.Array
+    image_logits: jax.Array  # [B,2], authentic first: the mean of `logits`
+    # [S,B,2], of each source of a verdict: logit_scale * cos(image, prompt), and pooled from the
+    # patches (`pooled_logits`), or one of them.
     logits: jax.Array
-    similarity: jax.Array
-    embeddings: jax.Array
-    edge_map: jax.Array
+    similarity: jax.Array  # [L,B,T,2], cosine of patch and prompt
+    embeddings: jax.Array  # [L,B,T,P] patch features, joint space, compute dtype, not normalised
+    edge_map: jax.Array  # [B,T], the soft edges that were used
 
 
 class SAPL(nnx.Module):
