@@ -1,9 +1,8 @@
 """One folder of checkpoints on disk; the only file that imports Orbax.
 
-Each checkpoint has the training state as a flat {name: array} and a small JSON record. The record
-holds shape, dtype and SHA-256 of every array and of itself, so a checkpoint that comes back is
-the one that was saved, or is known to be damaged. Frozen CLIP weights are not in it; their source
-and sha256 are in the record.
+Each checkpoint has the training state as a flat {name: array} and a small JSON record with shape,
+dtype and SHA-256 of every array and of itself, so a checkpoint that comes back is the one that was
+saved, or is known to be damaged. Frozen CLIP weights are not in it; their source and sha256 are.
 """
 
 import hashlib
@@ -58,13 +57,8 @@ class CheckpointFolder:
         no other run may be writing there.
         """
         this = jax.process_index()
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            read_only=read_only,
-            create=False,  # Orbax does not support True for one process of several.
-            multiprocessing_options=ocp.options.MultiprocessingOptions(
-                primary_host=this, active_processes={this}, barrier_sync_key_prefix=folder.name
-            ),
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=this, active_processes={this}, barrier_sync_key_prefix=folder.name
         )
         self.folder = folder.absolute()
         self._failed = False
@@ -79,14 +73,15 @@ class CheckpointFolder:
                 shutil.rmtree(unfinished, ignore_errors=True)
         self._manager = ocp.CheckpointManager(
             self.folder,
-            options=options,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                read_only=read_only,
+                create=False,  # Orbax does not support True for one process of several.
+                multiprocessing_options=alone,
+            ),
             item_handlers={
-                "state": ocp.StandardCheckpointHandler(
-                    multiprocessing_options=options.multiprocessing_options
-                ),
-                "record": ocp.JsonCheckpointHandler(
-                    multiprocessing_options=options.multiprocessing_options
-                ),
+                "state": ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+                "record": ocp.JsonCheckpointHandler(multiprocessing_options=alone),
             },
         )
         if not read_only and keep is not None:
@@ -112,14 +107,10 @@ class CheckpointFolder:
         described = {name: _describe(value) for name, value in arrays.items()}
         record = {"format_version": FORMAT_VERSION, **record, "arrays": described}
         _hide_late_results(self)
+        signed = ocp.args.JsonSave(record | {"sha256": _digest_of_json(record)})
+        args = ocp.args.Composite(state=ocp.args.StandardSave(arrays), record=signed)
         with self._write_errors():
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(arrays),
-                    record=ocp.args.JsonSave(record | {"sha256": _digest_of_json(record)}),
-                ),
-            )
+            self._manager.save(step, args=args)
 
     def record(self, step: int) -> dict[str, Any]:
         """The JSON record of a checkpoint.
@@ -157,7 +148,25 @@ class CheckpointFolder:
             UserError: names, shapes or dtypes differ; all differences are listed. (Orbax itself
                 would cast types silently.)
         """
-        return self._restore_state(step, template, self.record(step))
+        stored, expected = self.record(step)["arrays"], flatten(template)
+        if problems := _differences(expected, stored):
+            raise UserError(
+                f"{self.folder / str(step)} does not fit this configuration:\n  "
+                + "\n  ".join(problems)
+            )
+        abstract = {name: np.empty(v.shape, v.dtype) for name, v in expected.items()}
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        _hide_late_results(self)
+        try:
+            restored = self._manager.restore(step, args=args).state
+        except Exception as error:
+            self._failed = True
+            raise self._damaged(step, f"its state cannot be read: {error!r}") from error
+        _show_late_results(self)
+        for name, description in stored.items():
+            if _describe(np.asarray(restored[name])) != description:
+                raise self._damaged(step, f"{name} holds other numbers than were written")
+        return jax.tree.unflatten(jax.tree.structure(template), [restored[k] for k in expected])
 
     def restore_newest(self, template: T) -> Restored | None:
         """The newest checkpoint that is whole, or None where there is none at all.
@@ -168,12 +177,10 @@ class CheckpointFolder:
             DamagedCheckpoint: all of them are.
             UserError: as `restore`.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
         reasons = []
-        for step in steps:
+        for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                record = self.record(step)
-                return Restored(step, self._restore_state(step, template, record), record)
+                return Restored(step, self.restore(step, template), self.record(step))
             except DamagedCheckpoint as error:
                 reasons.append(str(error))
                 moved = self._set_aside(step)
@@ -189,7 +196,7 @@ class CheckpointFolder:
         """Blocks until what was started is on disk; UserError where it could not be written."""
         with self._write_errors():
             self._manager.wait_until_finished()
-        self._ended_well()
+        _show_late_results(self)
 
     def check(self) -> None:
         """UserError where a write in the background has failed; does not block."""
@@ -200,34 +207,7 @@ class CheckpointFolder:
         """Finishes writing and lets go of the folder."""
         with self._write_errors():
             self._manager.close()
-        self._ended_well()
-
-    def _ended_well(self) -> None:
-        if not self._failed:  # After a failure others come late, at any time.
-            _show_late_results(self)
-
-    def _restore_state(self, step: int, template: T, record: dict[str, Any]) -> T:
-        expected = flatten(template)
-        problems = _differences(expected, record["arrays"])
-        if problems:
-            raise UserError(
-                f"{self.folder / str(step)} does not fit this configuration:\n  "
-                + "\n  ".join(problems)
-            )
-        abstract = {name: np.empty(v.shape, v.dtype) for name, v in expected.items()}
-        _hide_late_results(self)
-        try:
-            restored = self._manager.restore(
-                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-            ).state
-        except Exception as error:
-            self._failed = True
-            raise self._damaged(step, f"its state cannot be read: {error!r}") from error
-        self._ended_well()
-        for name, description in record["arrays"].items():
-            if _describe(np.asarray(restored[name])) != description:
-                raise self._damaged(step, f"{name} holds other numbers than were written")
-        return jax.tree.unflatten(jax.tree.structure(template), [restored[k] for k in expected])
+        _show_late_results(self)
 
     def _damaged(self, step: int, reason: str) -> DamagedCheckpoint:
         return DamagedCheckpoint(
@@ -279,7 +259,8 @@ def _without_late_results(late: "sys.UnraisableHookArgs") -> None:
 
 
 def _show_late_results(folder: CheckpointFolder) -> None:
-    _busy.discard(folder)
+    if not folder._failed:  # After a failure others come late, at any time.
+        _busy.discard(folder)
     if not _busy and sys.unraisablehook is _without_late_results:
         sys.unraisablehook = _hook_before
 
