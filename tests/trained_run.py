@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from sapl_jax.models.sapl import build_sapl
-from sapl_jax.training.run_checkpoints import RunCheckpoints
-from sapl_jax.training.state import init_state, make_optimizer, split_model
+from sapl_jax.training.state import RunCheckpoints, init_state, make_optimizer, split_model
 from sapl_jax.workdir import open_workdir
 
 
@@ -26,7 +25,7 @@ def make_run(workdir: Path, config) -> Path:
         params = jax.tree.unflatten(structure, moved)
         state = init_state(params, make_optimizer(config.train), config, model.feature_dim)
         checkpoints = RunCheckpoints(workdir, asdict(model.clip.source))
-        checkpoints.save_best(3, state, i_auc=0.75)
+        checkpoints.save("best", 3, state, i_auc=0.75)
         checkpoints.wait()
         checkpoints.close()
     return workdir

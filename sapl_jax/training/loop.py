@@ -17,9 +17,15 @@ from sapl_jax import devices as dev
 from sapl_jax.errors import UserError
 from sapl_jax.metrics import roc_auc
 from sapl_jax.models.sapl import SAPL
-from sapl_jax.training.run_checkpoints import RunCheckpoints
 from sapl_jax.training.signals import StopRequest
-from sapl_jax.training.state import FrozenModel, TrainState, init_state, make_optimizer, split_model
+from sapl_jax.training.state import (
+    FrozenModel,
+    RunCheckpoints,
+    TrainState,
+    init_state,
+    make_optimizer,
+    split_model,
+)
 from sapl_jax.training.step import hecl_schedule, make_score_step, make_train_step, rate_schedule
 from sapl_jax.training.watching import MetricWriter, Profiler, Progress, panels
 
@@ -120,7 +126,7 @@ def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) ->
             progress.message(f"step {step}: validation I-AUC {i_auc:.4f}")
             if i_auc > best_auc:
                 best_auc = i_auc
-                checkpoints.save_best(step, state, i_auc)
+                checkpoints.save("best", step, state, i_auc=i_auc)
         elif len(labels):
             progress.message(f"step {step}: the validation split has one class, so no I-AUC")
         else:
@@ -153,11 +159,11 @@ def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) ->
                 if validation_due and not stopping:
                     validation_due = stopping = not validate(step, stop)
                 if saves and not stopping:
-                    checkpoints.save_last(step, state, validation_due=False)
+                    checkpoints.save("last", step, state, validation_due=False)
             if pending is not None:
                 finish_step(*pending)
             if step > start:
-                checkpoints.save_last(step, state, validation_due=validation_due)
+                checkpoints.save("last", step, state, validation_due=validation_due)
             profiler.close(state)
             checkpoints.wait()
             multihost_utils.sync_global_devices("the run is saved")
