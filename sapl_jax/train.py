@@ -10,7 +10,6 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,46 +26,35 @@ from sapl_jax.workdir import open_workdir, remember_data, trained_on
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class RecordData:
-    """This process's share of prepared records, as `sapl_jax.training.loop.TrainingData`."""
+def record_data(prepared: Prepared, config: ConfigDict) -> Any:
+    """This process's share of prepared records, a `TrainingData`."""
+    import jax
 
-    prepared: Prepared
-    config: ConfigDict
+    from data_pipelines import record_batches
+    from sapl_jax.training.loop import TrainingData
 
-    @property
-    def num_train(self) -> int:
-        """Training pictures over all processes."""
-        return self.prepared.num_train
+    data, train = config.data, config.train
+    place = {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
-    def train_batches(self, start_step: int) -> Iterator[dict[str, Any]]:
-        """Training batches from `start_step` on."""
-        from data_pipelines import record_batches
-
+    def train_batches(start_step: int) -> Iterator[dict[str, Any]]:
         return record_batches.train_batches(
-            self.prepared,
-            seed=self.config.seed,
+            prepared,
+            seed=config.seed,
             start_step=start_step,
-            horizontal_flip=self.config.data.flip_horizontal,
-            vertical_flip=self.config.data.flip_vertical,
-            jpeg_share=self.config.data.jpeg_share,
-            **self._share(self.config.train.batch_size),
+            horizontal_flip=data.flip_horizontal,
+            vertical_flip=data.flip_vertical,
+            jpeg_share=data.jpeg_share,
+            batch_size=train.batch_size // jax.process_count(),
+            **place,
         )
 
-    def val_batches(self) -> Iterator[dict[str, Any]]:
-        """The held-out pictures; none where the records have no validation split."""
-        from data_pipelines import record_batches
-
-        if not self.prepared.num_val:
+    def val_batches() -> Iterator[dict[str, Any]]:
+        if not prepared.num_val:
             return iter(())
-        size = self.config.train.eval_batch_size or self.config.train.batch_size
-        return record_batches.eval_batches(self.prepared, **self._share(size))
+        each = (train.eval_batch_size or train.batch_size) // jax.process_count()
+        return record_batches.eval_batches(prepared, batch_size=each, **place)
 
-    def _share(self, batch_size: int) -> dict[str, Any]:
-        import jax
-
-        index, count = jax.process_index(), jax.process_count()
-        return {"batch_size": batch_size // count, "process_index": index, "process_count": count}
+    return TrainingData(prepared.num_train, train_batches, val_batches)
 
 
 def check_data(config: ConfigDict, workdir: Path) -> None:
@@ -185,7 +173,7 @@ def main() -> int | None:
         if first:
             remember_data(workdir, prepared.dir, prepared.fingerprint)
         log.info(summary(prepared))
-        signum = train(config, workdir, model, RecordData(prepared, config))
+        signum = train(config, workdir, model, record_data(prepared, config))
     if signum is not None:
         log.warning("stopped by %s; run the same command to continue", signal.Signals(signum).name)
         return 128 + signum

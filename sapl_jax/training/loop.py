@@ -6,7 +6,7 @@ import math
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,7 +21,6 @@ from sapl_jax.training.signals import StopRequest
 from sapl_jax.training.state import (
     FrozenModel,
     RunCheckpoints,
-    TrainState,
     init_state,
     make_optimizer,
     split_model,
@@ -33,21 +32,14 @@ log = logging.getLogger(__name__)
 NumpyBatch = dict[str, np.ndarray]
 
 
-class TrainingData(Protocol):
-    """What the loop needs of the input; this process's share of every global batch."""
+class TrainingData(NamedTuple):
+    """What the loop needs of the input; batches are this process's share of the global ones."""
 
-    @property
-    def num_train(self) -> int:
-        """Training pictures over all processes."""
-        ...
-
-    def train_batches(self, start_step: int) -> Iterator[NumpyBatch]:
-        """Endless training batches from the given step on, a function of (seed, step) alone."""
-        ...
-
-    def val_batches(self) -> Iterator[NumpyBatch]:
-        """Every held-out picture once; "weight" is 0 for the padding of the last batch."""
-        ...
+    num_train: int  # training pictures over all processes
+    # Endless training batches from the given step on, a function of (seed, step) alone.
+    train_batches: Callable[[int], Iterator[NumpyBatch]]
+    # Every held-out picture once; "weight" is 0 for the padding of the last batch.
+    val_batches: Callable[[], Iterator[NumpyBatch]]
 
 
 def total_steps(train: ConfigDict, num_train: int) -> int:
@@ -65,7 +57,6 @@ def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) ->
         config: see configs/sapl.py.
         workdir: an entered work directory (`open_workdir`).
         model: from `build_sapl`.
-        data: this process's input.
 
     Returns:
         None when the last step is done, else the signal that stopped the run (state saved).
@@ -96,26 +87,29 @@ def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) ->
     profiler = Profiler(hyper.profile_steps, workdir / "profile", enabled=is_first)
     go, halt = dev.stop_flags(local)
     stopping = False
+    dispatched: list[tuple[int, dict[str, jax.Array]]] = []
 
-    def finish_step(step: int, metrics: dict[str, jax.Array]) -> None:
-        """Reads the numbers of a step that was dispatched, checks and records them."""
+    def finish_steps(but: int = 0) -> None:
+        """Reads the numbers of the steps dispatched but the last, checks and records them."""
         nonlocal stopping
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        stopping = values.pop("stop") > 0
-        _check_finite(step, values, hyper.max_bad_steps, checkpoints)
-        skipped = values["bad_steps"] > 0
-        if skipped:
-            in_a_row = f"{values['bad_steps']:.0f} in a row"
-            progress.message(f"step {step}: gradients are not finite; skipped, {in_a_row}")
-        progress.step(values["loss"])
-        if skipped or step % hyper.log_every == 0 or step == num_steps:
-            writer.write(step, values | progress.take_rates())
-            checkpoints.check()
+        while len(dispatched) > but:
+            step, metrics = dispatched.pop(0)
+            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            stopping = values.pop("stop") > 0
+            _check_finite(step, values, hyper.max_bad_steps, checkpoints)
+            skipped = values["bad_steps"] > 0
+            if skipped:
+                in_a_row = f"{values['bad_steps']:.0f} in a row"
+                progress.message(f"step {step}: gradients are not finite; skipped, {in_a_row}")
+            progress.step(values["loss"])
+            if skipped or step % hyper.log_every == 0 or step == num_steps:
+                writer.write(step, values | progress.take_rates())
+                checkpoints.check()
 
     def validate(step: int, stop: StopRequest) -> bool:
         """Validates and keeps the best; False when a request to stop came in between."""
         nonlocal best_auc
-        found = _scores(score_step, state, frozen, data, local, stop)
+        found = _scores(lambda b: score_step(state.params, frozen.params, b), data, local, stop)
         if found is None:
             return False
         labels, scores, shown = found
@@ -135,7 +129,6 @@ def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) ->
         return True
 
     batches = progress.timed(dev.shard_batches(data.train_batches(start), local))
-    pending: tuple[int, dict[str, jax.Array]] | None = None
     step = start
     try:
         with StopRequest() as stop:
@@ -146,22 +139,18 @@ def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) ->
                 flag = go if stop.signum is None else halt
                 state, metrics = train_step(state, frozen.params, next(batches) | flag)
                 step += 1
-                # The step just dispatched runs while the numbers of the one before are read.
-                if pending is not None:
-                    finish_step(*pending)
-                pending = (step, metrics)
+                dispatched.append((step, metrics))
                 ends = step == num_steps
                 validation_due = ends or step % hyper.eval_every == 0
                 saves = ends or step % hyper.checkpoint_every == 0
-                if validation_due or saves or jax.default_backend() == "cpu":
-                    finish_step(*pending)
-                    pending = None
+                # Else the step just dispatched runs while the numbers of the one before are read.
+                now = validation_due or saves or jax.default_backend() == "cpu"
+                finish_steps(but=0 if now else 1)
                 if validation_due and not stopping:
                     validation_due = stopping = not validate(step, stop)
                 if saves and not stopping:
                     checkpoints.save("last", step, state, validation_due=False)
-            if pending is not None:
-                finish_step(*pending)
+            finish_steps()
             if step > start:
                 checkpoints.save("last", step, state, validation_due=validation_due)
             profiler.close(state)
@@ -182,12 +171,10 @@ def _check_finite(
 ) -> None:
     if math.isfinite(values["loss"]) and values["bad_steps"] <= max_bad_steps:
         return
-    what = (
-        f"{values['bad_steps']:.0f} steps in a row had gradients that are not finite"
-        if math.isfinite(values["loss"])
-        else f"the loss is {values['loss']} (classification {values['loss_cls']}, "
-        f"HECL {values['loss_hecl']})"
-    )
+    what = f"{values['bad_steps']:.0f} steps in a row had gradients that are not finite"
+    if not math.isfinite(values["loss"]):
+        parts = f"classification {values['loss_cls']}, HECL {values['loss_hecl']}"
+        what = f"the loss is {values['loss']} ({parts})"
     checkpoints.wait()
     good = checkpoints.latest_step()
     kept = f"The last good checkpoint, of step {good}, is kept" if good else "Nothing was saved yet"
@@ -198,9 +185,7 @@ def _check_finite(
 
 
 def _scores(
-    score_step: Callable[[Any, Any, Any], tuple[jax.Array, jax.Array]],
-    state: TrainState,
-    frozen: FrozenModel,
+    score: Callable[[Any], tuple[jax.Array, jax.Array]],
     data: TrainingData,
     local: list[jax.Device],
     stop: StopRequest,
@@ -215,17 +200,15 @@ def _scores(
     for batch in data.val_batches():
         inputs = {k: batch[k] for k in ("image", "edge_map", "valid")}
         (placed,) = dev.shard_batches([inputs], local)
-        score, heat = map(np.asarray, score_step(state.params, frozen.params, placed))
-        score = score.reshape(-1)
+        some, heat = map(np.asarray, score(placed))
         shown = shown or panels(batch, heat.reshape(-1, *heat.shape[2:]))
-        label, weight, stopped = batch["label"], batch["weight"], [stop.signum is not None]
+        stopped = np.asarray([stop.signum is not None])
+        gathered = some.reshape(-1), batch["label"], batch["weight"], stopped
         if jax.process_count() > 1:
-            score, label, weight, stopped = multihost_utils.process_allgather(
-                (score, label, weight, np.asarray(stopped)), tiled=True
-            )
+            gathered = multihost_utils.process_allgather(gathered, tiled=True)
+        some, label, weight, stopped = map(np.asarray, gathered)
         if np.any(stopped):
             return None
-        real = np.asarray(weight) > 0
-        labels.append(np.asarray(label)[real])
-        scores.append(np.asarray(score)[real])
+        labels.append(label[weight > 0])
+        scores.append(some[weight > 0])
     return np.concatenate(labels), np.concatenate(scores), shown

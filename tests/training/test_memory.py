@@ -8,7 +8,7 @@ import pytest
 
 from sapl_jax.clip.blocks import LEVELS, Recompute
 from sapl_jax.clip.config import BUILT_IN
-from sapl_jax.training.memory import choose_recompute, fitting_level
+from sapl_jax.training.step import choose_recompute, fitting_level
 
 VISION = BUILT_IN["vit-large-patch14-336"].vision
 
@@ -27,7 +27,8 @@ def of_another_process():
 
 def chosen(remat, *at, batch=12, dtype="bfloat16"):
     shape = (batch, 518, 518, 3)
-    return choose_recompute(remat, VISION, shape, jnp.dtype(dtype), list(at))
+    tower = types.SimpleNamespace(config=VISION, dtype=jnp.dtype(dtype))
+    return choose_recompute(remat, tower, shape, list(at))
 
 
 @pytest.mark.parametrize(
