@@ -64,7 +64,7 @@ def load_config(file: str, overrides: Sequence[str]) -> ConfigDict:
         )
         if rest := values(argv)[1:]:
             raise UserError(f"Unexpected argument {rest[0]!r}. Flags look like --config.seed=1.")
-        check_values(config.value)  # Also meets a file that could not be loaded.
+        _check_values(config.value)  # Also meets a file that could not be loaded.
     except _MISTAKES as error:
         raise UserError(f"{_reason(error)}\nconfigs/sapl.py explains every field.") from error
     return config.value
@@ -86,13 +86,10 @@ def _reason(error: Exception) -> str:
     return f"{what} {trace.strip().splitlines()[-1]}" if trace else what
 
 
-def check_values(config: ConfigDict) -> None:
+def _check_values(config: ConfigDict) -> None:
     """Refuses numbers out of range and tuples with members of another type.
 
     Words given as a,b, which flags take for one word, are split in place.
-
-    Raises:
-        UserError: names the flag, what was given and what is expected.
     """
 
     def value(field: str) -> Any:
@@ -110,8 +107,7 @@ def check_values(config: ConfigDict) -> None:
         split = (m.split(",") if isinstance(m, str) else [m] for m in value(field))
         config[section][name] = members = tuple(m for ms in split for m in ms if m != "")
         words = "whole numbers" if kind is int else "words"
-        passes = all(isinstance(m, kind) for m in members)
-        check(field, passes, f"{words} with commas between them")
+        check(field, all(isinstance(m, kind) for m in members), f"{words} with commas between them")
     for field in _ABOVE_ZERO.split():
         check(field, value(field) > 0, "more than 0")  # NaN is refused as well, here and below.
     for field in _AT_LEAST_ZERO.split():
@@ -127,5 +123,5 @@ def check_values(config: ConfigDict) -> None:
     in_order = bool(steps and (not steps[1] or int(steps[1]) < int(steps[2])))
     check("train.profile_steps", in_order, "FIRST:LAST")
     check("data.val_fraction", 0 <= config.data.val_fraction < 1, "0 to under 1")
-    two = len(config.model.class_words) == 2
-    check("model.class_words", two, "two words, for authentic and for tampered pictures")
+    two = "two words, for authentic and for tampered pictures"
+    check("model.class_words", len(config.model.class_words) == 2, two)

@@ -113,10 +113,9 @@ def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) ->
         if found is None:
             return False
         labels, scores, shown = found
-        writer.write_images(step, shown)
         i_auc = roc_auc(labels, scores)
+        writer.write(step, {} if i_auc is None else {"val_i_auc": i_auc}, shown)
         if i_auc is not None:
-            writer.write(step, {"val_i_auc": i_auc})
             progress.message(f"step {step}: validation I-AUC {i_auc:.4f}")
             if i_auc > best_auc:
                 best_auc = i_auc

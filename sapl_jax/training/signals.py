@@ -56,15 +56,8 @@ class StopRequest:
 
     def _end_in_time(self) -> None:
         while received := self._reader.recv(64):
-            if signal.SIGTERM not in received:
-                continue
-            if not self._left.wait(self._grace_s):
-                print(
-                    f"stopped by SIGTERM: a step, validation or checkpoint took longer than "
-                    f"{self._grace_s:g} s; run the same command to continue from the last "
-                    "checkpoint",
-                    file=sys.stderr,
-                    flush=True,
-                )
+            if signal.SIGTERM in received and not self._left.wait(self._grace_s):
+                what = f"a step, validation or checkpoint took longer than {self._grace_s:g} s"
+                do = "run the same command to continue from the last checkpoint"
+                print(f"stopped by SIGTERM: {what}; {do}", file=sys.stderr, flush=True)
                 os._exit(128 + signal.SIGTERM)
-            return

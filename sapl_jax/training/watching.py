@@ -54,10 +54,8 @@ class Progress:
 
     def _rates(self) -> dict[str, float]:
         elapsed = max(time.perf_counter() - self._since, 1e-9)
-        return {
-            "images_per_s": self._steps * self._batch_size / elapsed,
-            "input_wait": min(self._waited / elapsed, 1.0),
-        }
+        images_per_s = self._steps * self._batch_size / elapsed
+        return {"images_per_s": images_per_s, "input_wait": min(self._waited / elapsed, 1.0)}
 
     def take_rates(self) -> dict[str, float]:
         """Images per second and share of time waiting for data since the last call."""
@@ -78,8 +76,8 @@ class Progress:
 class MetricWriter:
     """Appends {"step": ..., name: value, ...} lines and the same scalars for TensorBoard.
 
-    Everything is written before `write` returns: TensorBoard's usual background writer would hang
-    the run when the disk is full.
+    Everything is written before `write` returns, or is a UserError: TensorBoard's usual background
+    writer would hang the run when the disk is full.
     """
 
     def __init__(
@@ -93,8 +91,7 @@ class MetricWriter:
         self._enabled = enabled
         if not enabled:
             return
-        self._path = workdir / "metrics.jsonl"
-        board = workdir / "tensorboard"
+        self._path, board = workdir / "metrics.jsonl", workdir / "tensorboard"
         with self._write_errors():
             if self._path.exists():
                 _keep_until(self._path, start_step, validation_due)
@@ -104,27 +101,24 @@ class MetricWriter:
             # TensorBoard hides what earlier files hold from this step on.
             self._event(step=start_step + 1, session_log=SessionLog(status=SessionLog.START))
 
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Records the values of a step (the number of steps done); UserError on a full disk.
+    def write(
+        self, step: int, values: dict[str, float], pictures: dict[str, np.ndarray] | None = None
+    ) -> None:
+        """Records the values of a step (the number of steps done), and pictures on the board alone.
 
         A value that is not finite is null in the lines, as JSON has no NaN, and not on the board.
+        Pictures are uint8 RGB [H,W,3] by name.
         """
         if not self._enabled:
             return
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         row = {"step": step, **dict.fromkeys(values), **finite}
         with self._write_errors():
-            self._lines.write(json.dumps(row) + "\n")
+            if values:
+                self._lines.write(json.dumps(row) + "\n")
             for name, value in finite.items():
                 self._event(step=step, summary=scalar(name, value))
-            self._board.flush()
-
-    def write_images(self, step: int, pictures: dict[str, np.ndarray]) -> None:
-        """Puts pictures, uint8 RGB [H,W,3], on the board by name; UserError on a full disk."""
-        if not self._enabled:
-            return
-        with self._write_errors():
-            for name, pixels in pictures.items():
+            for name, pixels in (pictures or {}).items():
                 self._event(step=step, summary=image(name, pixels, dataformats="HWC"))
             self._board.flush()
 
@@ -194,8 +188,7 @@ class Profiler:
 
     def __init__(self, steps: str, folder: Path, *, enabled: bool = True):
         """`steps`: "10:15" is from when 10 steps are done until 15 are; "" is never."""
-        first, _, last = steps.partition(":")
-        self._first, self._last = (int(first), int(last)) if steps and enabled else (-1, -1)
+        self._first, self._last = map(int, steps.split(":")) if steps and enabled else (-1, -1)
         self._folder, self._running = folder, False
 
     def at(self, step: int, state: Any) -> None:
