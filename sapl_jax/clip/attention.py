@@ -2,13 +2,14 @@
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 # Names of what attention keeps for its backward pass, for checkpoint policies; on GPUs, cuDNN's.
@@ -20,11 +21,12 @@ _DIRECT_SCORES = 256 * 256
 # Queries per block on CPUs, at most: larger blocks of scores fall out of the cache.
 _BLOCK = 704
 
+Arrays = tuple[Array, ...]
 _LOG = logging.getLogger(__name__)
 _plain = ContextVar("plain attention", default=False)
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool) -> jax.Array:
+def attention(q: Array, k: Array, v: Array, *, causal: bool) -> Array:
     """Softmax attention of already projected queries, keys and values.
 
     What runs is chosen where the program is lowered, by the platform it is lowered for, so a
@@ -53,27 +55,22 @@ def plain_attention() -> Iterator[None]:
 
 
 class _Kind(NamedTuple):
-    """One implementation of attention over [B, T, H, d].
+    """One implementation of attention over [B, T, H, d]."""
 
-    Attributes:
-        forward: (q, k, v) -> (out, logsumexp [B, H, T] float32, what cuDNN keeps); the last two
-            are zeros where they are not needed.
-        backward: (q, k, v, logsumexp, what cuDNN keeps, d_out) -> (d_q, d_k, d_v).
-    """
-
-    forward: Callable[..., tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]]
-    backward: Callable[..., tuple[jax.Array, ...]]
+    # (q, k, v) -> (out, logsumexp [B, H, T] float32, what cuDNN keeps), the last two zeros where
+    # they are not needed.
+    forward: Callable[..., tuple[Array, Array, Arrays]]
+    # (q, k, v, logsumexp, what cuDNN keeps, d_out) -> (d_q, d_k, d_v)
+    backward: Callable[..., Arrays]
 
 
 # The choice is inside one custom derivative, since JAX would keep the residuals of all platforms.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _long(causal: bool, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+def _long(causal: bool, q: Array, k: Array, v: Array) -> Array:
     return _long_forward(causal, q, k, v)[0]
 
 
-def _long_forward(
-    causal: bool, q: jax.Array, k: jax.Array, v: jax.Array
-) -> tuple[jax.Array, tuple]:
+def _long_forward(causal: bool, q: Array, k: Array, v: Array) -> tuple[Array, tuple]:
     kinds = _kinds(causal, q)
     forward = {platform: kind.forward for platform, kind in kinds.items()}
     out, logsumexp, fused = jax.lax.platform_dependent(q, k, v, **forward)
@@ -81,7 +78,7 @@ def _long_forward(
     return out, (q, k, v, checkpoint_name(logsumexp, LOGSUMEXP), tuple(fused))
 
 
-def _long_backward(causal: bool, kept: tuple, d_out: jax.Array) -> tuple[jax.Array, ...]:
+def _long_backward(causal: bool, kept: tuple, d_out: Array) -> Arrays:
     kinds = _kinds(causal, kept[0])
     backward = {platform: kind.backward for platform, kind in kinds.items()}
     return jax.lax.platform_dependent(*kept, d_out, **backward)
@@ -90,62 +87,50 @@ def _long_backward(causal: bool, kept: tuple, d_out: jax.Array) -> tuple[jax.Arr
 _long.defvjp(_long_forward, _long_backward)
 
 
-def _kinds(causal: bool, q: jax.Array) -> dict[str, _Kind]:
+def _kinds(causal: bool, q: Array) -> dict[str, _Kind]:
     """The implementation of each platform for queries of this shape and dtype."""
     kinds: dict[str, _Kind] = {}
     half = q.dtype in (jnp.bfloat16, jnp.float16)
-    fused: list[jax.ShapeDtypeStruct] = []
+    fused: tuple[jax.ShapeDtypeStruct, ...] = ()
     if half and q.shape[3] % 8 == 0 and q.shape[3] <= 128 and cudnn_serves():
         # With a token appended, JAX would keep four arrays for the sake of that one.
         cudnn = functools.partial(_cudnn, causal)
         kinds["cuda"] = _recomputed(cudnn, ()) if q.shape[1] % 2 else _differentiated(cudnn)
-        fused = jax.tree.leaves(jax.eval_shape(kinds["cuda"].forward, q, q, q)[2])
+        fused = jax.eval_shape(kinds["cuda"].forward, q, q, q)[2]
     kinds["default"] = _recomputed(functools.partial(_einsum, causal), fused)
     if not causal:
-        kinds["cpu"] = kinds["tpu"] = _blocked(fused)
+        blocked = functools.partial(_blocked_forward, fused)
+        kinds["cpu"] = kinds["tpu"] = _Kind(blocked, _blocked_backward)
     return kinds
 
 
-def _zeros(shapes: Sequence[jax.ShapeDtypeStruct]) -> tuple[jax.Array, ...]:
-    return tuple(jnp.zeros(x.shape, x.dtype) for x in shapes)
-
-
-def _no_logsumexp(q: jax.Array) -> jax.Array:
+def _no_logsumexp(q: Array) -> Array:
     return jnp.zeros((q.shape[0], q.shape[2], q.shape[1]), jnp.float32)
 
 
-def _recomputed(function: Callable[..., jax.Array], fused: Sequence[jax.ShapeDtypeStruct]) -> _Kind:
+def _recomputed(function: Callable[..., Array], fused: tuple[jax.ShapeDtypeStruct, ...]) -> _Kind:
     """The implementation whose backward pass computes all of `function` again."""
     return _Kind(
-        lambda q, k, v: (function(q, k, v), _no_logsumexp(q), _zeros(fused)),
+        lambda q, k, v: (function(q, k, v), _no_logsumexp(q), jax.tree.map(jnp.zeros_like, fused)),
         lambda q, k, v, logsumexp, fused, d_out: jax.vjp(function, q, k, v)[1](d_out),
     )
 
 
-def _differentiated(function: Callable[..., jax.Array]) -> _Kind:
+def _differentiated(function: Callable[..., Array]) -> _Kind:
     """The implementation whose backward pass is JAX's of `function`, with what that keeps."""
 
-    def forward(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple:
+    def forward(q: Array, k: Array, v: Array) -> tuple:
         out, pull = jax.vjp(function, q, k, v)
         return out, _no_logsumexp(q), tuple(jax.tree.leaves(pull))
 
-    def backward(
-        q: jax.Array, k: jax.Array, v: jax.Array, _: jax.Array, fused: tuple, d_out: jax.Array
-    ) -> tuple[jax.Array, ...]:
+    def backward(q: Array, k: Array, v: Array, _: Array, fused: tuple, d_out: Array) -> Arrays:
         pull = jax.eval_shape(lambda *qkv: jax.vjp(function, *qkv)[1], q, k, v)
         return jax.tree.unflatten(jax.tree.structure(pull), fused)(d_out)
 
     return _Kind(forward, backward)
 
 
-def _blocked(fused: Sequence[jax.ShapeDtypeStruct]) -> _Kind:
-    return _Kind(
-        lambda q, k, v: (*_blocked_forward(q, k, v), _zeros(fused)),
-        lambda q, k, v, logsumexp, _, d_out: _blocked_backward(q, k, v, logsumexp, d_out),
-    )
-
-
-def _cudnn(causal: bool, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+def _cudnn(causal: bool, q: Array, k: Array, v: Array) -> Array:
     """Fused attention of cuDNN, half precision: q, k, v [B, T, H, d] -> [B, T, H, d].
 
     JAX refuses to train with an odd T; then one token is appended, which nobody attends to.
@@ -183,36 +168,29 @@ def cudnn_serves() -> bool:
     return True
 
 
-def _einsum(causal: bool, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Attention by two matrix products: q, k, v [B, T, H, d] -> [B, T, H, d]."""
-    return jnp.swapaxes(_direct(*_scaled_heads(q, k, v), causal), 1, 2)
-
-
-def _scaled_heads(
-    q: jax.Array, k: jax.Array, v: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _scaled_heads(q: Array, k: Array, v: Array) -> Arrays:
     """[B, T, H, d] -> [B, H, T, d], q scaled."""
-    q = q * q.shape[3] ** -0.5
-    return jnp.swapaxes(q, 1, 2), jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
+    return tuple(jnp.swapaxes(x, 1, 2) for x in (q * q.shape[3] ** -0.5, k, v))
 
 
-def _direct(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> jax.Array:
-    """Attention over the last two axes, q scaled: q, k, v [..., T, d] -> [..., T, d]."""
+def _einsum(causal: bool, q: Array, k: Array, v: Array) -> Array:
+    """Attention by two matrix products: q, k, v [B, T, H, d] -> [B, T, H, d]."""
+    q, k, v = _scaled_heads(q, k, v)
     scores = _product("...qd,...kd->...qk", q, k)
     if causal:
-        length = q.shape[-2]
-        past = jnp.tril(jnp.ones((length, length), bool))
-        scores = jnp.where(past, scores, -jnp.inf)
+        scores = jnp.where(jnp.tril(jnp.ones(scores.shape[2:], bool)), scores, -jnp.inf)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("...qk,...kd->...qd", weights, v)
+    return jnp.swapaxes(jnp.einsum("...qk,...kd->...qd", weights, v), 1, 2)
 
 
-def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
+def _product(equation: str, a: Array, b: Array) -> Array:
     return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
 
 
-def _blocked_forward(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`_einsum`, not causal, for CPUs: (out [B, T, H, d], logsumexp [B, H, T]).
+def _blocked_forward(
+    fused: tuple[jax.ShapeDtypeStruct, ...], q: Array, k: Array, v: Array
+) -> tuple[Array, Array, Arrays]:
+    """`_einsum`, not causal, for CPUs.
 
     One head and one block of queries at a time, so that the scores stay in the cache, and of the
     softmax only its logsumexp is kept for the backward pass (as in FlashAttention,
@@ -221,10 +199,10 @@ def _blocked_forward(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Arra
     q, k, v = _scaled_heads(q, k, v)
     length = q.shape[2]
 
-    def one_head(qkv: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+    def one_head(qkv: Arrays) -> tuple[Array, Array]:
         q, k, v = qkv
 
-        def one_block(q: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def one_block(q: Array) -> tuple[Array, Array]:
             scores = _product("qd,kd->qk", q, k)
             highest = jnp.max(scores, axis=-1, keepdims=True)
             weights = jnp.exp(scores - highest)
@@ -237,23 +215,22 @@ def _blocked_forward(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Arra
         return _joined(out, length), _joined(logsumexp, length)
 
     out, logsumexp = jax.lax.map(one_head, tuple(_heads(x) for x in (q, k, v)))
-    return jnp.swapaxes(out.reshape(q.shape), 1, 2), logsumexp.reshape(q.shape[:3])
+    out = jnp.swapaxes(out.reshape(q.shape), 1, 2)
+    return out, logsumexp.reshape(q.shape[:3]), jax.tree.map(jnp.zeros_like, fused)
 
 
 def _blocked_backward(
-    q: jax.Array, k: jax.Array, v: jax.Array, logsumexp: jax.Array, d_out: jax.Array
-) -> tuple[jax.Array, ...]:
+    q: Array, k: Array, v: Array, logsumexp: Array, _: tuple, d_out: Array
+) -> Arrays:
     scale = q.shape[3] ** -0.5
     q, k, v = _scaled_heads(q, k, v)
     d_out = jnp.swapaxes(d_out, 1, 2)
     length = q.shape[2]
 
-    def one_head(head: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def one_head(head: Arrays) -> Arrays:
         q, k, v, logsumexp, d_out = head
 
-        def one_block(
-            sums: tuple[jax.Array, jax.Array], block: tuple[jax.Array, ...]
-        ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        def one_block(sums: Arrays, block: Arrays) -> tuple[Arrays, Array]:
             d_k, d_v = sums
             q, logsumexp, d_out = block
             weights = jnp.exp(_product("qd,kd->qk", q, k) - logsumexp[:, None])
@@ -265,10 +242,10 @@ def _blocked_backward(
             d_v += _product("dq,qk->dk", d_out.T, weights.astype(d_out.dtype))
             return (d_k, d_v), _product("qk,kd->qd", d_scores, k)
 
-        zero = jnp.zeros_like(k.T, jnp.float32)
+        sums: Arrays = (jnp.zeros_like(k.T, jnp.float32),) * 2
         # A padded query has no gradient coming in, so it adds nothing.
         blocks = tuple(_blocks(x) for x in (q, logsumexp, d_out))
-        (d_k, d_v), d_q = jax.lax.scan(one_block, (zero, zero), blocks)
+        (d_k, d_v), d_q = jax.lax.scan(one_block, sums, blocks)
         return _joined(d_q, length).astype(q.dtype), d_k.T.astype(k.dtype), d_v.T.astype(v.dtype)
 
     heads = tuple(_heads(x) for x in (q, k, v, logsumexp, d_out))
@@ -276,12 +253,12 @@ def _blocked_backward(
     return d_q * scale, d_k, d_v
 
 
-def _heads(x: jax.Array) -> jax.Array:
+def _heads(x: Array) -> Array:
     """[B, H, ...] -> [B * H, ...]."""
     return x.reshape(-1, *x.shape[2:])
 
 
-def _blocks(x: jax.Array) -> jax.Array:
+def _blocks(x: Array) -> Array:
     """[T, ...] -> [blocks, size, ...], equal blocks of at most `_BLOCK`, zeros at the end."""
     number = -(-x.shape[0] // _BLOCK)
     size = -(-x.shape[0] // number)
@@ -289,6 +266,6 @@ def _blocks(x: jax.Array) -> jax.Array:
     return padded.reshape(number, size, *x.shape[1:])
 
 
-def _joined(blocks: jax.Array, length: int) -> jax.Array:
+def _joined(blocks: Array, length: int) -> Array:
     """[blocks, size, ...] -> [length, ...]."""
     return blocks.reshape(-1, *blocks.shape[2:])[:length]

@@ -27,11 +27,9 @@ class LoRAParam(Trainable):
 
 
 # Names for checkpoint policies: of what every `Linear` gives out, which is costly to compute again,
-# and of what the wide first layer of an MLP gives out, which takes as much memory as the others.
-# ATTENDED is what attention gives out after its projection.
-LINEAR = "linear"
-MLP = "mlp"
-ATTENDED = "attended"
+# of what attention gives out after its projection, and of what the wide first layer of an MLP gives
+# out, which takes as much memory as the others.
+LINEAR, ATTENDED, MLP = "linear", "attended", "mlp"
 
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float, dtype: jnp.dtype) -> nnx.Param:
@@ -90,8 +88,7 @@ class Block(nnx.Module):
         # The standard deviations of the Hugging Face library's CLIP initialisation.
         std_in = features**-0.5 * (2 * config.num_hidden_layers) ** -0.5
         std_out = features**-0.5
-        self.heads = config.num_attention_heads
-        self.activation = config.hidden_act
+        self.heads, self.activation = config.num_attention_heads, config.hidden_act
         self.norm1 = LayerNorm(features, eps, dtype)
         self.q = Linear(features, features, std_in, dtype, rngs)
         self.k = Linear(features, features, std_in, dtype, rngs)
@@ -133,17 +130,14 @@ LEVELS = tuple(_KEPT)
 
 
 class Recompute(NamedTuple):
-    """How the backward pass gets what it needs of the blocks.
+    """How the backward pass gets what it needs of the blocks."""
 
-    Attributes:
-        level: which of the linear layers' results are computed again rather than kept: "none",
-            "mlp" (the wide first one of each MLP), "blocks" (all: only each block's input is kept).
-        unroll: for GPUs. One block after the other instead of a scan: kept results stay where they
-            were written; a scan copies them into a stack and out of it. cuDNN's attention is not
-            computed again. Compiles longer.
-    """
-
+    # Which of the linear layers' results are computed again rather than kept: "none", "mlp" (the
+    # wide first one of each MLP), "blocks" (all: only each block's input is kept).
     level: str = "none"
+    # For GPUs. One block after the other instead of a scan: kept results stay where they were
+    # written; a scan copies them into a stack and out of it. cuDNN's attention is not computed
+    # again. Compiles longer.
     unroll: bool = False
 
 
@@ -172,13 +166,10 @@ def run_blocks(
     recompute: Recompute,
     values: bool = False,
 ) -> tuple[list[jax.Array], jax.Array]:
-    """Runs all blocks and keeps the hidden states that `taps` names.
+    """Runs stacked blocks on `x` [B, T, D] and keeps the hidden states that `taps` names.
 
     Args:
-        blocks: stacked blocks (see `make_blocks`).
-        x: [B, T, D], the input of the first block.
         taps: which hidden states to keep: k is the output of block k, 0 is `x` itself.
-        causal: whether the attention is causal.
         recompute: what of each block is computed again in the backward pass.
         values: the tapped states are those of the V-V path (`Block.with_values`), which leaves the
             usual one at the block of the first tap above 0.
@@ -196,17 +187,14 @@ def run_blocks(
             f"taps {wrong} do not exist: this tower has {depth} blocks, so taps lie in 0..{depth}. "
             "Choose taps within the depth of the CLIP model, or a deeper model."
         )
-    kept = {0: x}
-    stops = sorted({tap for tap in taps if tap > 0} | {depth})
-    start = 0
+    kept, start = {0: x}, 0
     state: _State = (x,)
-    for stop in stops:
+    for stop in sorted({tap for tap in taps if tap > 0} | {depth}):
         if values and start == 0:
             (x,) = _run_segment(blocks, state, 0, stop - 1, causal, recompute)
             start, state = stop - 1, (x, x)
         state = _run_segment(blocks, state, start, stop, causal, recompute)
-        kept[stop] = state[-1]
-        start = stop
+        kept[stop], start = state[-1], stop
     return [kept[tap] for tap in taps], state[0]
 
 
@@ -233,13 +221,11 @@ def _run_segment(
         if recompute.level == "mlp":  # One product gives it again from what cuDNN keeps.
             kept.discard(ATTENDED)
     policy = jax.checkpoint_policies.save_only_these_names(*kept)
-    lora_of_segment = jax.tree.map(lambda w: w[start:stop], lora)
-    scanned = (jnp.arange(start, stop), lora_of_segment)
-    if recompute.unroll:
-        checkpointed = jax.checkpoint(step, policy=policy)
-        for index in range(stop - start):
-            state = checkpointed(state, jax.tree.map(lambda w, i=index: w[i], scanned))[0]
-        return state
     # A scan keeps forward and backward apart, so the costly barrier against CSE is not needed.
-    checkpointed = jax.checkpoint(step, policy=policy, prevent_cse=False)
-    return jax.lax.scan(checkpointed, state, scanned)[0]
+    checkpointed = jax.checkpoint(step, policy=policy, prevent_cse=recompute.unroll)
+    scanned = (jnp.arange(start, stop), jax.tree.map(lambda w: w[start:stop], lora))
+    if not recompute.unroll:
+        return jax.lax.scan(checkpointed, state, scanned)[0]
+    for index in range(stop - start):
+        state = checkpointed(state, jax.tree.map(lambda w, i=index: w[i], scanned))[0]
+    return state

@@ -14,8 +14,8 @@ from sapl_jax.errors import UserError
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
-    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_new": jax.nn.gelu,
+    "gelu_pytorch_tanh": jax.nn.gelu,
     "relu": jax.nn.relu,
 }
 LORA_TARGETS = ("q", "k", "v", "out", "fc1", "fc2")
@@ -85,21 +85,19 @@ class LoRAConfig:
             raise UserError(f"LoRA rank is {self.rank}, expected at least 1.")
 
 
-def _openai(vision: tuple[int, int, int, int, int], text: tuple[int, int]) -> CLIPConfig:
-    width, depth, heads, patch, image = vision
-    text_width, text_heads = text
-    return CLIPConfig(
-        vision=VisionConfig(width, 4 * width, depth, heads, patch_size=patch, image_size=image),
-        text=TextConfig(text_width, 4 * text_width, 12, text_heads),
-        projection_dim=text_width,
-    )
+def _openai(
+    width: int, depth: int, heads: int, patch: int, image: int, text_width: int, text_heads: int
+) -> CLIPConfig:
+    vision = VisionConfig(width, 4 * width, depth, heads, patch_size=patch, image_size=image)
+    text = TextConfig(text_width, 4 * text_width, 12, text_heads)
+    return CLIPConfig(vision, text, projection_dim=text_width)
 
 
 BUILT_IN: dict[str, CLIPConfig] = {
-    "vit-base-patch32": _openai((768, 12, 12, 32, 224), (512, 8)),
-    "vit-base-patch16": _openai((768, 12, 12, 16, 224), (512, 8)),
-    "vit-large-patch14": _openai((1024, 24, 16, 14, 224), (768, 12)),
-    "vit-large-patch14-336": _openai((1024, 24, 16, 14, 336), (768, 12)),
+    "vit-base-patch32": _openai(768, 12, 12, 32, 224, 512, 8),
+    "vit-base-patch16": _openai(768, 12, 12, 16, 224, 512, 8),
+    "vit-large-patch14": _openai(1024, 24, 16, 14, 224, 768, 12),
+    "vit-large-patch14-336": _openai(1024, 24, 16, 14, 336, 768, 12),
 }
 
 
@@ -129,12 +127,9 @@ def read_config(path: Path) -> CLIPConfig:
         )
     try:
         full: Any = transformers.CLIPConfig(**raw)
-        config = CLIPConfig(
-            vision=VisionConfig(**_fields(VisionConfig, full.vision_config)),
-            text=TextConfig(**_fields(TextConfig, full.text_config)),
-            projection_dim=full.projection_dim,
-            logit_scale_init_value=full.logit_scale_init_value,
-        )
+        vision = VisionConfig(**_fields(VisionConfig, full.vision_config))
+        text = TextConfig(**_fields(TextConfig, full.text_config))
+        config = CLIPConfig(vision, text, full.projection_dim, full.logit_scale_init_value)
     except Exception as error:  # transformers validates with exception types of its own
         raise UserError(f"{path}: not a valid CLIP configuration: {error}") from error
     if (channels := full.vision_config.num_channels) != 3:

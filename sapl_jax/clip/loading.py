@@ -128,9 +128,8 @@ def load_clip(
 
 
 def _configuration_only(name: str) -> CLIPConfig:
-    folder = Path(name)
-    if folder.is_dir():
-        return read_config(folder / "config.json")
+    if Path(name).is_dir():
+        return read_config(Path(name) / "config.json")
     built_in = name.removeprefix("openai/clip-")
     if built_in not in BUILT_IN:
         raise UserError(

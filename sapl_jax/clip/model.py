@@ -15,19 +15,12 @@ from sapl_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class CLIPSource:
-    """Where weights came from, for logs, checkpoints and reports.
+    """Where weights came from, for logs, checkpoints and reports."""
 
-    Attributes:
-        name: folder, hub name or "random:...".
-        revision: hub commit or None.
-        file: the weights file.
-        sha256: of that file, in hex.
-    """
-
-    name: str
-    revision: str | None = None
-    file: str | None = None
-    sha256: str | None = None
+    name: str  # folder, hub name or "random:..."
+    revision: str | None = None  # hub commit
+    file: str | None = None  # of the weights
+    sha256: str | None = None  # of that file, in hex
 
 
 class CLIP(nnx.Module):
@@ -44,10 +37,9 @@ class CLIP(nnx.Module):
         self.lora_config: LoRAConfig | None = None
         width = config.vision.hidden_size
         self.vision = VisionTower(config.vision, dtype, rngs)
-        self.visual_projection = Linear(
-            width, config.projection_dim, width**-0.5, dtype, rngs, bias=False
-        )
-        self.text = TextTower(config.text, config.projection_dim, dtype, rngs)
+        joint = config.projection_dim
+        self.visual_projection = Linear(width, joint, width**-0.5, dtype, rngs, bias=False)
+        self.text = TextTower(config.text, joint, dtype, rngs)
         self.logit_scale = nnx.Param(jnp.float32(config.logit_scale_init_value))
 
     @property

@@ -17,16 +17,12 @@ BUILT_IN_IDS = {"real": [1532], "fake": [5777]}
 
 
 def class_token_ids(clip: CLIP, words: Sequence[str]) -> list[list[int]]:
-    """Token ids of each class word, without start and end of text.
+    """Token ids of each class word, e.g. of ["real", "fake"], without start and end of text.
 
-    Args:
-        clip: words that are not built in go through the tokenizer files beside its weights, as do
-            all words of a CLIP that has another vocabulary than OpenAI's and a tokenizer for it.
-        words: class names, e.g. ["real", "fake"].
-
-    Returns:
-        One list of ids for each word. Where the vocabulary is too small to hold an id (tiny test
-        models), the id is taken modulo vocab_size - 2, with a warning.
+    Words that are not built in go through the tokenizer files beside the weights of `clip`, as do
+    all words of a CLIP that has another vocabulary than OpenAI's and a tokenizer for it. Where the
+    vocabulary is too small to hold an id (tiny test models), it is taken modulo vocab_size - 2,
+    with a warning.
 
     Raises:
         UserError: a word is not built in and there is no tokenizer for it, or a word is empty.

@@ -13,9 +13,6 @@ from sapl_jax.clip.blocks import KEEP, LayerNorm, Linear, Recompute, make_blocks
 from sapl_jax.clip.config import TextConfig, VisionConfig
 from sapl_jax.errors import UserError
 
-# PyTorch's cubic convolution coefficient. jax.image uses -0.5, which gives other values.
-_CUBIC_A = -0.75
-
 
 @functools.cache
 def bicubic_matrix(n_in: int, n_out: int) -> np.ndarray:
@@ -34,22 +31,17 @@ def bicubic_matrix(n_in: int, n_out: int) -> np.ndarray:
     return matrix.astype(np.float32)
 
 
-def _cubic(distance: np.ndarray) -> np.ndarray:
-    a, x = _CUBIC_A, distance
+def _cubic(x: np.ndarray) -> np.ndarray:
+    a = -0.75  # PyTorch's coefficient. jax.image uses -0.5, which gives other values.
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
     return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
 
 
 def interpolate_positions(positions: jax.Array, grid: tuple[int, int]) -> jax.Array:
-    """Position embeddings for a grid of patches of any size.
+    """Position embeddings for a grid of (rows, columns): float32 [1 + rows * columns, D].
 
-    Args:
-        positions: [1 + n * n, D], the class position first, then an n x n grid row by row.
-        grid: (rows, columns) wanted.
-
-    Returns:
-        [1 + rows * columns, D] float32.
+    `positions` [1 + n * n, D]: the class position first, then an n x n grid row by row.
     """
     positions = positions.astype(jnp.float32)
     side = round((positions.shape[0] - 1) ** 0.5)
@@ -62,16 +54,10 @@ def interpolate_positions(positions: jax.Array, grid: tuple[int, int]) -> jax.Ar
 
 
 class VisionFeatures(NamedTuple):
-    """What the vision tower returns, in the tower's compute dtype.
+    """What the vision tower returns, in the tower's compute dtype."""
 
-    Attributes:
-        taps: [L, B, 1 + T, D], the tapped hidden states; position 0 is CLS, then patches row by
-            row.
-        pooled: [B, D], post-layernorm of the last block's CLS.
-    """
-
-    taps: jax.Array
-    pooled: jax.Array
+    taps: jax.Array  # [L, B, 1 + T, D], the tapped hidden states; CLS, then patches row by row
+    pooled: jax.Array  # [B, D], post-layernorm of the last block's CLS
 
 
 class VisionTower(nnx.Module):
@@ -151,15 +137,12 @@ class TextTower(nnx.Module):
         return self.token_embedding[...][ids]
 
     def encode(self, embeddings: jax.Array, eot: jax.Array | int) -> jax.Array:
-        """Text features of a sequence of token embeddings.
+        """Text features [B, projection_dim] in the tower's dtype, not normalised.
 
         Args:
             embeddings: [B, N, d_t] without positions; N at most `max_position_embeddings`.
                 Encode only the tokens that exist: the tower is causal, so padding changes nothing.
             eot: position of the end-of-text token, an int or int [B].
-
-        Returns:
-            [B, projection_dim] in the tower's dtype, not normalised.
         """
         _, last = self.hidden_states(embeddings, ())
         eot = jnp.broadcast_to(jnp.asarray(eot), last.shape[:1])

@@ -66,19 +66,12 @@ _IGNORED = ("text_model.embeddings.position_ids", "vision_model.embeddings.posit
 
 
 class _Entry(NamedTuple):
-    """One parameter of a model and its tensors in a file of some style.
+    """One parameter of a model and its tensors in a file of some style."""
 
-    Attributes:
-        variable: ours.
-        names: of one tensor, or of one for each block, which `variable` stacks.
-        shape: of one tensor, in our layout.
-        axes: `tensor.transpose(axes)` has our layout; None: it has our layout already.
-    """
-
-    variable: nnx.Variable
-    names: list[str]
-    shape: tuple[int, ...]
-    axes: tuple[int, ...] | None
+    variable: nnx.Variable  # ours
+    names: list[str]  # of one tensor, or of one for each block, which `variable` stacks
+    shape: tuple[int, ...]  # of one tensor, in our layout
+    axes: tuple[int, ...] | None  # `tensor.transpose(axes)` has our layout; None: it has it already
 
     @property
     def shape_in_file(self) -> tuple[int, ...]:
@@ -104,7 +97,6 @@ def fill(clip: CLIP, tensors: Mapping[str, Tensor], style: str, file: str) -> No
         clip: model without LoRA; its values are replaced, its dtypes kept.
         tensors: all tensors of the file by name.
         style: "flax" or "torch" naming and layout.
-        file: for messages.
 
     Raises:
         UserError: names missing, unexpected, or with another shape or a dtype that is not
@@ -138,6 +130,8 @@ def _copy_transposed(source: np.ndarray, target: np.ndarray) -> None:
 def _check(
     expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], file: str
 ) -> None:
+    missing = [name for name in expected if name not in tensors]
+    unexpected = [name for name in tensors if name not in expected and name not in _IGNORED]
     wrong = []
     for name in [name for name in expected if name in tensors]:
         shape, dtype, _ = tensors[name]
@@ -145,20 +139,12 @@ def _check(
             wrong.append(f"{name}: {tuple(shape)}, expected {expected[name]}")
         elif not jnp.issubdtype(dtype, jnp.floating):
             wrong.append(f"{name}: dtype {dtype}, expected a floating type")
-    problems = {
-        "missing": [name for name in expected if name not in tensors],
-        "unexpected": [name for name in tensors if name not in expected and name not in _IGNORED],
-        "of another shape or type": wrong,
-    }
-    if any(problems.values()):
+    kinds = ("missing", missing), ("unexpected", unexpected), ("of another shape or type", wrong)
+    if found := [f"{len(x)} {what}:\n  " + "\n  ".join(x) for what, x in kinds if x]:
         raise UserError(
             f"{file}: the weights do not fit the configuration in config.json.\n"
-            + "".join(
-                f"{len(lines)} {what}:\n  " + "\n  ".join(lines) + "\n"
-                for what, lines in problems.items()
-                if lines
-            )
-            + "Use the config.json that belongs to this file, of a whole CLIP model."
+            + "\n".join(found)
+            + "\nUse the config.json that belongs to this file, of a whole CLIP model."
         )
 
 

@@ -18,6 +18,7 @@ dozen steps at 1e-5. So they are root mean square normalised with an epsilon of 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 
 from sapl_jax.clip.blocks import Trainable
 from sapl_jax.models.layers import lecun_stacked
@@ -45,9 +46,7 @@ class EdgeTokens(nnx.Module):
         self.out_kernel = Trainable(jnp.zeros(width))
         self.out_bias = Trainable(jnp.zeros((num_taps, text_width)))
 
-    def __call__(
-        self, patches: jax.Array, cls: jax.Array, edge_map: jax.Array, valid: jax.Array
-    ) -> jax.Array:
+    def __call__(self, patches: Array, cls: Array, edge_map: Array, valid: Array) -> Array:
         """Edge tokens [B,L,d_t] float32, of norm below 1.
 
         Args:

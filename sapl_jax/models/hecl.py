@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 
 from sapl_jax.clip.blocks import Trainable
 from sapl_jax.models.layers import l2_normalize, lecun_stacked
@@ -22,8 +23,8 @@ GIVERS = {"label": ((True, False), (False, True)), "tampered_both": ((True, Fals
 class Anchors(NamedTuple):
     """Edge-patch features of a batch, by the class they stand for: 0 authentic, 1 manipulated."""
 
-    features: jax.Array  # [L, B, 2, K, D] float32 unit vectors
-    valid: jax.Array  # [B, 2, K] bool: false beyond a picture's usable patches, or if it gives none
+    features: Array  # [L, B, 2, K, D] float32 unit vectors
+    valid: Array  # [B, 2, K] bool: false beyond a picture's usable patches, or if it gives none
 
 
 class ProjectionHeads(nnx.Module):
@@ -37,7 +38,7 @@ class ProjectionHeads(nnx.Module):
         self.out_kernel = Trainable(lecun_stacked(rngs, (num_taps, width, dim)))
         self.out_bias = Trainable(jnp.zeros((num_taps, dim)))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Array) -> Array:
         """[L, ..., P] -> unit vectors [L, ..., D], float32."""
         shape = x.shape
         x = x.astype(jnp.float32).reshape(shape[0], -1, shape[-1])
@@ -48,14 +49,8 @@ class ProjectionHeads(nnx.Module):
 
 
 def select_patches(
-    similarity: jax.Array,
-    scale: jax.Array,
-    edge_map: jax.Array,
-    valid: jax.Array,
-    *,
-    top_k: int,
-    use_edges: bool,
-) -> tuple[jax.Array, jax.Array]:
+    similarity: Array, scale: Array, edge_map: Array, valid: Array, *, top_k: int, use_edges: bool
+) -> tuple[Array, Array]:
     """The K best patches of each picture for either class, (indices [L,B,2,K], usable [B,K]).
 
     With edges, a patch is usable when it is valid and has some edge (M > 0); without, when valid.
@@ -81,11 +76,7 @@ def select_patches(
 
 
 def make_anchors(
-    heads: ProjectionHeads | None,
-    embeddings: jax.Array,
-    indices: jax.Array,
-    usable: jax.Array,
-    gives: jax.Array,
+    heads: ProjectionHeads | None, embeddings: Array, indices: Array, usable: Array, gives: Array
 ) -> Anchors:
     """Anchors from the selected patches (`select_patches`) of joint-space embeddings [L,B,T,P].
 
@@ -103,12 +94,12 @@ def make_anchors(
 class Queues(NamedTuple):
     """FIFO queues of contrast keys; the class axis is 0 authentic, 1 manipulated."""
 
-    keys: jax.Array  # [L, 2, Q, D] float32, unit vectors; slots not filled yet are zero
-    fill: jax.Array  # [2] int32, filled slots of each class's queue, at most Q
-    head: jax.Array  # [2] int32, the slot the next key of each class goes to
+    keys: Array  # [L, 2, Q, D] float32, unit vectors; slots not filled yet are zero
+    fill: Array  # [2] int32, filled slots of each class's queue, at most Q
+    head: Array  # [2] int32, the slot the next key of each class goes to
 
     @property
-    def filled(self) -> jax.Array:
+    def filled(self) -> Array:
         """[2, Q] bool: which slots hold a key."""
         return jnp.arange(self.keys.shape[2])[None] < self.fill[:, None]
 
@@ -120,7 +111,7 @@ def empty_queues(num_taps: int, length: int, dim: int) -> Queues:
     return Queues(jnp.zeros((num_taps, 2, length, dim), jnp.float32), fill, head)
 
 
-def enqueue(queues: Queues, keys: jax.Array, valid: jax.Array, label: jax.Array) -> Queues:
+def enqueue(queues: Queues, keys: Array, valid: Array, label: Array) -> Queues:
     """Queues with the `valid` [N] ones of new keys [L, N, D] of classes `label` [N] in, oldest out.
 
     Keys enter in order; when more than Q of a class come at once, the last Q stay. Slots are

@@ -5,16 +5,17 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 
 
-def lecun_stacked(rngs: nnx.Rngs, shape: tuple[int, ...]) -> jax.Array:
+def lecun_stacked(rngs: nnx.Rngs, shape: tuple[int, ...]) -> Array:
     """LeCun-normal kernels [..., in, out], float32; leading axes are independent kernels."""
     batch_axes = tuple(range(len(shape) - 2))
-    initializer: Callable[..., jax.Array] = nnx.initializers.lecun_normal(batch_axis=batch_axes)
+    initializer: Callable[..., Array] = nnx.initializers.lecun_normal(batch_axis=batch_axes)
     return initializer(rngs.params(), shape, jnp.float32)
 
 
-def l2_normalize(x: jax.Array) -> jax.Array:
+def l2_normalize(x: Array) -> Array:
     """`x` [..., D] divided by its norm over the last axis, in float32; zero stays zero.
 
     The gradient at zero is zero rather than undefined.

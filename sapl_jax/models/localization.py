@@ -7,11 +7,12 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from data_pipelines.listing import TAMPERED  # Also the index of the "fake" prompt.
 
 
-def tampered_margin(similarity: jax.Array, scale: jax.Array) -> jax.Array:
+def tampered_margin(similarity: Array, scale: Array) -> Array:
     """By how much each patch looks tampered: [B,T] float32 logits.
 
     scale * (s_fake - s_real), averaged over the taps, of similarities [L,B,T,2], the cosines of
@@ -21,9 +22,7 @@ def tampered_margin(similarity: jax.Array, scale: jax.Array) -> jax.Array:
     return jnp.mean(scale * difference, axis=0)
 
 
-def tampered_heat(
-    similarity: jax.Array, scale: jax.Array, valid: jax.Array, options: Any
-) -> jax.Array:
+def tampered_heat(similarity: Array, scale: Array, valid: Array, options: Any) -> Array:
     """Patch heat map [B,T] float32 in [0,1].
 
     At a miss_cost of 1 it is the softmax over the classes of the logits' mean over the taps (or the
@@ -47,9 +46,7 @@ def tampered_heat(
     return heat
 
 
-def pooled_logits(
-    similarity: jax.Array, scale: jax.Array, valid: jax.Array, share: float
-) -> jax.Array:
+def pooled_logits(similarity: Array, scale: Array, valid: Array, share: float) -> Array:
     """Image logits [B,2] float32 from the patches that look most tampered.
 
     The image's margin is the mean of the largest ones of its patches (`tampered_margin`), and its

@@ -6,24 +6,25 @@ replica of a data-parallel step; means over HECL's anchors are taken over all re
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from ml_collections import ConfigDict
 
 from sapl_jax.models.hecl import GIVERS, Anchors, Queues, enqueue, make_anchors, select_patches
 from sapl_jax.models.localization import TAMPERED, tampered_margin
 from sapl_jax.models.sapl import SAPL, Outputs
 
-Parts = dict[str, jax.Array]
+Parts = dict[str, Array]
 
 
 def sapl_loss(
     model: SAPL,
     outputs: Outputs,
-    batch: dict[str, jax.Array],
+    batch: dict[str, Array],
     queues: Queues,
     config: ConfigDict,
-    hecl_weight: jax.Array,
+    hecl_weight: Array,
     axis: str,
-) -> tuple[jax.Array, tuple[Parts, Queues]]:
+) -> tuple[Array, tuple[Parts, Queues]]:
     """This replica's loss, (its parts, the queues with the global batch enqueued).
 
     Parts are the scalars loss_cls, loss_background, loss_hecl and accuracy.
@@ -58,7 +59,7 @@ def sapl_loss(
     return loss + hecl_weight * parts["loss_hecl"], (parts, queues)
 
 
-def classification_loss(logits: jax.Array, label: jax.Array, tampered_weight: float) -> jax.Array:
+def classification_loss(logits: Array, label: Array, tampered_weight: float) -> Array:
     """Cross entropy of the logits [S,B,2] of S sources, summed over them; mean over the batch.
 
     Tampered pictures have the weight `tampered_weight`, authentic ones 1.
@@ -69,8 +70,8 @@ def classification_loss(logits: jax.Array, label: jax.Array, tampered_weight: fl
 
 
 def background_loss(
-    similarity: jax.Array, scale: jax.Array, valid: jax.Array, share: float, counted: jax.Array
-) -> jax.Array:
+    similarity: Array, scale: Array, valid: Array, share: float, counted: Array
+) -> Array:
     """Mean over the batch of the cross entropy of pictures' background being authentic, scalar.
 
     The background of a picture is the `share` of its valid patches that look least tampered.
@@ -92,12 +93,12 @@ def background_loss(
 def hecl_loss(
     model: SAPL,
     outputs: Outputs,
-    valid: jax.Array,
-    label: jax.Array,
+    valid: Array,
+    label: Array,
     queues: Queues,
     hecl: ConfigDict,
     axis: str,
-) -> tuple[jax.Array, Queues]:
+) -> tuple[Array, Queues]:
     """This replica's share of L_HECL, Eq. (6), and the queues with the global batch enqueued.
 
     L_HECL is the mean over taps of L+ + L-, each a mean over the anchors of all replicas. The
@@ -121,7 +122,7 @@ def hecl_loss(
     return loss, enqueue(queues, keys, new.reshape(-1), kind.reshape(-1))
 
 
-def contrast(anchors: Anchors, queues: Queues, temperature: float) -> tuple[jax.Array, jax.Array]:
+def contrast(anchors: Anchors, queues: Queues, temperature: float) -> tuple[Array, Array]:
     """Summed contrast losses and the number of anchors behind each sum, Eq. (5).
 
     For an anchor f against the two queues of its tap,

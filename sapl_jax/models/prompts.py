@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 
 from sapl_jax.clip.blocks import Trainable
 from sapl_jax.clip.model import CLIP
@@ -79,8 +80,8 @@ class Prompts(nnx.Module):
             self.edge_tokens = EdgeTokens(num_edges, vision_width, text_width, num_heads, rngs)
 
     def __call__(
-        self, clip: CLIP, patches: jax.Array, cls: jax.Array, edge_map: jax.Array, valid: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+        self, clip: CLIP, patches: Array, cls: Array, edge_map: Array, valid: Array
+    ) -> tuple[Array, Array]:
         """Prompt embeddings [B,2,N,d_t] float32 and the position of EOT per class, int32 [2].
 
         Args: as in `EdgeTokens`: patches [L,B,T,d_v], cls [B,d_v], edge_map and valid [B,T].

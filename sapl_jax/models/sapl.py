@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from sapl_jax.clip.blocks import KEEP, Recompute
@@ -27,13 +28,13 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 class Outputs(NamedTuple):
     """What one forward pass gives; float32, `embeddings` aside."""
 
-    image_logits: jax.Array  # [B,2], authentic first: the mean of `logits`
+    image_logits: Array  # [B,2], authentic first: the mean of `logits`
     # [S,B,2], of each source of a verdict: logit_scale * cos(image, prompt), and pooled from the
     # patches (`pooled_logits`), or one of them.
-    logits: jax.Array
-    similarity: jax.Array  # [L,B,T,2], cosine of patch and prompt
-    embeddings: jax.Array  # [L,B,T,P] patch features, joint space, compute dtype, not normalised
-    edge_map: jax.Array  # [B,T], the soft edges that were used
+    logits: Array
+    similarity: Array  # [L,B,T,2], cosine of patch and prompt
+    embeddings: Array  # [L,B,T,P] patch features, joint space, compute dtype, not normalised
+    edge_map: Array  # [B,T], the soft edges that were used
 
 
 class SAPL(nnx.Module):
@@ -57,19 +58,14 @@ class SAPL(nnx.Module):
         return self.heads.dim if self.heads else self.clip.config.projection_dim
 
     @property
-    def scale(self) -> jax.Array:
+    def scale(self) -> Array:
         """The logit scale, float32: the configured one, or CLIP's frozen one, exponentiated."""
         if self.options.logit_scale:
             return jnp.float32(self.options.logit_scale)
         return jnp.exp(self.clip.logit_scale[...].astype(jnp.float32))
 
     def __call__(
-        self,
-        image: jax.Array,
-        edge_map: jax.Array,
-        valid: jax.Array,
-        *,
-        recompute: Recompute = KEEP,
+        self, image: Array, edge_map: Array, valid: Array, *, recompute: Recompute = KEEP
     ) -> Outputs:
         """One forward pass.
 
@@ -114,7 +110,7 @@ class SAPL(nnx.Module):
         return Outputs(jnp.mean(logits, axis=0), logits, similarity, embeddings, edge_map)
 
 
-def normalize_pixels(image: jax.Array) -> jax.Array:
+def normalize_pixels(image: Array) -> Array:
     """uint8 [...,3] RGB to CLIP's normalised float32 pixels."""
     pixels = image.astype(jnp.float32) / 255.0
     return (pixels - jnp.asarray(CLIP_MEAN)) / jnp.asarray(CLIP_STD)
@@ -169,8 +165,8 @@ def check_taps(taps: tuple[int, ...], depth: int) -> None:
 
 
 def score_and_patch_map(
-    model: SAPL, image: jax.Array, edge_map: jax.Array, valid: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+    model: SAPL, image: Array, edge_map: Array, valid: Array
+) -> tuple[Array, Array]:
     """What inference takes from the model: scores [B] and patch heat maps [B,g,g], float32.
 
     Args: as `SAPL.__call__`: image [B,C,C,3] uint8, edge_map [B,g,g] float, valid [B,g,g] bool.
