@@ -4,29 +4,25 @@
 the fields named here changed; ROWS says which, GROUPS which rows make up a comparison.
 """
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from configs import demo, sapl
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One trained variant.
+class Row(NamedTuple):
+    """One trained variant."""
 
-    title: as the paper names it. changes: fields under config.model. published: the paper's mean
-    I-AUC and P-F1 over CASIAv1 and IMD2020, None where its text does not give them.
-    """
-
-    title: str
-    changes: Mapping[str, Any]
+    title: str  # as the paper names it
+    changes: Mapping[str, Any]  # fields under config.model
+    # The paper's mean I-AUC and P-F1 over CASIAv1 and IMD2020, None where its text has none.
     published: tuple[float | None, float | None] = (None, None)
 
 
-_NO_HECL = {"hecl.enabled": False}
+_NO_HECL, _NO_EDGES = {"hecl.enabled": False}, {"hecl.use_edges": False}
+_FIXED, _BLIND = {"prompts": "fixed"}, {"prompts": "ecpl_no_edge"}
 
 LENGTHS = (8, 12, 16, 20)  # learned context vectors per class
 QUEUES = (256, 512, 1024, 2048, 4096)  # keys per class and tap
@@ -34,25 +30,21 @@ QUEUES = (256, 512, 1024, 2048, 4096)  # keys per class and tap
 ROWS: dict[str, Row] = {
     "sapl": Row("ECPL and HECL (SAPL)", {}, (0.919, 0.360)),
     # Modules, alone, with and without edges.
-    "clip_lora": Row("CLIP with LoRA", {"prompts": "fixed", **_NO_HECL}, (0.871, 0.198)),
-    "ecpl_no_edge": Row(
-        "ECPL without edge", {"prompts": "ecpl_no_edge", **_NO_HECL}, (0.886, 0.264)
-    ),
+    "clip_lora": Row("CLIP with LoRA", _FIXED | _NO_HECL, (0.871, 0.198)),
+    "ecpl_no_edge": Row("ECPL without edge", _BLIND | _NO_HECL, (0.886, 0.264)),
     "ecpl": Row("ECPL", {"prompts": "ecpl", **_NO_HECL}, (0.911, 0.305)),
-    "hecl_no_edge": Row(
-        "HECL without edge", {"prompts": "fixed", "hecl.use_edges": False}, (0.891, 0.275)
-    ),
-    "hecl": Row("HECL", {"prompts": "fixed"}, (0.908, 0.352)),
+    "hecl_no_edge": Row("HECL without edge", _FIXED | _NO_EDGES, (0.891, 0.275)),
+    "hecl": Row("HECL", _FIXED, (0.908, 0.352)),
     # The controls: what edges are worth must be lost with another picture's.
-    "hecl_another": Row("HECL, another picture's edges", {"prompts": "fixed", "edges": "another"}),
+    "hecl_another": Row("HECL, another picture's edges", _FIXED | {"edges": "another"}),
     "sapl_another": Row("SAPL, another picture's edges", {"edges": "another"}),
     # Prompts.
     "coop": Row("CoOp", {"prompts": "coop", **_NO_HECL}, (0.878, 0.178)),
     "cocoop": Row("CoCoOp", {"prompts": "cocoop", **_NO_HECL}, (0.876, 0.222)),
     # Edges off in one or both modules of the whole method.
-    "sapl_ecpl_no_edge": Row("SAPL, ECPL without edge", {"prompts": "ecpl_no_edge"}),
-    "sapl_hecl_no_edge": Row("SAPL, HECL without edge", {"hecl.use_edges": False}),
-    "sapl_no_edge": Row("SAPL without edge", {"prompts": "ecpl_no_edge", "hecl.use_edges": False}),
+    "sapl_ecpl_no_edge": Row("SAPL, ECPL without edge", _BLIND),
+    "sapl_hecl_no_edge": Row("SAPL, HECL without edge", _NO_EDGES),
+    "sapl_no_edge": Row("SAPL without edge", _BLIND | _NO_EDGES),
 }
 
 
@@ -63,13 +55,9 @@ def grid_row(length: int, queue: int) -> str:
 
 for _length in LENGTHS:
     for _queue in QUEUES:
-        ROWS.setdefault(
-            grid_row(_length, _queue),
-            Row(
-                f"{_length} prompt vectors, queues of {_queue}",
-                {"prompt_length": _length, "hecl.queue_length": _queue},
-            ),
-        )
+        _title = f"{_length} prompt vectors, queues of {_queue}"
+        _row = Row(_title, {"prompt_length": _length, "hecl.queue_length": _queue})
+        ROWS.setdefault(grid_row(_length, _queue), _row)
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "modules": (

@@ -9,7 +9,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     # A short name of its own: the final one may be as long as names can be.
-    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()
-    partial = path.with_name(f".{digest[:16]}{PARTIAL}")
+    partial = path.with_name(f".{sha256_of(os.fsencode(path.name))[:16]}{PARTIAL}")
     partial.unlink(missing_ok=True)
     try:
         with partial.open("xb") as file:
@@ -109,8 +108,6 @@ def versions() -> dict[str, str]:
     """Versions of Python and of the packages that can move a number."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found

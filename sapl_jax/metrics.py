@@ -98,23 +98,18 @@ class ScoreHistogram:
 
     Bin b holds the scores that round to b / (BINS - 1), so maps of 8 or 16 bits lose nothing and
     any other score moves by at most 1 / 131,070.
-
-    Attributes:
-        tampered: int64 [BINS].
-        authentic: int64 [BINS].
     """
 
-    tampered: np.ndarray
-    authentic: np.ndarray
+    tampered: np.ndarray  # int64 [BINS]
+    authentic: np.ndarray  # int64 [BINS]
 
     @classmethod
     def of(
         cls, scores: np.ndarray, truth: np.ndarray, kept: np.ndarray | None = None
     ) -> "ScoreHistogram":
-        """Bins a map of scores [H, W] in [0, 1] by its truth, bool [H, W].
+        """Bins a map of scores [H, W] in [0, 1] by its truth; `kept`: the pixels that count.
 
-        Args:
-            kept: bool [H, W], the pixels that count; all of them by default.
+        Both are bool [H, W]; without `kept` all pixels count.
         """
         counts = np.zeros(2 * BINS, np.int64)
         rows = max(1, _CHUNK // max(1, scores.shape[1]))
@@ -125,58 +120,46 @@ class ScoreHistogram:
             index += truth[part] * np.int64(BINS)
             index = index.ravel() if kept is None else index[kept[part]]
             counts += np.bincount(index, minlength=2 * BINS)
-        authentic, tampered = counts[:BINS], counts[BINS:]
-        return cls(tampered, authentic)
+        return cls(tampered=counts[BINS:], authentic=counts[:BINS])
 
     @functools.cached_property
-    def _above(self) -> tuple[np.ndarray, np.ndarray]:
-        """(TP, FP) [K] when "score > t" is positive, for t at each score that occurs."""
+    def _counts(self) -> tuple[int, int, np.ndarray, np.ndarray]:
+        """(P, N, TP, FP): [1 + K] of "all is tampered" and of "score > t" for K scores t there."""
         occurs = (self.tampered + self.authentic) > 0
-        tp = self.tampered.sum() - np.cumsum(self.tampered)[occurs]
-        fp = self.authentic.sum() - np.cumsum(self.authentic)[occurs]
-        return tp, fp
+        positives, negatives = int(self.tampered.sum()), int(self.authentic.sum())
+        tp = np.r_[positives, positives - np.cumsum(self.tampered)[occurs]]
+        fp = np.r_[negatives, negatives - np.cumsum(self.authentic)[occurs]]
+        return positives, negatives, tp, fp
 
     def auc(self) -> float | None:
         """Area under the pixel ROC curve, ties counted half; None when one class is absent."""
-        positives, negatives = int(self.tampered.sum()), int(self.authentic.sum())
+        positives, negatives, tp, fp = self._counts
         if positives == 0 or negatives == 0:
             return None
-        tp, fp = self._above
-        true = np.r_[1.0, tp / positives]
-        false = np.r_[1.0, fp / negatives]
-        return float(-np.trapezoid(true, false))
+        return float(-np.trapezoid(tp / positives, fp / negatives))
 
     def best_f1(self, invert: bool = False) -> float | None:
         """The largest F1 over all thresholds; None without pixels or without tampered ones.
 
-        Args:
-            invert: take the better of the map and its opposite (TruFor).
+        `invert`: take the better of the map and its opposite (TruFor).
         """
-        positives, negatives = int(self.tampered.sum()), int(self.authentic.sum())
+        positives, negatives, tp, fp = self._counts
         if positives == 0:
             return None
-        tp, fp = self._above
-        tp, fp = np.r_[positives, tp], np.r_[negatives, fp]  # "everything is tampered"
-        best = float(np.max(2 * tp / (tp + fp + positives)))
-        if invert:
-            tp, fp = positives - tp, negatives - fp
-            best = max(best, float(np.max(2 * tp / (tp + fp + positives))))
-        return best
+        counts = [(tp, fp), (positives - tp, negatives - fp)][: 1 + invert]
+        return max(float(np.max(2 * tp / (tp + fp + positives))) for tp, fp in counts)
 
     def otsu_mean(self) -> float:
         """WSCL's pooling: mean of the scores above Otsu's threshold, at most half the pixels."""
         counts = self.tampered + self.authentic
         total = int(counts.sum())
         levels = np.arange(BINS) / (BINS - 1)
-        below = np.cumsum(counts)
-        mass = np.cumsum(counts * levels)
+        below, mass = np.cumsum(counts), np.cumsum(counts * levels)
         above = total - below
         with np.errstate(divide="ignore", invalid="ignore"):
             between = below * above * (mass / below - (mass[-1] - mass) / above) ** 2
         split = np.nan_to_num(between, nan=-1.0, posinf=-1.0).argmax()
-        count = min(int(above[split]), total - (total // 2 + 1))
-        count = max(1, count)
+        count = max(1, min(int(above[split]), total - (total // 2 + 1)))
         # The mean of the `count` largest scores.
-        from_top = np.minimum(np.cumsum(counts[::-1]), count)
-        taken = np.diff(from_top, prepend=0)
+        taken = np.diff(np.minimum(np.cumsum(counts[::-1]), count), prepend=0)
         return float((taken * levels[::-1]).sum() / count)

@@ -77,8 +77,8 @@ def prepare_records(config: ConfigDict, patch: int, workdir: Path) -> Prepared:
     """The prepared records the configuration asks for, made now if they are not there yet.
 
     Without `data.root`, `data.prepared` must be a folder that `data_pipelines.prepare` made; one
-    of both is given (`check_data`).
-    A run that continues needs the records it was started on, and not the pictures behind them.
+    of both is given (`check_data`). A run that continues needs the records it was started on, not
+    the pictures behind them.
 
     Raises:
         UserError: the data cannot be prepared, or are not those the run was started on.
@@ -91,23 +91,15 @@ def prepare_records(config: ConfigDict, patch: int, workdir: Path) -> Prepared:
     before = trained_on(workdir)
     if before and data.root:
         if not Path(data.root).expanduser().exists():
-            log.warning(
-                "%s is gone; continuing on the records made of it, %s", data.root, before["dir"]
-            )
+            gone = "%s is gone; continuing on the records made of it, %s"
+            log.warning(gone, data.root, before["dir"])
             return open_prepared(before["dir"])
         listing = read_dataset(data.dataset, data.root, both_classes=True)
         mark = fingerprint(listing, geometry, options, data.val_fraction, config.seed)
         _refuse_other_data(workdir, before, data.root, mark)
     if data.root:
-        return prepare(
-            data.dataset,
-            data.root,
-            data.prepared or None,
-            geometry,
-            options,
-            seed=config.seed,
-            val_fraction=data.val_fraction,
-        )
+        given = data.dataset, data.root, data.prepared or None, geometry, options
+        return prepare(*given, seed=config.seed, val_fraction=data.val_fraction)
     prepared = open_prepared(data.prepared)
     if (prepared.geometry, prepared.options) != (geometry, options):
         raise UserError(

@@ -16,18 +16,10 @@ DATA_FILE = "data.json"
 LOCK_FILE = ".lock"
 # Changing these continues a run; changing anything else would make it another experiment.
 FREE_FIELDS = (
-    "data.root",
-    "data.prepared",
-    "train.num_steps",
-    "train.epochs",
-    "train.log_every",
-    "train.eval_every",
-    "train.checkpoint_every",
-    "train.eval_batch_size",
-    "train.max_bad_steps",
-    "train.profile_steps",
-    "train.remat",
-)
+    "data.root", "data.prepared", "train.num_steps", "train.epochs", "train.log_every",
+    "train.eval_every", "train.checkpoint_every", "train.eval_batch_size", "train.max_bad_steps",
+    "train.profile_steps", "train.remat",
+)  # fmt: skip
 
 
 @contextmanager
@@ -94,9 +86,8 @@ def trained_on(workdir: Path) -> dict[str, str] | None:
 
 def remember_data(workdir: Path, folder: Path, fingerprint: str) -> None:
     """Notes which prepared records a run is trained on."""
-    write_or_refuse(
-        workdir / DATA_FILE, {"dir": str(folder.absolute()), "fingerprint": fingerprint}
-    )
+    content = {"dir": str(folder.absolute()), "fingerprint": fingerprint}
+    write_or_refuse(workdir / DATA_FILE, content)
 
 
 def _check_config(workdir: Path, config: ConfigDict) -> None:
@@ -104,8 +95,7 @@ def _check_config(workdir: Path, config: ConfigDict) -> None:
     if not any((workdir / "checkpoints").glob("*/[0-9]*")):
         (workdir / DATA_FILE).unlink(missing_ok=True)
     elif path.exists():
-        before = flat(read_config(workdir).to_dict())
-        now = flat(config.to_dict())
+        before, now = flat(read_config(workdir).to_dict()), flat(config.to_dict())
         changed = [
             f"config.{name}: {before.get(name)!r} there, {now.get(name)!r} now"
             for name in sorted(before.keys() | now.keys())
