@@ -42,17 +42,17 @@ def main() -> None:
     arguments = parse_arguments(sys.argv[1:])
     check_checkpoint(arguments.checkpoint)
     refuse_foreign(arguments.output)
-    from sapl_jax.exporting import checking, writing  # loads JAX: not for a mistake
+    from sapl_jax.exporting import writing  # loads JAX: not for a mistake
     from sapl_jax.inference.opening import load_model
 
     trained = load_model(arguments.checkpoint, dtype="float32", which=arguments.which)
     log.info("checkpoint %s of %s", trained.source["checkpoint"], arguments.checkpoint)
-    pictures = arguments.pictures or checking.photographs()
+    pictures = arguments.pictures or writing.photographs()
     found = writing.export(trained, arguments.format, arguments.output, pictures)
     for item in found:
         print(
             f"check: {item.name} ({item.size[1]} x {item.size[0]}): heat map differs by at most "
-            f"{item.heat_map:.1e}, score by {item.score:.1e} (allowed {checking.TOLERANCE:g})"
+            f"{item.heat_map:.1e}, score by {item.score:.1e} (allowed {writing.TOLERANCE:g})"
         )
     print(f"{arguments.format} export of {trained.source['checkpoint']} is in {arguments.output}")
 

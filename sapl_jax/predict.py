@@ -51,17 +51,12 @@ def main() -> int:
     from sapl_jax.devices import use_compilation_cache
     from sapl_jax.inference.detector import Detector
     from sapl_jax.inference.localizer import Localizer
-    from sapl_jax.inference.opening import NOTICE, shipped_model
     from sapl_jax.inference.output_folder import OutputFolder
     from sapl_jax.inference.predicting import predict
     from sapl_jax.inference.tiling import TiledDetector
 
-    checkpoint = arguments.checkpoint
-    if checkpoint is None:
-        checkpoint = shipped_model()
-        log.warning(NOTICE)
     use_compilation_cache()
-    localizer = Localizer.load(checkpoint, which=arguments.which)
+    localizer = Localizer.load(arguments.checkpoint, which=arguments.which)
     threshold = arguments.threshold
     if threshold is None:
         # Tiles have maps of another kind than those that were calibrated; their score is the same.

@@ -86,15 +86,11 @@ def main() -> None:
 
     from sapl_jax.devices import use_compilation_cache
     from sapl_jax.inference.localizer import Localizer
-    from sapl_jax.inference.opening import NOTICE, shipped_model
+    from sapl_jax.inference.opening import NOTICE
     from sapl_jax.serving.analysis import Downloads, write_examples
 
-    notice, checkpoint = "", arguments.checkpoint
-    if checkpoint is None:
-        notice, checkpoint = NOTICE, shipped_model()
-        log.warning(NOTICE)
     use_compilation_cache()
-    localizer = Localizer.load(checkpoint)
+    localizer = Localizer.load(arguments.checkpoint)
     log.info("compiling the model")
     localizer(np.zeros((64, 64, 3), np.uint8))  # so that the first visitor does not wait for it
     downloads = Downloads()
@@ -117,7 +113,7 @@ def main() -> None:
             localizer,
             threshold=localizer.threshold,
             downloads=downloads,
-            notice=notice,
+            notice="" if arguments.checkpoint else NOTICE,
             examples=examples,
             max_megabytes=arguments.max_megabytes,
             max_pixels=arguments.max_megapixels * 1_000_000,

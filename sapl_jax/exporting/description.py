@@ -9,17 +9,12 @@ from typing import Any
 from data_pipelines.preprocess import PADDING, Geometry
 from sapl_jax.files import versions
 from sapl_jax.inference.export_folder import NAME, VERSION
-from sapl_jax.inference.trained import TrainedModel
+from sapl_jax.inference.opening import TrainedModel
 from sapl_jax.models.sapl import SAPL
 
 
 def describe(trained: TrainedModel, kind: str) -> dict[str, Any]:
-    """The content of export.json.
-
-    Args:
-        trained: the model that is exported.
-        kind: the format: "orbax", "stablehlo", "onnx" or "huggingface".
-    """
+    """The content of export.json; kind: "orbax", "stablehlo", "onnx" or "huggingface"."""
     config, clip = trained.config.copy_and_resolve_references(), trained.model.clip
     # Where pictures and weights lay on the trainer's machine is the trainer's own business.
     config.data.root = config.data.prepared = ""
@@ -27,6 +22,7 @@ def describe(trained: TrainedModel, kind: str) -> dict[str, Any]:
     source = {key: value for key, value in trained.source.items() if key != "weights"}
     source["clip"] = {**source["clip"], "name": _without_folders(source["clip"]["name"])}
     geometry = Geometry(config.image.size, clip.config.vision.patch_size)
+    preprocessing = {"patch": geometry.patch, "canvas": geometry.canvas, "padding": list(PADDING)}
     return {
         "format": NAME,
         "format_version": VERSION,
@@ -34,17 +30,7 @@ def describe(trained: TrainedModel, kind: str) -> dict[str, Any]:
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "source": source,
-        "preprocessing": {
-            "size": geometry.size,
-            "patch": geometry.patch,
-            "canvas": geometry.canvas,
-            "padding": list(PADDING),
-            "canny_low": config.image.canny_low,
-            "canny_high": config.image.canny_high,
-            "edge_kappa": config.image.edge_kappa,
-            "edge_alpha_min": config.image.edge_alpha_min,
-            "edge_alpha_max": config.image.edge_alpha_max,
-        },
+        "preprocessing": config.image.to_dict() | preprocessing,
         "heat_map": config.model.heat_map.to_dict(),
         "clip": dataclasses.asdict(clip.config),
         "class_ids": _class_ids(trained.model),

@@ -87,13 +87,13 @@ class Localizer:
 
     @classmethod
     def load(
-        cls, checkpoint: str | Path, *, dtype: str | None = None, which: str | None = None
+        cls, checkpoint: str | Path | None, *, dtype: str | None = None, which: str | None = None
     ) -> "Localizer":
         """A trained model from a training run's folder or from an export.
 
         Args:
             checkpoint: a work directory of `sapl_jax.train`, or a folder that
-                `sapl_jax.export --format orbax` wrote.
+                `sapl_jax.export --format orbax` wrote; None: the demo's, with a warning.
             dtype: compute type, "float32" or "bfloat16"; None: the one the model was trained with
                 ("auto" is bfloat16 where the hardware has it, else float32).
             which: of a run's checkpoints, "last", or "best" by validation I-AUC; None: what its
