@@ -159,6 +159,8 @@ def test_a_picture_is_scored_drawn_and_its_mask_downloaded(tab, address, analyse
 def test_a_slider_is_dragged(tab, tmp_path):
     upload(tab, write(tmp_path / "a.png", picture()))
     before = summary_with(tab, "above the threshold")
+    # The sliders move down when the picture arrives, a moment after the words.
+    tab.wait_for_function("document.querySelector('#overlay img')?.naturalHeight > 0")
     slider = tab.locator("#threshold input[type=range]")
     box = slider.bounding_box()
     tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
