@@ -44,7 +44,7 @@ def run(paths, out, detector=None, settings=SETTINGS, **limits):
     detector = detector or RedShare()
     pictures = find_pictures([str(path) for path in paths], leave_out=out).pictures
     with OutputFolder(out, settings) as output:
-        return predict(detector, pictures, output, 0.5, progress=False, **limits)
+        return predict(detector, pictures, output, 0.5, **limits)
 
 
 def records(out):
