@@ -25,8 +25,7 @@ def preprocess(rgb: np.ndarray, options: dict) -> tuple[np.ndarray, np.ndarray, 
     height, width = rgb.shape[:2]
     longer = max(height, width)
     if longer != size:
-        height = max(1, round(height * size / longer))
-        width = max(1, round(width * size / longer))
+        height, width = (max(1, round(side * size / longer)) for side in (height, width))
         method = cv2.INTER_AREA if longer > size else cv2.INTER_CUBIC
         rgb = cv2.resize(rgb, (width, height), interpolation=method)
     image = np.empty((canvas, canvas, 3), np.uint8)
@@ -34,9 +33,7 @@ def preprocess(rgb: np.ndarray, options: dict) -> tuple[np.ndarray, np.ndarray, 
     image[:height, :width] = rgb
     grid = canvas // patch
     starts = np.arange(grid) * patch
-    rows = np.clip(height - starts, 0, patch)
-    columns = np.clip(width - starts, 0, patch)
-    covered = rows[:, None] * columns[None, :]
+    covered = np.outer(np.clip(height - starts, 0, patch), np.clip(width - starts, 0, patch))
     valid = 2 * covered >= patch**2
     full = np.zeros((canvas, canvas), np.float32)
     full[:height, :width] = soft_edges(rgb, options)
@@ -68,8 +65,7 @@ def full_size(
     sigma: float,
 ) -> np.ndarray:
     """Patch heat map [g,g] -> heat map at the picture's own size, float32 [H,W]."""
-    rows = max(1, int(valid.any(axis=1).sum()))
-    columns = max(1, int(valid.any(axis=0).sum()))
+    rows, columns = (max(1, int(valid.any(axis=axis).sum())) for axis in (1, 0))
     grid = len(patch_map)
     inside = patch_map[:rows, :columns].astype(np.float32)
     full: np.ndarray = np.pad(inside, ((0, grid - rows), (0, grid - columns)), mode="edge")
@@ -113,8 +109,8 @@ class Model:
     def __init__(self, folder: str | Path) -> None:
         folder = Path(folder)
         self.description = json.loads((folder / "export.json").read_text())
-        networks = {"stablehlo": stablehlo_network, "onnx": onnx_network}
-        self.network = networks[self.description["kind"]](folder)
+        opened = onnx_network if self.description["kind"] == "onnx" else stablehlo_network
+        self.network = opened(folder)
         self.calibration = self.description["source"].get("calibration")
 
     def verdict(self, score: float) -> str:
@@ -132,22 +128,11 @@ class Model:
         prepared = [preprocess(picture, options) for picture in pictures]
         batch = [np.stack([item[part] for item in prepared]) for part in range(3)]
         scores, maps = self.network(*batch)
-        return [
-            (
-                float(score),
-                full_size(
-                    np.asarray(patch_map),
-                    item[2],
-                    item[3],
-                    picture.shape[:2],
-                    options["canvas"],
-                    heat["sigma"],
-                ),
-            )
-            for score, patch_map, item, picture in zip(
-                scores, maps, prepared, pictures, strict=True
-            )
-        ]
+        results = []
+        for score, patch_map, item, rgb in zip(scores, maps, prepared, pictures, strict=True):
+            where = (item[2], item[3], rgb.shape[:2], options["canvas"])
+            results.append((float(score), full_size(np.asarray(patch_map), *where, heat["sigma"])))
+        return results
 
 
 def main() -> None:

@@ -31,6 +31,11 @@ _POLICY = (
     "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; font-src 'self' data:; "
     "connect-src 'self' ws: wss: data: blob:; worker-src 'self' blob:; frame-ancestors 'self'"
 )
+_HEADERS = (
+    (b"content-security-policy", _POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
 _INTRODUCTION = (
     "# SAPL: where was this picture tampered with?\n"
     "Drop a picture. The heat map shows where it looks manipulated; it is a hint for a person to "
@@ -49,24 +54,18 @@ def file_and_name(payload: Any) -> tuple[str, str] | None:
     return payload.path, payload.orig_name or Path(payload.path).name
 
 
-class _Headers:
+def _with_headers(app: ASGIApp) -> ASGIApp:
     """ASGI middleware that forbids the page to load anything from elsewhere."""
 
-    def __init__(self, app: ASGIApp):
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         async def with_policy(event: Message) -> None:
             if event["type"] == "http.response.start":
-                event["headers"] = [
-                    *event.get("headers", []),
-                    (b"content-security-policy", _POLICY.encode()),
-                    (b"x-content-type-options", b"nosniff"),
-                    (b"referrer-policy", b"no-referrer"),
-                ]
+                event["headers"] = [*event.get("headers", []), *_HEADERS]
             await send(event)
 
-        await self.app(scope, receive, with_policy if scope["type"] == "http" else send)
+        await app(scope, receive, with_policy if scope["type"] == "http" else send)
+
+    return guarded
 
 
 def build_page(
@@ -213,7 +212,7 @@ def launch(
         prevent_thread_lock=not block,
         auth=("sapl", token) if token else None,
         app_kwargs={
-            "middleware": [Middleware(_Headers)],
+            "middleware": [Middleware(_with_headers)],
             "routes": list(routes),
             **dict.fromkeys(("docs_url", "redoc_url", "openapi_url")),
         },
