@@ -27,13 +27,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--which", choices=("last", "best"), help=WHICH_HELP)
     add("--output", type=Path, required=True, help="folder to make; an earlier export is replaced")
     add("--format", required=True, choices=FORMATS)
-    add(
-        "--pictures",
-        type=Path,
-        nargs="+",
-        default=[],
-        help="pictures to check the export on; by default two photographs that are installed",
-    )
+    text = "pictures to check the export on; by default two photographs that are installed"
+    add("--pictures", type=Path, nargs="+", default=[], help=text)
     return parser.parse_args(arguments)
 
 

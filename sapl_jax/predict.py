@@ -82,7 +82,7 @@ def main() -> int:
         from sapl_jax.evaluation.case_report import case_report
 
         report = functools.partial(case_report, localizer, settings)
-    with OutputFolder(arguments.output, settings) as output:
+    with OutputFolder.open(arguments.output, settings) as output:
         pixels = round(arguments.max_megapixels * 1e6)
         options = {"max_pixels": pixels, "batch_size": size, "report": report}
         summary = predict(detector, found.pictures, output, threshold, **options)

@@ -58,6 +58,15 @@ was tampered with) and a heat map (where). Checkpoint {checkpoint}; CLIP {clip}.
 the configuration, the preprocessing and the versions that wrote this folder.
 """
 
+_RUN = """pictures uint8
+[B, {canvas}, {canvas}, 3], soft edge maps float32 [B, {grid}, {grid}] and valid patches bool
+[B, {grid}, {grid}], for any B, and returns scores [B] and patch heat maps [B, {grid}, {grid}].
+`run.py` has the preprocessing and needs no more than:
+
+    pip install PACKAGE numpy opencv-python-headless
+    python run.py PICTURE...
+"""
+
 _OPEN = {
     "orbax": """
 Open it with the package that wrote it, on any number of devices; CLIP's own files are not needed:
@@ -69,26 +78,13 @@ result = Localizer.load("{folder}")(image)  # uint8 RGB [H, W, 3]
 result.score, result.heat_map, result.mask
 ```
 """,
-    "stablehlo": """
+    "stablehlo": f"""
 `model.stablehlo` is a serialized `jax.export` program for CPU, CUDA and TPU. It takes the weights
-(a dict of arrays, `weights.npz`), pictures uint8 [B, {canvas}, {canvas}, 3], soft edge maps float32
-[B, {grid}, {grid}] and valid patches bool [B, {grid}, {grid}], for any B, and returns scores [B]
-and patch heat maps [B, {grid}, {grid}]. `run.py` has the preprocessing and needs no more than:
-
-    pip install "jax>={jax}" numpy opencv-python-headless
-    python run.py PICTURE...
-
+(a dict of arrays, `weights.npz`), {_RUN.replace("PACKAGE", '"jax>={jax}"')}
 JAX keeps such a program readable for six months of its releases at least.
 """,
-    "onnx": """
-`model.onnx` takes `in_0`: pictures uint8 [B, {canvas}, {canvas}, 3], `in_1`: soft edge maps float32
-[B, {grid}, {grid}] and `in_2`: valid patches bool [B, {grid}, {grid}], for any B, and returns
-scores [B] and patch heat maps [B, {grid}, {grid}]. `run.py` has the preprocessing and needs no
-more than:
-
-    pip install onnxruntime numpy opencv-python-headless
-    python run.py PICTURE...
-""",
+    "onnx": f"""
+`model.onnx` takes, as `in_0`, `in_1` and `in_2`, {_RUN.replace("PACKAGE", "onnxruntime")}""",
     "huggingface": """
 CLIP with the trained LoRA merged into its vision tower, float32; the text tower is the original's.
 SAPL's prompts and heads are not here, so this folder gives image features, not heat maps:

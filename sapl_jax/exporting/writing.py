@@ -17,7 +17,7 @@ from sapl_jax.clip.model import merge_lora
 from sapl_jax.errors import UserError
 from sapl_jax.exporting.description import describe, readme
 from sapl_jax.exporting.formats import WRITERS
-from sapl_jax.files import write_json
+from sapl_jax.files import write_json, writing
 from sapl_jax.inference.detector import Detector
 from sapl_jax.inference.export_folder import FILE, refuse_foreign
 from sapl_jax.inference.localizer import Localizer
@@ -115,30 +115,21 @@ def compare(expected: Detector, exported: Detector, pictures: Sequence[Path]) ->
 @contextmanager
 def _aside(output: Path) -> Iterator[Path]:
     """A new folder beside `output` that takes its place if all goes well, and else vanishes."""
-    try:
+    with writing(output, "Free space or give another --output; nothing was changed."):
         output.parent.mkdir(parents=True, exist_ok=True)
         holder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    except OSError as error:
-        raise UserError(
-            f"{output.parent} cannot be written: {error.strerror or error}. Give another --output."
-        ) from error
-    folder, old = holder / "new", holder / "old"
-    try:
-        folder.mkdir()
-        yield folder
-        # A rename puts a folder in place at once; what was there goes aside first.
-        if output.exists():
-            output.rename(old)
+        folder, old = holder / "new", holder / "old"
         try:
-            folder.rename(output)
-        except OSError:
-            if old.exists():
-                old.rename(output)
-            raise
-    except OSError as error:
-        raise UserError(
-            f"The export could not be written to {output}: {error.strerror or error}. Free space "
-            "or choose another --output; nothing was changed."
-        ) from error
-    finally:
-        shutil.rmtree(holder, ignore_errors=True)
+            folder.mkdir()
+            yield folder
+            # A rename puts a folder in place at once; what was there goes aside first.
+            if output.exists():
+                output.rename(old)
+            try:
+                folder.rename(output)
+            except OSError:
+                if old.exists():
+                    old.rename(output)
+                raise
+        finally:
+            shutil.rmtree(holder, ignore_errors=True)

@@ -104,17 +104,14 @@ class Localizer:
             UserError: an array is not uint8 with three channels.
         """
         results = []
+        sigma = self.config.model.heat_map.sigma
+        options: dict[str, Any] = {"canvas": self.geometry.canvas, "sigma": sigma}
         for part, prepared in self._batches(images):
             arrays = self._place(_stack(prepared))
             scores, maps = jax.device_get(self._analyse(self._weights, *arrays))
             for image, item, score, patch_map in zip(part, prepared, scores, maps, strict=False):
                 heat_map = heat_map_of_picture(
-                    patch_map,
-                    item.valid,
-                    canvas=self.geometry.canvas,
-                    resized=item.resized,
-                    original=image.shape[:2],
-                    sigma=self.config.model.heat_map.sigma,
+                    patch_map, item.valid, resized=item.resized, original=image.shape[:2], **options
                 )
                 results.append(result_of(score, heat_map, self.threshold))
         return results

@@ -11,12 +11,12 @@ import json
 import os
 import unicodedata
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from sapl_jax.errors import UserError
-from sapl_jax.files import hold_lock, write_atomically
+from sapl_jax.files import hold_lock, write_atomically, writing
 
 RECORDS = "predictions.jsonl"
 SKIPPED = "skipped.jsonl"
@@ -26,11 +26,12 @@ _MAX_STEM_BYTES = 180  # File systems allow 255 for a name; ending, hash and suf
 
 
 class OutputFolder:
-    """An output folder held for one run; use it as a context manager.
+    """An output folder held for one run; `open` is the way in.
 
-    `settings`: what must be equal for all predictions in it (model, threshold, tiles). Nothing is
-    touched before the folder is entered.
+    `settings`: what must be equal for all predictions in it (model, threshold, tiles).
     """
+
+    _records: TextIO
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]):
         self.folder, self.settings = folder, dict(settings)
@@ -41,29 +42,30 @@ class OutputFolder:
         self._done: dict[tuple[str, str], dict[str, Any]] = {}
         self._taken: set[str] = set()
 
-    def __enter__(self) -> "OutputFolder":
-        """Makes and locks the folder and reads what it holds.
+    @classmethod
+    @contextmanager
+    def open(cls, folder: Path, settings: Mapping[str, Any]) -> Iterator["OutputFolder"]:
+        """Makes and locks the folder, reads what it holds, and lets go of it in the end.
 
         Raises:
             UserError: it cannot be written, another run holds it, or its predictions were made with
                 other settings or are damaged.
         """
-        with _write_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / LOCK).touch()
-        busy = f"Another run is writing to {self.folder}. Wait for it or give another --output."
-        with ExitStack() as held:
-            held.enter_context(hold_lock(self.folder / LOCK, busy=busy))
-            self._read()
-            with _write_errors(self.folder):
-                lines = (self.folder / RECORDS).open("a", encoding="ascii")
-            self._records = held.enter_context(lines)
-            self._held = held.pop_all()
-        return self
+        output = cls(folder, settings)
+        with output._writing():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / LOCK).touch()
+        busy = f"Another run is writing to {folder}. Wait for it or give another --output."
+        with hold_lock(folder / LOCK, busy=busy):
+            output._read()
+            with output._writing():
+                output._records = (folder / RECORDS).open("a", encoding="ascii")
+            with output._records:
+                yield output
 
-    def __exit__(self, *_: object) -> None:
-        """Lets go of the folder."""
-        self._held.close()
+    def _writing(self) -> AbstractContextManager[None]:
+        kept = "What is there is kept: mend that and run the same command to continue, or give"
+        return writing(self.folder, f"{kept} another --output.")
 
     def holds(self, path: Path, sha256: str) -> bool:
         """Whether a file's prediction is there with all its pictures."""
@@ -82,14 +84,14 @@ class OutputFolder:
         """
         before = self._done.get((str(path), record["sha256"]))
         if before is not None:  # Its pictures were removed; the line is still true.
-            with _write_errors(self.folder):
+            with self._writing():
                 for ending, name in before["files"].items():
                     if not os.path.lexists(self.folder / name):
                         write_atomically(self.folder / name, pictures[ending])
             return
         files = self._free_names(path, pictures)
         whole = {"path": str(path), **record, **self.settings, "files": files}
-        with _write_errors(self.folder):
+        with self._writing():
             for ending, name in files.items():
                 write_atomically(self.folder / name, pictures[ending])
             # Escaped to ASCII: a name may hold anything, also bytes that are no text at all.
@@ -101,7 +103,7 @@ class OutputFolder:
         """Lists what this run could not use in skipped.jsonl; removes the list of a run before."""
         target = self.folder / SKIPPED
         lines = [json.dumps({"path": str(path), "reason": reason}) for path, reason in skipped]
-        with _write_errors(self.folder):
+        with self._writing():
             target.unlink(missing_ok=True)
             if lines:
                 write_atomically(target, ("\n".join(lines) + "\n").encode("ascii"))
@@ -129,7 +131,7 @@ class OutputFolder:
             self._taken.update(names)
         if whole < len(data):
             # A run was killed inside this line; its picture is analysed again.
-            with _write_errors(self.folder), path.open("r+b") as file:
+            with self._writing(), path.open("r+b") as file:
                 file.truncate(whole)
 
     def _check_settings(self, record: dict[str, Any]) -> None:
@@ -177,14 +179,3 @@ def _absent_or_equal(path: Path, data: bytes) -> bool:
     if path.is_symlink() or not path.is_file() or path.stat().st_size != len(data):
         return not os.path.lexists(path)
     return path.read_bytes() == data
-
-
-@contextmanager
-def _write_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written: {error.strerror or error}. What is there is kept: mend "
-            "that and run the same command to continue, or give another --output."
-        ) from error

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.progress_bars import ProgressBar
-from sapl_jax.errors import UserError
 from sapl_jax.inference.detector import Detector, Result, result_of
 
 
@@ -39,16 +38,12 @@ class TiledDetector:
     """Wraps a detector; pictures whose longer side is over `tile` pixels are analysed in tiles.
 
     overlap: share of a tile that neighbours have in common, 0 to 0.9. batch: tiles per call of the
-    detector. Raises UserError for values that cannot work.
+    detector.
     """
 
     def __init__(
         self, detector: Detector, tile: int, overlap: float = 0.25, batch: int = 8
     ) -> None:
-        if tile < 32:
-            raise UserError(f"tiles of {tile} pixels are too small, use at least 32")
-        if not 0 <= overlap <= 0.9:
-            raise UserError(f"a tile overlap of {overlap} is not between 0 and 0.9")
         self._detector, self._tile, self._overlap, self._batch = detector, tile, overlap, batch
         # Of the score, which stays the whole picture's.
         self.calibration = getattr(detector, "calibration", None)

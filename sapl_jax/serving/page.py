@@ -188,11 +188,11 @@ def launch(
     token: str = "",
     block: bool = True,
 ) -> str:
-    """Serves the page and returns its address.
+    """Serves the page and returns its address; larger uploads are cut off while they arrive.
 
     Args:
         page: of `build_page`.
-        limits: larger uploads are cut off while they arrive.
+        limits: also what `build_page` was given.
         host: address to listen on.
         port: 0 for any free one.
         routes: of the HTTP interface, beside the page.
