@@ -1,13 +1,12 @@
 """Makes an export folder: written aside, checked, and moved into place only when it is right."""
 
-import importlib.util
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -82,11 +81,9 @@ def detector_of_export(folder: Path, kind: str, trained: TrainedModel) -> Detect
     if kind == "huggingface":
         model = with_parts(trained.model, clip=load_clip(folder))
         return Localizer(*trained._replace(model=model))
-    spec = importlib.util.spec_from_file_location("sapl_export_run", folder / _STANDALONE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Model(folder)
+    script: dict[str, Any] = {"__name__": "sapl_export_run"}
+    exec((folder / _STANDALONE).read_text(), script)  # An import would leave its cache there.
+    return script["Model"](folder)
 
 
 def compare(expected: Detector, exported: Detector, pictures: Sequence[Path]) -> list[Comparison]:

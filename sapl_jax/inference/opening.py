@@ -158,15 +158,10 @@ def _newest(folder: Path) -> tuple[CheckpointFolder, int]:
 
 def _require_current(config: ConfigDict, origin: Path) -> None:
     """UserError where the configuration stored in `origin` lacks a field of this version."""
-    found = flat(config.to_dict())
-    missing = [
-        name
-        for name in flat(get_config().to_dict())
-        if name not in found
-        and name.startswith(("image.", "clip.", "model.", "train."))
-        and name not in FREE_FIELDS  # of the run, not of the model
-    ]
-    if missing:
+    absent = flat(get_config().to_dict()).keys() - flat(config.to_dict()).keys()
+    absent -= set(FREE_FIELDS)  # of the run, not of the model
+    parts = ("image.", "clip.", "model.", "train.")
+    if missing := sorted(name for name in absent if name.startswith(parts)):
         raise UserError(
             f"{origin} was written by another version of sapl_jax: its configuration has no "
             f"{', '.join(missing)}. Open it with that version, or train again."

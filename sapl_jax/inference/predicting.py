@@ -51,7 +51,7 @@ def predict(
     Args:
         detector: a `Localizer`, or one behind tiles; its calibration gives probabilities, verdicts.
         pictures: absolute paths.
-        output: an entered output folder.
+        output: what is open.
         threshold: the mask is heat map > threshold.
         max_pixels: of one picture; larger ones are refused.
         batch_size: pictures analysed at once.

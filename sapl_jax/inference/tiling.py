@@ -50,15 +50,15 @@ class TiledDetector:
 
     def analyse(self, images: Sequence[np.ndarray]) -> list[Result]:
         """Analyses uint8 RGB pictures [H, W, 3] of any sizes."""
-        small = [i for i, image in enumerate(images) if max(image.shape[:2]) <= self._tile]
-        found: dict[int, Result] = {}
-        whole = self._detector.analyse([images[i] for i in small]) if small else []
-        for i, analysis in zip(small, whole, strict=True):
-            found[i] = result_of(analysis.score, analysis.heat_map)
-        for i, image in enumerate(images):
-            if i not in found:
-                found[i] = self._analyse_large(image)
-        return [found[i] for i in range(len(images))]
+        small = [image for image in images if max(image.shape[:2]) <= self._tile]
+        whole = iter(self._detector.analyse(small) if small else [])
+        results = []
+        for image in images:
+            if max(image.shape[:2]) > self._tile:
+                results.append(self._analyse_large(image))
+            else:
+                results.append(result_of(*next(whole)[:2]))
+        return results
 
     def _analyse_large(self, image: np.ndarray) -> Result:
         score = self._detector.analyse([image])[0].score
