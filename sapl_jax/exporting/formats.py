@@ -13,6 +13,7 @@
 run.py has preprocessing and heat maps in NumPy and OpenCV and runs without this package.
 """
 
+import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -106,12 +107,8 @@ def write_onnx(trained: TrainedModel, folder: Path) -> None:
     # The converter must see arrays that JAX can index with traced numbers, not NumPy's.
     weights = jax.tree.map(jnp.asarray, arrays)
     with plain_attention():
-        model = to_onnx(
-            lambda image, edge_map, valid: apply(weights, image, edge_map, valid),
-            inputs,
-            model_name="sapl",
-            return_mode="proto",
-        )
+        network = functools.partial(apply, weights)
+        model = to_onnx(network, inputs, model_name="sapl", return_mode="proto")
     apart = sum(array.nbytes for array in weights.values()) > _ONE_FILE_BYTES
     file = folder / "model.onnx"
     onnx.save_model(model, file, save_as_external_data=apart, location="model.onnx.data")

@@ -57,7 +57,8 @@ class TiledDetector:
             if max(image.shape[:2]) > self._tile:
                 results.append(self._analyse_large(image))
             else:
-                results.append(result_of(*next(whole)[:2]))
+                analysis = next(whole)
+                results.append(result_of(analysis.score, analysis.heat_map))
         return results
 
     def _analyse_large(self, image: np.ndarray) -> Result:

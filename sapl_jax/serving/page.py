@@ -86,23 +86,6 @@ def build_page(
         examples: pictures to click on.
     """
 
-    def analyse(upload: tuple[str, str] | None, opacity: float, threshold: float) -> tuple:
-        if upload is None:
-            return None, None, None, "", gr.DownloadButton(interactive=False)
-        path, name = upload
-        try:
-            found = analyse_upload(localizer, Path(path), name, limits)
-        except UserError as error:
-            return None, None, None, message(error), gr.DownloadButton(interactive=False)
-        button = gr.DownloadButton(value=downloads.mask(found, threshold), interactive=True)
-        return (
-            found,
-            draw(found, opacity, threshold),
-            found.edges,
-            summary(found, threshold),
-            button,
-        )
-
     def redraw(found: Analysed | None, opacity: float, threshold: float) -> tuple:
         if found is None:
             return gr.skip(), gr.skip()
@@ -112,6 +95,18 @@ def build_page(
         if found is None:
             return gr.skip()
         return gr.DownloadButton(value=downloads.mask(found, threshold), interactive=True)
+
+    def analyse(upload: tuple[str, str] | None, opacity: float, threshold: float) -> tuple:
+        text = ""
+        if upload is not None:
+            path, name = upload
+            try:
+                found = analyse_upload(localizer, Path(path), name, limits)
+                drawn, text = redraw(found, opacity, threshold)
+                return found, drawn, found.edges, text, remake_mask(found, threshold)
+            except UserError as error:
+                text = message(error)
+        return None, None, None, text, gr.DownloadButton(interactive=False)
 
     shown: dict[str, Any] = {
         "interactive": False, "buttons": ["fullscreen", "download"], "format": "png",
