@@ -107,7 +107,7 @@ class Localizer:
         sigma = self.config.model.heat_map.sigma
         options: dict[str, Any] = {"canvas": self.geometry.canvas, "sigma": sigma}
         for part, prepared in self._batches(images):
-            arrays = self._place(_stack(prepared))
+            arrays = self._place(prepared)
             scores, maps = jax.device_get(self._analyse(self._weights, *arrays))
             for image, item, score, patch_map in zip(part, prepared, scores, maps, strict=False):
                 heat_map = heat_map_of_picture(
@@ -142,7 +142,7 @@ class Localizer:
             label = np.zeros(len(prepared), np.int32)
             label[: len(part)] = labels[done : done + len(part)]
             done += len(part)
-            arrays = self._place((*_stack(prepared), label))
+            arrays = self._place(prepared, label)
             both = jax.device_get(self._edge_features(self._weights, *arrays))
             found.append([array[: len(part)] for array in both])
         features, usable = map(np.concatenate, zip(*found, strict=True))
@@ -164,12 +164,10 @@ class Localizer:
             prepared = [preprocess(image, self.geometry, self.edge_options) for image in part]
             yield part, prepared + [prepared[-1]] * (size - len(part))
 
-    def _place(self, arrays: Sequence[np.ndarray]) -> Sequence[jax.Array]:
-        spread = len(arrays[0]) % self._mesh.size == 0
+    def _place(self, prepared: Sequence[Preprocessed], *more: np.ndarray) -> Sequence[jax.Array]:
+        """Images, edge maps, valid patches and `more`, all [B, ...], on the devices."""
+        images, edge_maps, valid, _ = map(np.stack, zip(*prepared, strict=True))
+        spread = len(prepared) % self._mesh.size == 0
         spec = PartitionSpec(devices.AXIS) if spread else PartitionSpec()
-        return jax.device_put(tuple(arrays), NamedSharding(self._mesh, spec))
-
-
-def _stack(prepared: Sequence[Preprocessed]) -> list[np.ndarray]:
-    """Image, edge map and valid patches of each, [B, ...]."""
-    return [np.stack(arrays) for arrays in list(zip(*prepared, strict=True))[:3]]
+        arrays = (images, edge_maps, valid, *more)
+        return jax.device_put(arrays, NamedSharding(self._mesh, spec))
