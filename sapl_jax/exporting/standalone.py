@@ -16,10 +16,11 @@ import cv2
 import numpy as np
 
 Size = tuple[int, int]  # height, width
+Prepared = tuple[np.ndarray, np.ndarray, np.ndarray, Size]
 Network = Callable[..., Any]
 
 
-def preprocess(rgb: np.ndarray, options: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray, Size]:
+def preprocess(rgb: np.ndarray, options: dict) -> Prepared:
     """Picture uint8 [H,W,3] -> canvas uint8 [C,C,3], edge map [g,g], valid [g,g], (h, w)."""
     size, patch, canvas = options["size"], options["patch"], options["canvas"]
     height, width = rgb.shape[:2]
@@ -57,14 +58,11 @@ def soft_edges(rgb: np.ndarray, options: dict) -> np.ndarray:
 
 
 def full_size(
-    patch_map: np.ndarray,
-    valid: np.ndarray,
-    resized: Size,
-    original: Size,
-    canvas: int,
-    sigma: float,
+    patch_map: np.ndarray, prepared: Prepared, original: Size, description: dict
 ) -> np.ndarray:
     """Patch heat map [g,g] -> heat map at the picture's own size, float32 [H,W]."""
+    _, _, valid, resized = prepared
+    canvas, sigma = description["preprocessing"]["canvas"], description["heat_map"]["sigma"]
     rows, columns = (max(1, int(valid.any(axis=axis).sum())) for axis in (1, 0))
     grid = len(patch_map)
     inside = patch_map[:rows, :columns].astype(np.float32)
@@ -124,14 +122,12 @@ class Model:
 
     def analyse(self, pictures: Sequence[np.ndarray]) -> list[tuple[float, np.ndarray]]:
         """A list of uint8 RGB [H,W,3] of any sizes -> a list of (score, heat map [H,W])."""
-        options, heat = self.description["preprocessing"], self.description["heat_map"]
-        prepared = [preprocess(picture, options) for picture in pictures]
-        batch = [np.stack([item[part] for item in prepared]) for part in range(3)]
-        scores, maps = self.network(*batch)
+        prepared = [preprocess(rgb, self.description["preprocessing"]) for rgb in pictures]
+        scores, maps = self.network(*(np.stack([item[i] for item in prepared]) for i in range(3)))
         results = []
         for score, patch_map, item, rgb in zip(scores, maps, prepared, pictures, strict=True):
-            where = (item[2], item[3], rgb.shape[:2], options["canvas"])
-            results.append((float(score), full_size(np.asarray(patch_map), *where, heat["sigma"])))
+            whole = full_size(np.asarray(patch_map), item, rgb.shape[:2], self.description)
+            results.append((float(score), whole))
         return results
 
 

@@ -82,22 +82,19 @@ class OutputFolder:
         Raises:
             UserError: the folder cannot be written, or the disk is full.
         """
-        before = self._done.get((str(path), record["sha256"]))
-        if before is not None:  # Its pictures were removed; the line is still true.
-            with self._writing():
-                for ending, name in before["files"].items():
-                    if not os.path.lexists(self.folder / name):
-                        write_atomically(self.folder / name, pictures[ending])
-            return
-        files = self._free_names(path, pictures)
-        whole = {"path": str(path), **record, **self.settings, "files": files}
+        key = str(path), record["sha256"]
+        before = self._done.get(key)
+        files = before["files"] if before else self._free_names(path, pictures)
         with self._writing():
             for ending, name in files.items():
-                write_atomically(self.folder / name, pictures[ending])
-            # Escaped to ASCII: a name may hold anything, also bytes that are no text at all.
-            self._records.write(json.dumps(whole, allow_nan=False) + "\n")
-            self._records.flush()
-        self._done[str(path), whole["sha256"]] = whole
+                if not os.path.lexists(self.folder / name):
+                    write_atomically(self.folder / name, pictures[ending])
+            if before is None:  # Else only pictures were removed; the line is still true.
+                whole = {"path": str(path), **record, **self.settings, "files": files}
+                # Escaped to ASCII: a name may hold anything, also bytes that are no text at all.
+                self._records.write(json.dumps(whole, allow_nan=False) + "\n")
+                self._records.flush()
+                self._done[key] = whole
 
     def write_skipped(self, skipped: list[tuple[Path, str]]) -> None:
         """Lists what this run could not use in skipped.jsonl; removes the list of a run before."""

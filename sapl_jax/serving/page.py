@@ -15,15 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sapl_jax.errors import UserError
 from sapl_jax.inference.localizer import Localizer
-from sapl_jax.serving.analysis import (
-    Analysed,
-    Downloads,
-    Limits,
-    analyse_upload,
-    draw,
-    message,
-    summary,
-)  # fmt: skip
+from sapl_jax.serving import analysis
+from sapl_jax.serving.analysis import Analysed, Limits
 
 # Everything comes from this server: the page works offline and tells nobody that it is open.
 _POLICY = (
@@ -71,7 +64,7 @@ def _with_headers(app: ASGIApp) -> ASGIApp:
 def build_page(
     localizer: Localizer,
     limits: Limits,
-    downloads: Downloads,
+    downloads: analysis.Downloads,
     *,
     notice: str = "",
     examples: Sequence[Path] = (),
@@ -89,7 +82,7 @@ def build_page(
     def redraw(found: Analysed | None, opacity: float, threshold: float) -> tuple:
         if found is None:
             return gr.skip(), gr.skip()
-        return draw(found, opacity, threshold), summary(found, threshold)
+        return analysis.draw(found, opacity, threshold), analysis.summary(found, threshold)
 
     def remake_mask(found: Analysed | None, threshold: float) -> Any:
         if found is None:
@@ -101,11 +94,11 @@ def build_page(
         if upload is not None:
             path, name = upload
             try:
-                found = analyse_upload(localizer, Path(path), name, limits)
+                found = analysis.analyse_upload(localizer, Path(path), name, limits)
                 drawn, text = redraw(found, opacity, threshold)
                 return found, drawn, found.edges, text, remake_mask(found, threshold)
             except UserError as error:
-                text = message(error)
+                text = analysis.message(error)
         return None, None, None, text, gr.DownloadButton(interactive=False)
 
     shown: dict[str, Any] = {
@@ -183,11 +176,11 @@ def launch(
     token: str = "",
     block: bool = True,
 ) -> str:
-    """Serves the page and returns its address; larger uploads are cut off while they arrive.
+    """Serves the page and returns its address.
 
     Args:
         page: of `build_page`.
-        limits: also what `build_page` was given.
+        limits: larger uploads are cut off while they arrive.
         host: address to listen on.
         port: 0 for any free one.
         routes: of the HTTP interface, beside the page.
