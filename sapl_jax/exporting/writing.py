@@ -1,5 +1,7 @@
 """Makes an export folder: written aside, checked, and moved into place only when it is right."""
 
+import inspect
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -10,10 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data_pipelines import preprocess, soft_edges
 from data_pipelines.images import read_image
 from sapl_jax.clip.loading import load_clip
 from sapl_jax.clip.model import merge_lora
 from sapl_jax.errors import UserError
+from sapl_jax.exporting import standalone
 from sapl_jax.exporting.description import describe, readme
 from sapl_jax.exporting.formats import WRITERS
 from sapl_jax.files import write_json, writing
@@ -21,6 +25,7 @@ from sapl_jax.inference.detector import Detector
 from sapl_jax.inference.export_folder import FILE, refuse_foreign
 from sapl_jax.inference.localizer import Localizer
 from sapl_jax.inference.opening import TrainedModel
+from sapl_jax.models.localization import heat_map_of_picture
 from sapl_jax.models.sapl import with_parts
 
 TOLERANCE = 1e-3  # largest difference of heat maps and scores, all in float32
@@ -68,10 +73,18 @@ def export(
         WRITERS[kind](plain, folder)
         write_json(folder / FILE, content)
         if kind in ("stablehlo", "onnx"):
-            script = files("sapl_jax.exporting").joinpath("standalone.py").read_text()
-            (folder / _STANDALONE).write_text(script)
+            (folder / _STANDALONE).write_text(_script())
         (folder / "README.md").write_text(readme(content, output.name))
         return compare(Localizer(*trained), detector_of_export(folder, kind, plain), pictures)
+
+
+def _script() -> str:
+    """standalone.py with the sources of what it imports of this project in the imports' place."""
+    parts = inspect.getsource(soft_edges), inspect.getsource(preprocess)
+    copied = "\n\n".join(["UserError = ValueError", *parts, inspect.getsource(heat_map_of_picture)])
+    head, mark, tail = inspect.getsource(standalone).partition("Network = ")
+    ours = re.compile(r"^from (data_pipelines|sapl_jax)\S* import (\([^)]*\)|.*)\n", re.MULTILINE)
+    return ours.sub("", f"{head}{copied}\n\n{mark}{tail}")
 
 
 def detector_of_export(folder: Path, kind: str, trained: TrainedModel) -> Detector:
