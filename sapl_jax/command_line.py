@@ -9,18 +9,12 @@ from sapl_jax.errors import UserError
 
 # `sapl NAME` is `python -m MODULE`.
 COMMANDS = {
-    "train": "sapl_jax.train",
-    "evaluate": "sapl_jax.evaluate",
-    "predict": "sapl_jax.predict",
-    "export": "sapl_jax.export",
-    "serve": "sapl_jax.serve",
-    "demo": "sapl_jax.demo",
-    "ablate": "sapl_jax.ablate",
-    "prepare": "data_pipelines.prepare",
-    "doctor": "data_pipelines.doctor",
-    "generate": "data_pipelines.generate",
-    "edge-statistics": "data_pipelines.edge_statistics",
-    "calibrate": "sapl_jax.calibrate",
+    name: f"{package}.{name.replace('-', '_')}"
+    for package, names in (
+        ("sapl_jax", "train evaluate predict export serve demo ablate calibrate"),
+        ("data_pipelines", "prepare doctor generate edge-statistics"),
+    )
+    for name in names.split()
 }
 # Exit statuses of a child that Ctrl-C or SIGTERM ended, as a status or as a signal.
 INTERRUPTED = (130, 143, -2, -15)

@@ -27,13 +27,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--which", choices=("last", "best"), help=WHICH_HELP)
     add("--output", type=Path, required=True, help="folder to make; an earlier export is replaced")
     add("--format", required=True, choices=FORMATS)
-    add(
-        "--pictures",
-        type=Path,
-        nargs="+",
-        default=[],
-        help="pictures to check the export on; by default two photographs that are installed",
-    )
+    text = "pictures to check the export on; by default two photographs that are installed"
+    add("--pictures", type=Path, nargs="+", default=[], help=text)
     return parser.parse_args(arguments)
 
 
@@ -42,17 +37,17 @@ def main() -> None:
     arguments = parse_arguments(sys.argv[1:])
     check_checkpoint(arguments.checkpoint)
     refuse_foreign(arguments.output)
-    from sapl_jax.exporting import checking, writing  # loads JAX: not for a mistake
+    from sapl_jax.exporting import writing  # loads JAX: not for a mistake
     from sapl_jax.inference.opening import load_model
 
     trained = load_model(arguments.checkpoint, dtype="float32", which=arguments.which)
     log.info("checkpoint %s of %s", trained.source["checkpoint"], arguments.checkpoint)
-    pictures = arguments.pictures or checking.photographs()
+    pictures = arguments.pictures or writing.photographs()
     found = writing.export(trained, arguments.format, arguments.output, pictures)
     for item in found:
         print(
             f"check: {item.name} ({item.size[1]} x {item.size[0]}): heat map differs by at most "
-            f"{item.heat_map:.1e}, score by {item.score:.1e} (allowed {checking.TOLERANCE:g})"
+            f"{item.heat_map:.1e}, score by {item.score:.1e} (allowed {writing.TOLERANCE:g})"
         )
     print(f"{arguments.format} export of {trained.source['checkpoint']} is in {arguments.output}")
 

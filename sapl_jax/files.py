@@ -71,16 +71,23 @@ def hold_lock(lock_file: Path, *, busy: str = "", waiting_for: str = "") -> Iter
         yield
 
 
+@contextmanager
+def writing(what: object, do: str) -> Iterator[None]:
+    """Turns an OSError inside the context into the UserError that `what` cannot be written.
+
+    `do`: what its user is to do, as sentences.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{what} cannot be written: {error.strerror or error}. {do}") from error
+
+
 def make_output_folder(path: Path) -> None:
     """Creates a folder; UserError, before any work is done, where it cannot be written."""
-    try:
+    with writing(f"the output folder {path}", "Choose another."):
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"the output folder {path} cannot be written ({error.strerror}); choose another"
-        ) from error
+        tempfile.TemporaryFile(dir=path).close()
 
 
 def sha256_of(data: bytes) -> str:

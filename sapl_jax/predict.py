@@ -51,55 +51,41 @@ def main() -> int:
     from sapl_jax.devices import use_compilation_cache
     from sapl_jax.inference.detector import Detector
     from sapl_jax.inference.localizer import Localizer
-    from sapl_jax.inference.opening import NOTICE, shipped_model
     from sapl_jax.inference.output_folder import OutputFolder
     from sapl_jax.inference.predicting import predict
     from sapl_jax.inference.tiling import TiledDetector
 
-    checkpoint = arguments.checkpoint
-    if checkpoint is None:
-        checkpoint = shipped_model()
-        log.warning(NOTICE)
     use_compilation_cache()
-    localizer = Localizer.load(checkpoint, which=arguments.which)
+    localizer = Localizer.load(arguments.checkpoint, which=arguments.which)
     threshold = arguments.threshold
     if threshold is None:
         # Tiles have maps of another kind than those that were calibrated; their score is the same.
         whole = arguments.tile is None
         threshold = localizer.threshold if whole else localizer.config.model.heat_map.threshold
-    calibration = localizer.calibration
-    if calibration is not None:
-        log.info(calibration.rule)
+    verdicts = localizer.calibration and localizer.calibration.rule
+    if verdicts:
+        log.info(verdicts)
     settings = {
         "threshold": threshold,
         "model": localizer.source["checkpoint"],
         "model_sha256": tree_sha256(Path(localizer.source["weights"])),
-        "verdicts": calibration and calibration.rule,
+        "verdicts": verdicts,
         "tile": arguments.tile,
         "report": arguments.report or None,
         "tile_overlap": arguments.tile_overlap if arguments.tile else None,
     }
     detector: Detector = localizer
+    size, report = arguments.batch_size, None
     if arguments.tile is not None:
-        detector = TiledDetector(
-            localizer, arguments.tile, arguments.tile_overlap, arguments.batch_size
-        )
-    report = None
+        detector = TiledDetector(localizer, arguments.tile, arguments.tile_overlap, size)
     if arguments.report:
         from sapl_jax.evaluation.case_report import case_report
 
         report = functools.partial(case_report, localizer, settings)
-    with OutputFolder(arguments.output, settings) as output:
-        summary = predict(
-            detector,
-            found.pictures,
-            output,
-            threshold,
-            max_pixels=round(arguments.max_megapixels * 1e6),
-            batch_size=arguments.batch_size,
-            calibration=calibration,
-            report=report,
-        )
+    with OutputFolder.open(arguments.output, settings) as output:
+        pixels = round(arguments.max_megapixels * 1e6)
+        options = {"max_pixels": pixels, "batch_size": size, "report": report}
+        summary = predict(detector, found.pictures, output, threshold, **options)
         skipped = found.skipped + summary.skipped
         output.write_skipped(skipped)
     print_files("skipped", skipped, "skipped.jsonl")

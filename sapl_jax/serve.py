@@ -4,7 +4,7 @@ Drop a picture into the browser; see its score, its heat map and its mask. Progr
 
 curl --data-binary @picture.jpg "http://127.0.0.1:7860/analyse?image=mask"
 
-GET /health, /version and /openapi.json say the rest. Beyond this machine (--host) the environment
+GET /docs, /health and /version say the rest. Beyond this machine (--host) the environment
 must hold SAPL_TOKEN, which programs send as "Authorization: Bearer TOKEN" and the page's user
 "sapl" types as the password. Needs the extra "serve".
 """
@@ -63,13 +63,8 @@ def check_address(host: str, port: int) -> None:
 def main() -> None:
     """The command."""
     arguments = parse_arguments(sys.argv[1:])
-    check_numbers(
-        arguments,
-        port=(1, 65535),
-        max_megabytes=(1, 4096),
-        max_megapixels=(1, 500),
-        concurrency=(1, 64),
-    )
+    ranges = {"max_megabytes": (1, 4096), "max_megapixels": (1, 500), "concurrency": (1, 64)}
+    check_numbers(arguments, port=(1, 65535), **ranges)
     token = required_token(arguments.host, arguments.no_token)
     check_checkpoint(arguments.checkpoint)
     check_address(arguments.host, arguments.port)
@@ -86,53 +81,29 @@ def main() -> None:
 
     from sapl_jax.devices import use_compilation_cache
     from sapl_jax.inference.localizer import Localizer
-    from sapl_jax.inference.opening import NOTICE, shipped_model
-    from sapl_jax.serving.analysis import Downloads, write_examples
+    from sapl_jax.inference.opening import NOTICE
+    from sapl_jax.serving.analysis import Downloads, Limits, write_examples
 
-    notice, checkpoint = "", arguments.checkpoint
-    if checkpoint is None:
-        notice, checkpoint = NOTICE, shipped_model()
-        log.warning(NOTICE)
     use_compilation_cache()
-    localizer = Localizer.load(checkpoint)
+    localizer = Localizer.load(arguments.checkpoint)
     log.info("compiling the model")
     localizer(np.zeros((64, 64, 3), np.uint8))  # so that the first visitor does not wait for it
+    pixels = arguments.max_megapixels * 1_000_000
+    limits = Limits(arguments.max_megabytes, pixels, arguments.concurrency)
+    model = {
+        "checkpoint": localizer.source["checkpoint"],
+        "sha256": tree_sha256(Path(localizer.source["weights"])),
+    }
+    api = build_api(localizer, limits, model=model, token=token)
     downloads = Downloads()
     try:
         examples = [] if arguments.no_examples else write_examples(downloads.folder / "examples")
-        api = build_api(
-            localizer,
-            threshold=localizer.threshold,
-            calibration=localizer.calibration,
-            model={
-                "checkpoint": localizer.source["checkpoint"],
-                "sha256": tree_sha256(Path(localizer.source["weights"])),
-            },
-            max_bytes=arguments.max_megabytes << 20,
-            max_pixels=arguments.max_megapixels * 1_000_000,
-            concurrency=arguments.concurrency,
-            token=token,
-        )
-        page = pages.build_page(
-            localizer,
-            threshold=localizer.threshold,
-            downloads=downloads,
-            notice=notice,
-            examples=examples,
-            max_megabytes=arguments.max_megabytes,
-            max_pixels=arguments.max_megapixels * 1_000_000,
-            concurrency=arguments.concurrency,
-        )
-        check_address(arguments.host, arguments.port)  # Loading takes time to be overtaken in.
-        log.info("open http://%s:%d in a browser; Ctrl-C ends it", arguments.host, arguments.port)
-        pages.launch(
-            page,
-            host=arguments.host,
-            port=arguments.port,
-            max_megabytes=arguments.max_megabytes,
-            api=api,
-            token=token,
-        )
+        notice = "" if arguments.checkpoint else NOTICE
+        page = pages.build_page(localizer, limits, downloads, notice=notice, examples=examples)
+        host, port = arguments.host, arguments.port
+        check_address(host, port)  # Loading takes time to be overtaken in.
+        log.info("open http://%s:%d in a browser; Ctrl-C ends it", host, port)
+        pages.launch(page, limits, host=host, port=port, routes=api.routes, token=token)
     finally:
         downloads.close()
 

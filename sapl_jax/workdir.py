@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sapl_jax.errors import UserError
-from sapl_jax.files import hold_lock, write_json
+from sapl_jax.files import hold_lock, write_json, writing
 
 CONFIG_FILE = "config.json"
 DATA_FILE = "data.json"
@@ -37,14 +37,9 @@ def open_workdir(workdir: Path, config: ConfigDict, *, write: bool = True) -> It
     if not write:
         yield
         return
-    try:
+    with writing(f"The work directory {workdir}", "Choose another with --workdir."):
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / LOCK_FILE).touch()
-    except OSError as error:
-        raise UserError(
-            f"The work directory {workdir} cannot be written: {error.strerror or error}. "
-            "Choose another with --workdir."
-        ) from error
     busy = f"Another run is using {workdir}. Wait for it, stop it, or use another --workdir."
     with hold_lock(workdir / LOCK_FILE, busy=busy):
         _check_config(workdir, config)
@@ -112,13 +107,8 @@ def _check_config(workdir: Path, config: ConfigDict) -> None:
 
 def write_or_refuse(path: Path, content: Any) -> None:
     """Writes JSON; UserError where that cannot be."""
-    try:
+    with writing(path, "Free space or choose another folder."):
         write_json(path, content)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written: {error.strerror or error}. Free space or choose another "
-            "folder."
-        ) from error
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

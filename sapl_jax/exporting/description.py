@@ -9,17 +9,12 @@ from typing import Any
 from data_pipelines.preprocess import PADDING, Geometry
 from sapl_jax.files import versions
 from sapl_jax.inference.export_folder import NAME, VERSION
-from sapl_jax.inference.trained import TrainedModel
+from sapl_jax.inference.opening import TrainedModel
 from sapl_jax.models.sapl import SAPL
 
 
 def describe(trained: TrainedModel, kind: str) -> dict[str, Any]:
-    """The content of export.json.
-
-    Args:
-        trained: the model that is exported.
-        kind: the format: "orbax", "stablehlo", "onnx" or "huggingface".
-    """
+    """The content of export.json; kind: "orbax", "stablehlo", "onnx" or "huggingface"."""
     config, clip = trained.config.copy_and_resolve_references(), trained.model.clip
     # Where pictures and weights lay on the trainer's machine is the trainer's own business.
     config.data.root = config.data.prepared = ""
@@ -27,6 +22,7 @@ def describe(trained: TrainedModel, kind: str) -> dict[str, Any]:
     source = {key: value for key, value in trained.source.items() if key != "weights"}
     source["clip"] = {**source["clip"], "name": _without_folders(source["clip"]["name"])}
     geometry = Geometry(config.image.size, clip.config.vision.patch_size)
+    preprocessing = {"patch": geometry.patch, "canvas": geometry.canvas, "padding": list(PADDING)}
     return {
         "format": NAME,
         "format_version": VERSION,
@@ -34,17 +30,7 @@ def describe(trained: TrainedModel, kind: str) -> dict[str, Any]:
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "source": source,
-        "preprocessing": {
-            "size": geometry.size,
-            "patch": geometry.patch,
-            "canvas": geometry.canvas,
-            "padding": list(PADDING),
-            "canny_low": config.image.canny_low,
-            "canny_high": config.image.canny_high,
-            "edge_kappa": config.image.edge_kappa,
-            "edge_alpha_min": config.image.edge_alpha_min,
-            "edge_alpha_max": config.image.edge_alpha_max,
-        },
+        "preprocessing": config.image.to_dict() | preprocessing,
         "heat_map": config.model.heat_map.to_dict(),
         "clip": dataclasses.asdict(clip.config),
         "class_ids": _class_ids(trained.model),
@@ -72,6 +58,15 @@ was tampered with) and a heat map (where). Checkpoint {checkpoint}; CLIP {clip}.
 the configuration, the preprocessing and the versions that wrote this folder.
 """
 
+_RUN = """pictures uint8
+[B, {canvas}, {canvas}, 3], soft edge maps float32 [B, {grid}, {grid}] and valid patches bool
+[B, {grid}, {grid}], for any B, and returns scores [B] and patch heat maps [B, {grid}, {grid}].
+`run.py` has the preprocessing and needs no more than:
+
+    pip install PACKAGE numpy opencv-python-headless
+    python run.py PICTURE...
+"""
+
 _OPEN = {
     "orbax": """
 Open it with the package that wrote it, on any number of devices; CLIP's own files are not needed:
@@ -83,26 +78,13 @@ result = Localizer.load("{folder}")(image)  # uint8 RGB [H, W, 3]
 result.score, result.heat_map, result.mask
 ```
 """,
-    "stablehlo": """
+    "stablehlo": f"""
 `model.stablehlo` is a serialized `jax.export` program for CPU, CUDA and TPU. It takes the weights
-(a dict of arrays, `weights.npz`), pictures uint8 [B, {canvas}, {canvas}, 3], soft edge maps float32
-[B, {grid}, {grid}] and valid patches bool [B, {grid}, {grid}], for any B, and returns scores [B]
-and patch heat maps [B, {grid}, {grid}]. `run.py` has the preprocessing and needs no more than:
-
-    pip install "jax>={jax}" numpy opencv-python-headless
-    python run.py PICTURE...
-
+(a dict of arrays, `weights.npz`), {_RUN.replace("PACKAGE", '"jax>={jax}"')}
 JAX keeps such a program readable for six months of its releases at least.
 """,
-    "onnx": """
-`model.onnx` takes `in_0`: pictures uint8 [B, {canvas}, {canvas}, 3], `in_1`: soft edge maps float32
-[B, {grid}, {grid}] and `in_2`: valid patches bool [B, {grid}, {grid}], for any B, and returns
-scores [B] and patch heat maps [B, {grid}, {grid}]. `run.py` has the preprocessing and needs no
-more than:
-
-    pip install onnxruntime numpy opencv-python-headless
-    python run.py PICTURE...
-""",
+    "onnx": f"""
+`model.onnx` takes, as `in_0`, `in_1` and `in_2`, {_RUN.replace("PACKAGE", "onnxruntime")}""",
     "huggingface": """
 CLIP with the trained LoRA merged into its vision tower, float32; the text tower is the original's.
 SAPL's prompts and heads are not here, so this folder gives image features, not heat maps:

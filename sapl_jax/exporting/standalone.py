@@ -10,76 +10,18 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 
-Size = tuple[int, int]  # height, width
+# An export has the sources of these in the imports' place.
+from data_pipelines.preprocess import Geometry, preprocess
+from data_pipelines.soft_edges import EdgeOptions
+from sapl_jax.models.localization import heat_map_of_picture
+
 Network = Callable[..., Any]
-
-
-def preprocess(rgb: np.ndarray, options: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray, Size]:
-    """Picture uint8 [H,W,3] -> canvas uint8 [C,C,3], edge map [g,g], valid [g,g], (h, w)."""
-    size, patch, canvas = options["size"], options["patch"], options["canvas"]
-    height, width = rgb.shape[:2]
-    longer = max(height, width)
-    if longer != size:
-        height = max(1, round(height * size / longer))
-        width = max(1, round(width * size / longer))
-        method = cv2.INTER_AREA if longer > size else cv2.INTER_CUBIC
-        rgb = cv2.resize(rgb, (width, height), interpolation=method)
-    image = np.empty((canvas, canvas, 3), np.uint8)
-    image[:] = options["padding"]
-    image[:height, :width] = rgb
-    grid = canvas // patch
-    starts = np.arange(grid) * patch
-    rows = np.clip(height - starts, 0, patch)
-    columns = np.clip(width - starts, 0, patch)
-    covered = rows[:, None] * columns[None, :]
-    valid = 2 * covered >= patch**2
-    full = np.zeros((canvas, canvas), np.float32)
-    full[:height, :width] = soft_edges(rgb, options)
-    sums = full.reshape(grid, patch, grid, patch).sum(axis=(1, 3))
-    edge_map = sums / np.maximum(covered, 1).astype(np.float32) * valid
-    return image, edge_map, valid, (height, width)
-
-
-def soft_edges(rgb: np.ndarray, options: dict) -> np.ndarray:
-    """exp(-alpha * distance to the nearest Canny edge), float32 [h,w]; 0 where there is no edge."""
-    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    edges = cv2.Canny(grey, options["canny_low"], options["canny_high"], L2gradient=True) > 0
-    if not edges.any():
-        return np.zeros(edges.shape, np.float32)
-    away = np.logical_not(edges).astype(np.uint8)
-    rough = cv2.distanceTransform(away, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    distance = np.sqrt(np.rint(np.square(rough, dtype=np.float64))).astype(np.float32)
-    alpha = options["edge_kappa"] * edges.mean()
-    alpha = float(np.clip(alpha, options["edge_alpha_min"], options["edge_alpha_max"]))
-    return np.exp(-alpha * distance, dtype=np.float32)
-
-
-def full_size(
-    patch_map: np.ndarray,
-    valid: np.ndarray,
-    resized: Size,
-    original: Size,
-    canvas: int,
-    sigma: float,
-) -> np.ndarray:
-    """Patch heat map [g,g] -> heat map at the picture's own size, float32 [H,W]."""
-    rows = max(1, int(valid.any(axis=1).sum()))
-    columns = max(1, int(valid.any(axis=0).sum()))
-    grid = len(patch_map)
-    inside = patch_map[:rows, :columns].astype(np.float32)
-    full: np.ndarray = np.pad(inside, ((0, grid - rows), (0, grid - columns)), mode="edge")
-    full = cv2.resize(full, (canvas, canvas), interpolation=cv2.INTER_LINEAR)
-    picture: np.ndarray = np.ascontiguousarray(full[: resized[0], : resized[1]])
-    if sigma > 0:
-        picture = cv2.GaussianBlur(picture, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
-    shrinks = original[0] < resized[0] or original[1] < resized[1]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.clip(cv2.resize(picture, (original[1], original[0]), interpolation=method), 0, 1)
 
 
 def stablehlo_network(folder: Path) -> Network:
@@ -112,10 +54,14 @@ class Model:
 
     def __init__(self, folder: str | Path) -> None:
         folder = Path(folder)
-        self.description = json.loads((folder / "export.json").read_text())
-        networks = {"stablehlo": stablehlo_network, "onnx": onnx_network}
-        self.network = networks[self.description["kind"]](folder)
-        self.calibration = self.description["source"].get("calibration")
+        description = json.loads((folder / "export.json").read_text())
+        opened = onnx_network if description["kind"] == "onnx" else stablehlo_network
+        self.network = opened(folder)
+        options = description["preprocessing"]
+        self.geometry = Geometry(options["size"], options["patch"])
+        self.edge_options = EdgeOptions.from_config(SimpleNamespace(**options))
+        self.smoothing = {"canvas": options["canvas"], "sigma": description["heat_map"]["sigma"]}
+        self.calibration = description["source"].get("calibration")
 
     def verdict(self, score: float) -> str:
         """`tampered` or `authentic`; with a calibration, whose rule it is, or `inconclusive`."""
@@ -128,26 +74,16 @@ class Model:
 
     def analyse(self, pictures: Sequence[np.ndarray]) -> list[tuple[float, np.ndarray]]:
         """A list of uint8 RGB [H,W,3] of any sizes -> a list of (score, heat map [H,W])."""
-        options, heat = self.description["preprocessing"], self.description["heat_map"]
-        prepared = [preprocess(picture, options) for picture in pictures]
-        batch = [np.stack([item[part] for item in prepared]) for part in range(3)]
-        scores, maps = self.network(*batch)
-        return [
-            (
-                float(score),
-                full_size(
-                    np.asarray(patch_map),
-                    item[2],
-                    item[3],
-                    picture.shape[:2],
-                    options["canvas"],
-                    heat["sigma"],
-                ),
+        prepared = [preprocess(rgb, self.geometry, self.edge_options) for rgb in pictures]
+        scores, maps = self.network(*(np.stack([item[i] for item in prepared]) for i in range(3)))
+        results = []
+        for score, patch_map, item, rgb in zip(scores, maps, prepared, pictures, strict=True):
+            sizes: dict[str, Any] = {"resized": item.resized, "original": rgb.shape[:2]}
+            heat_map = heat_map_of_picture(
+                np.asarray(patch_map), item.valid, **sizes, **self.smoothing
             )
-            for score, patch_map, item, picture in zip(
-                scores, maps, prepared, pictures, strict=True
-            )
-        ]
+            results.append((float(score), heat_map))
+        return results
 
 
 def main() -> None:

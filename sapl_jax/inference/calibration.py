@@ -33,38 +33,23 @@ _CLIP = 1e-6  # scores nearer to 0 and 1 than this count as this
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What was found on pictures whose labels are known and that the model was not trained on.
+    """What was found on pictures whose labels are known and that the model was not trained on."""
 
-    Attributes:
-        model: fingerprint of the weights.
-        pictures: where the pictures came from.
-        authentic: how many authentic ones there were.
-        tampered: how many tampered ones.
-        false_alarms: the stated rate of authentic pictures called tampered, and of tampered ones
-            called authentic.
-        tampered_above: scores above this are called tampered.
-        alarms: how many of the authentic pictures were above.
-        authentic_to: scores below this are called authentic; None: that verdict is not given.
-        marked: the share of authentic pictures' pixels that the map may mark.
-        map_threshold: of the heat map.
-        temperature: T of probability = sigmoid(logit(score) / T + bias); None: not fitted.
-        bias: see there.
-        fitted_on: authentic and tampered pictures behind temperature and bias.
-    """
-
-    model: str
-    pictures: str
-    authentic: int
+    model: str  # fingerprint of the weights
+    pictures: str  # where they came from, for the reader
+    authentic: int  # how many authentic ones there were
     tampered: int
+    # The stated rate of authentic pictures called tampered, and of tampered ones called authentic.
     false_alarms: float
-    tampered_above: float
-    alarms: int
-    authentic_to: float | None
-    marked: float
-    map_threshold: float
+    tampered_above: float  # scores above this are called tampered
+    alarms: int  # how many of the authentic pictures were above
+    authentic_to: float | None  # scores below are called authentic; None: that verdict is not given
+    marked: float  # the share of authentic pictures' pixels that the map may mark
+    map_threshold: float  # of the heat map
+    # T and bias of probability = sigmoid(logit(score) / T + bias); None: not fitted.
     temperature: float | None = None
     bias: float = 0.0
-    fitted_on: tuple[int, int] = (0, 0)
+    fitted_on: tuple[int, int] = (0, 0)  # authentic and tampered pictures behind T and bias
 
     def probability(self, score: float | np.ndarray) -> np.ndarray | None:
         """The calibrated probability of scores of any shape; None where it was not fitted."""
@@ -84,9 +69,8 @@ class Calibration:
     def rule(self) -> str:
         """When a picture is called what, and what that promises."""
         low, high = clopper_pearson(self.alarms, self.authentic)
-        if self.authentic_to is None:
-            rest = "none is called authentic: below no score are so few tampered ones known to lie"
-        else:
+        rest = "none is called authentic: below no score are so few tampered ones known to lie"
+        if self.authentic_to is not None:
             rest = (
                 f"authentic below {self.authentic_to:.4g}, where at most {self.false_alarms:.1%} "
                 f"of {self.tampered} tampered ones lie"
@@ -108,16 +92,10 @@ def clopper_pearson(hits: int, count: int) -> tuple[float, float]:
 
 
 def calibrate(
-    labels: np.ndarray,
-    scores: np.ndarray,
-    map_counts: np.ndarray,
-    *,
-    false_alarms: float,
-    marked: float,
-    model: str,
-    pictures: str,
-) -> Calibration:
-    """The calibration that labelled pictures give.
+    labels: np.ndarray, scores: np.ndarray, map_counts: np.ndarray,
+    *, false_alarms: float, marked: float, model: str, pictures: str,
+) -> Calibration:  # fmt: skip
+    """The calibration that labelled pictures give; keywords as in `Calibration`.
 
     The threshold is the k-th largest score of n authentic pictures, k = floor(rate (n + 1)): a new
     one like them is above it with a probability of at most k / (n + 1).
@@ -126,10 +104,6 @@ def calibrate(
         labels: int [N], 0 authentic, 1 tampered.
         scores: float [N] in [0, 1].
         map_counts: float [BINS], how an authentic picture's pixels spread over the map's steps.
-        false_alarms: the rate to keep.
-        marked: the share of authentic pixels that may be marked.
-        model: fingerprint of the weights.
-        pictures: where they came from, for the reader.
 
     Raises:
         UserError: too few authentic pictures for that rate.
@@ -149,23 +123,17 @@ def calibrate(
     # Marked: all pixels of higher steps; the lowest step whose upper edge leaves few enough.
     higher = 1 - np.cumsum(map_counts) / map_counts.sum()
     step = int(np.argmax(higher <= marked + 1e-9))
-    found = Calibration(
-        model=model,
-        pictures=pictures,
-        authentic=len(authentic),
-        tampered=len(tampered),
-        false_alarms=false_alarms,
+    temperature, bias = fit_temperature(labels, scores) if len(tampered) else (None, 0.0)
+    counts = len(authentic), len(tampered)
+    return Calibration(
+        model, pictures, *counts, false_alarms,
         tampered_above=above,
         alarms=int(np.sum(authentic > above)),
         authentic_to=min(above, float(tampered[missed - 1])) if missed >= 1 else None,
         marked=marked,
         map_threshold=(step + 1) / BINS,
-    )
-    if len(tampered):
-        temperature, bias = fit_temperature(labels, scores)
-        counts = (len(authentic), len(tampered))
-        found = dataclasses.replace(found, temperature=temperature, bias=bias, fitted_on=counts)
-    return found
+        temperature=temperature, bias=bias, fitted_on=counts if len(tampered) else (0, 0),
+    )  # fmt: skip
 
 
 def with_tampered_side_of(before: Calibration, found: Calibration) -> Calibration:
@@ -175,21 +143,16 @@ def with_tampered_side_of(before: Calibration, found: Calibration) -> Calibratio
     """
     low = before.authentic_to
     if low is not None and before.false_alarms > found.false_alarms:
-        log.warning(
+        text = (
             "none is called authentic: the validation split was calibrated for a rate of %g. "
-            "Calibrate it with --false-alarms %g, and then these again.",
-            before.false_alarms,
-            found.false_alarms,
+            "Calibrate it with --false-alarms %g, and then these again."
         )
+        log.warning(text, before.false_alarms, found.false_alarms)
         low = None
-    return dataclasses.replace(
-        found,
-        authentic_to=None if low is None else min(low, found.tampered_above),
-        tampered=before.tampered,
-        temperature=before.temperature,
-        bias=before.bias,
-        fitted_on=before.fitted_on,
-    )
+    low = None if low is None else min(low, found.tampered_above)
+    kept = ("tampered", "temperature", "bias", "fitted_on")
+    taken = {name: getattr(before, name) for name in kept}
+    return dataclasses.replace(found, authentic_to=low, **taken)
 
 
 def fit_temperature(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
@@ -208,9 +171,8 @@ def fit_temperature(labels: np.ndarray, scores: np.ndarray) -> tuple[float, floa
     def loss(ab: np.ndarray) -> tuple[float, np.ndarray]:
         z = ab[0] * x + ab[1]
         slope = expit(z) - target
-        return float(np.mean(np.logaddexp(0, z) - target * z)), np.array(
-            [np.mean(slope * x), np.mean(slope)]
-        )
+        gradient = np.array([np.mean(slope * x), np.mean(slope)])
+        return float(np.mean(np.logaddexp(0, z) - target * z)), gradient
 
     slope, bias = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x
     if slope <= 0:
@@ -250,9 +212,10 @@ def read(folder: Path) -> Calibration | None:
 
 def of_dict(content: dict) -> Calibration:
     """A calibration of its JSON; ValueError, KeyError or TypeError for anything else."""
-    if content.pop("format", FORMAT) != FORMAT:
+    stored = {"format": FORMAT, **content, "fitted_on": tuple(content["fitted_on"])}
+    if stored.pop("format") != FORMAT:
         raise ValueError("another format")
-    return Calibration(**{**content, "fitted_on": tuple(content["fitted_on"])})
+    return Calibration(**stored)
 
 
 def verdict(score: float, calibration: Calibration | None = None) -> str:

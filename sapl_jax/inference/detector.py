@@ -8,17 +8,11 @@ import numpy as np
 
 
 class Result(NamedTuple):
-    """What a method says of one picture.
+    """What a method says of one picture."""
 
-    Attributes:
-        score: probability-like: whether the picture is tampered, in [0, 1].
-        heat_map: [H, W] float32 in [0, 1], at the picture's own size.
-        mask: [H, W] bool, heat map > the method's threshold.
-    """
-
-    score: float
-    heat_map: np.ndarray
-    mask: np.ndarray
+    score: float  # probability-like: whether the picture is tampered, in [0, 1]
+    heat_map: np.ndarray  # [H, W] float32 in [0, 1], at the picture's own size
+    mask: np.ndarray  # [H, W] bool, heat map > the method's threshold
 
 
 class Detector(Protocol):

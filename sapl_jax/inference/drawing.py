@@ -5,8 +5,6 @@ import numpy as np
 
 from data_pipelines.images import UnreadableImage
 
-# Where the map is 0 the picture stays; where it is 1 this share of the colour covers it.
-OPACITY = 0.7
 _CONTOUR = (0, 255, 255)  # cyan is rare in pictures and not in the colour scale
 
 
@@ -21,18 +19,13 @@ def mask_to_grey(mask: np.ndarray) -> np.ndarray:
 
 
 def overlay(
-    rgb: np.ndarray, heat_map: np.ndarray, mask: np.ndarray, opacity: float = OPACITY
+    rgb: np.ndarray, heat_map: np.ndarray, mask: np.ndarray, opacity: float = 0.7
 ) -> np.ndarray:
     """The picture with its heat map over it and the mask's outline, uint8 RGB [H,W,3].
 
     The colour runs from dark blue (0) over red to yellow (1) and covers the picture in proportion
-    to the map, so that what is not suspected stays visible.
-
-    Args:
-        rgb: uint8 [H,W,3].
-        heat_map: float [H,W] in [0,1].
-        mask: bool [H,W].
-        opacity: share of the colour where the map is 1, in [0,1].
+    to the map (by `opacity` where that is 1), so that what is not suspected stays visible. `rgb` is
+    uint8 [H,W,3], `heat_map` float [H,W] in [0,1], `mask` bool [H,W].
     """
     grey = heat_map_to_grey(heat_map)
     colour = cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_PLASMA), cv2.COLOR_BGR2RGB)

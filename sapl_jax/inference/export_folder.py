@@ -14,10 +14,9 @@ VERSION = 1  # Raised when a reader of the version before could not read the new
 def is_export(folder: Path) -> bool:
     """Whether a folder says that it is an export of this project."""
     try:
-        content = json.loads((folder / FILE).read_text())
-    except (OSError, ValueError):
+        return json.loads((folder / FILE).read_text())["format"] == NAME
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    return isinstance(content, dict) and content.get("format") == NAME
 
 
 def read_description(folder: Path) -> dict[str, Any]:

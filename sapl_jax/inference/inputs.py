@@ -3,7 +3,7 @@
 import glob
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,17 +16,13 @@ _GLOB = frozenset("*?[")
 
 @dataclass
 class Found:
-    """What a command line means.
+    """What a command line means."""
 
-    Attributes:
-        pictures: absolute paths, each file once, in the order given and sorted within folders.
-        skipped: (path, reason) of what was named but cannot be used.
-        others: files in folders that are not named like pictures.
-    """
-
+    # Absolute paths, each file once, in the order given and sorted within folders.
     pictures: list[Path] = field(default_factory=list)
+    # (path, reason) of what was named but cannot be used.
     skipped: list[tuple[Path, str]] = field(default_factory=list)
-    others: int = 0
+    others: int = 0  # files in folders that are not named like pictures
 
 
 def find_pictures(specifications: Sequence[str], leave_out: Path | None = None) -> Found:
@@ -45,6 +41,24 @@ def find_pictures(specifications: Sequence[str], leave_out: Path | None = None) 
     found = Found()
     seen: set[tuple[int, int]] = set()
     barred = os.path.realpath(leave_out) if leave_out is not None else None
+
+    def report(error: OSError) -> None:
+        found.skipped.append((Path(error.filename), f"cannot be listed ({error.strerror})"))
+
+    def take(file: str) -> None:
+        path = Path(os.path.abspath(file))
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            found.skipped.append((path, f"cannot be opened ({error.strerror})"))
+            return
+        identity = (status.st_dev, status.st_ino)
+        if not stat.S_ISREG(status.st_mode):
+            found.skipped.append((path, "not a regular file (a device, pipe or socket)"))
+        elif identity not in seen:
+            seen.add(identity)
+            found.pictures.append(path)
+
     for text in specifications:
         paths = [text]
         if not os.path.lexists(text) and _GLOB.intersection(text):
@@ -52,8 +66,14 @@ def find_pictures(specifications: Sequence[str], leave_out: Path | None = None) 
             if not paths:
                 found.skipped.append((Path(text), "no file has a name of this pattern"))
         for path in paths:
-            for file, named in _files(path, barred, found):
-                _take(file, named, found, seen)
+            if not os.path.isdir(path):
+                take(path)
+                continue
+            for file in walk_files(path, barred, report):
+                if os.path.splitext(file)[1].lower() in SUFFIXES:
+                    take(file)
+                else:
+                    found.others += 1
     if not found.pictures:
         reasons = "".join(f"\n  {path}: {reason}" for path, reason in found.skipped[:5])
         raise UserError(
@@ -61,35 +81,3 @@ def find_pictures(specifications: Sequence[str], leave_out: Path | None = None) 
             f"folders of {', '.join(sorted(SUFFIXES))}.{reasons}"
         )
     return found
-
-
-def _files(path: str, barred: str | None, found: Found) -> Iterator[tuple[str, bool]]:
-    """(file, whether it was named itself) of one path."""
-    if not os.path.isdir(path):
-        yield path, True
-        return
-
-    def report(error: OSError) -> None:
-        found.skipped.append((Path(error.filename), f"cannot be listed ({error.strerror})"))
-
-    for file in walk_files(path, barred, report):
-        yield file, False
-
-
-def _take(file: str, named: bool, found: Found, seen: set[tuple[int, int]]) -> None:
-    path = Path(os.path.abspath(file))
-    if not named and path.suffix.lower() not in SUFFIXES:
-        found.others += 1
-        return
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        found.skipped.append((path, f"cannot be opened ({error.strerror})"))
-        return
-    if not stat.S_ISREG(status.st_mode):
-        found.skipped.append((path, "not a regular file (a device, pipe or socket)"))
-        return
-    identity = (status.st_dev, status.st_ino)
-    if identity not in seen:
-        seen.add(identity)
-        found.pictures.append(path)

@@ -30,70 +30,58 @@ class Localizer:
 
     Attributes:
         config: the configuration of the run the weights come from.
+        source: of the weights, as `TrainedModel` has it.
         geometry: size of the resized picture and of a patch, in pixels.
-        source: where the weights come from: series and step of the checkpoint, CLIP's name and
-            sha256, and the folder the weights were read from.
         calibration: what `sapl_jax.calibrate` found for these weights, or None.
         threshold: of the mask; the calibration's, or the configuration's.
     """
 
     def __init__(self, model: SAPL, config: ConfigDict, source: dict[str, Any]):
         """Places the model's weights on all local devices; `load` is the usual way in."""
-        self.config = config
-        self.source = source
+        self.config, self.source = config, source
         self.geometry = Geometry(config.image.size, model.clip.config.vision.patch_size)
-        stored = source.get("calibration")
-        self.calibration = of_dict(dict(stored)) if stored else None
-        self.threshold: float = config.model.heat_map.threshold
-        if self.calibration is not None:
-            self.threshold = self.calibration.map_threshold
         self.edge_options = EdgeOptions.from_config(config.image)
+        stored = source.get("calibration")
+        self.calibration = of_dict(stored) if stored else None
+        uncalibrated: float = config.model.heat_map.threshold
+        self.threshold = self.calibration.map_threshold if self.calibration else uncalibrated
         self.batch_size = _BATCH_PER_DEVICE * jax.local_device_count()
         self._mesh = Mesh(np.asarray(jax.local_devices()), (devices.AXIS,))
         params, frozen = split_model(model)
         self._weights: PyTree = devices.replicate((params, frozen.params), jax.local_devices())
 
-        def analyse(weights: PyTree, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-            sapl = merge_model(weights[0], FrozenModel(frozen.graph, weights[1]))
-            return score_and_patch_map(sapl, *inputs)
+        def merged(weights: PyTree) -> SAPL:
+            return merge_model(weights[0], FrozenModel(frozen.graph, weights[1]))
 
-        def edge_features(
-            weights: PyTree,
-            image: jax.Array,
-            edge_map: jax.Array,
-            valid: jax.Array,
-            label: jax.Array,
-        ) -> tuple[jax.Array, jax.Array]:
-            sapl = merge_model(weights[0], FrozenModel(frozen.graph, weights[1]))
-            outputs = sapl(image, edge_map, valid)
-            hecl = config.model.hecl
+        def analyse(weights: PyTree, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return score_and_patch_map(merged(weights), *inputs)
+
+        def edge_features(weights: PyTree, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+            image, edge_map, valid, label = inputs
+            sapl, hecl = merged(weights), config.model.hecl
+            found, flat = sapl(image, edge_map, valid), valid.reshape(len(label), -1)
+            options = {"top_k": hecl.top_k, "use_edges": hecl.use_edges}
             indices, usable = select_patches(
-                outputs.similarity,
-                sapl.scale,
-                outputs.edge_map,
-                valid.reshape(len(label), -1),
-                top_k=hecl.top_k,
-                use_edges=hecl.use_edges,
+                found.similarity, sapl.scale, found.edge_map, flat, **options
             )
             gives = jax.nn.one_hot(label, 2, dtype=bool)
-            anchors = make_anchors(sapl.heads, outputs.embeddings, indices, usable, gives)
-            own = jnp.take_along_axis(anchors.features, label[None, :, None, None, None], axis=2)[
-                :, :, 0
-            ]
-            return jnp.swapaxes(own, 0, 1), usable
+            anchors = make_anchors(sapl.heads, found.embeddings, indices, usable, gives)
+            own = label[None, :, None, None, None]
+            features = jnp.take_along_axis(anchors.features, own, axis=2)[:, :, 0]
+            return jnp.swapaxes(features, 0, 1), usable
 
         self._analyse = devices.split_batch(analyse, self._mesh)
         self._edge_features = devices.split_batch(edge_features, self._mesh)
 
     @classmethod
     def load(
-        cls, checkpoint: str | Path, *, dtype: str | None = None, which: str | None = None
+        cls, checkpoint: str | Path | None, *, dtype: str | None = None, which: str | None = None
     ) -> "Localizer":
         """A trained model from a training run's folder or from an export.
 
         Args:
             checkpoint: a work directory of `sapl_jax.train`, or a folder that
-                `sapl_jax.export --format orbax` wrote.
+                `sapl_jax.export --format orbax` wrote; None: the demo's, with a warning.
             dtype: compute type, "float32" or "bfloat16"; None: the one the model was trained with
                 ("auto" is bfloat16 where the hardware has it, else float32).
             which: of a run's checkpoints, "last", or "best" by validation I-AUC; None: what its
@@ -116,11 +104,16 @@ class Localizer:
             UserError: an array is not uint8 with three channels.
         """
         results = []
-        for prepared, originals, count in self._batches(images):
-            batch = _stack(prepared)
-            scores, maps = jax.device_get(self._analyse(self._weights, *self._place(batch)))
-            for i in range(count):
-                results.append(self._result(scores[i], maps[i], prepared[i], originals[i]))
+        sigma = self.config.model.heat_map.sigma
+        options: dict[str, Any] = {"canvas": self.geometry.canvas, "sigma": sigma}
+        for part, prepared in self._batches(images):
+            arrays = self._place(prepared)
+            scores, maps = jax.device_get(self._analyse(self._weights, *arrays))
+            for image, item, score, patch_map in zip(part, prepared, scores, maps, strict=False):
+                heat_map = heat_map_of_picture(
+                    patch_map, item.valid, resized=item.resized, original=image.shape[:2], **options
+                )
+                results.append(result_of(score, heat_map, self.threshold))
         return results
 
     def verdict(self, score: float) -> str:
@@ -144,22 +137,21 @@ class Localizer:
         """
         if not self.config.model.hecl.enabled:
             raise UserError("This checkpoint was trained without HECL: it has no edge features.")
-        features, usable = [], []
-        start = 0
-        for prepared, _, count in self._batches(images):
+        found, done = [], 0
+        for part, prepared in self._batches(images):
             label = np.zeros(len(prepared), np.int32)
-            label[:count] = labels[start : start + count]
-            start += count
-            arrays = self._place((*_stack(prepared), label))
-            part, ok = jax.device_get(self._edge_features(self._weights, *arrays))
-            features.append(part[:count])
-            usable.append(ok[:count])
-        return np.concatenate(features), np.concatenate(usable)
+            label[: len(part)] = labels[done : done + len(part)]
+            done += len(part)
+            arrays = self._place(prepared, label)
+            both = jax.device_get(self._edge_features(self._weights, *arrays))
+            found.append([array[: len(part)] for array in both])
+        features, usable = map(np.concatenate, zip(*found, strict=True))
+        return features, usable
 
     def _batches(
         self, images: Sequence[np.ndarray]
-    ) -> Iterator[tuple[list[Preprocessed], list[tuple[int, int]], int]]:
-        """Preprocessed batches of two shapes only, one picture or a full batch: two compiles."""
+    ) -> Iterator[tuple[Sequence[np.ndarray], list[Preprocessed]]]:
+        """Pictures, and their inputs filled up to one or a full batch: two shapes are compiled."""
         for image in images:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise UserError(
@@ -170,32 +162,12 @@ class Localizer:
         for start in range(0, len(images), size):
             part = images[start : start + size]
             prepared = [preprocess(image, self.geometry, self.edge_options) for image in part]
-            padded = prepared + [prepared[-1]] * (size - len(part))
-            yield padded, [image.shape[:2] for image in part], len(part)
+            yield part, prepared + [prepared[-1]] * (size - len(part))
 
-    def _place(self, arrays: Sequence[np.ndarray]) -> Sequence[jax.Array]:
-        spread = len(arrays[0]) % self._mesh.size == 0
+    def _place(self, prepared: Sequence[Preprocessed], *more: np.ndarray) -> Sequence[jax.Array]:
+        """Images, edge maps, valid patches and `more`, all [B, ...], on the devices."""
+        images, edge_maps, valid, _ = map(np.stack, zip(*prepared, strict=True))
+        spread = len(prepared) % self._mesh.size == 0
         spec = PartitionSpec(devices.AXIS) if spread else PartitionSpec()
-        return jax.device_put(tuple(arrays), NamedSharding(self._mesh, spec))
-
-    def _result(
-        self, score: float, patch_map: np.ndarray, prepared: Preprocessed, size: tuple[int, int]
-    ) -> Result:
-        options = self.config.model.heat_map
-        heat_map = heat_map_of_picture(
-            patch_map,
-            prepared.valid,
-            canvas=self.geometry.canvas,
-            resized=prepared.resized,
-            original=size,
-            sigma=options.sigma,
-        )
-        return result_of(score, heat_map, self.threshold)
-
-
-def _stack(prepared: Sequence[Preprocessed]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return (
-        np.stack([p.image for p in prepared]),
-        np.stack([p.edge_map for p in prepared]),
-        np.stack([p.valid for p in prepared]),
-    )
+        arrays = (images, edge_maps, valid, *more)
+        return jax.device_put(arrays, NamedSharding(self._mesh, spec))

@@ -3,15 +3,29 @@
 import dataclasses
 import logging
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from ml_collections import ConfigDict
+
+from configs.sapl import get_config
+from sapl_jax import devices
+from sapl_jax.checkpoints import CheckpointFolder
+from sapl_jax.clip.config import CLIPConfig, TextConfig, VisionConfig
+from sapl_jax.clip.model import CLIP, CLIPSource
 from sapl_jax.errors import UserError, check_checkpoint
 from sapl_jax.inference import calibration
-from sapl_jax.inference.export_folder import is_export
-from sapl_jax.inference.exports import load_orbax
-from sapl_jax.inference.trained import TrainedModel, load_trained
+from sapl_jax.inference.export_folder import is_export, read_description
+from sapl_jax.models.sapl import SAPL, assemble_sapl, build_sapl
+from sapl_jax.training.state import init_state, make_optimizer, merge_model, split_model
+from sapl_jax.workdir import FREE_FIELDS, config_of, flat, read_config
 
 log = logging.getLogger(__name__)
 
+ORBAX_WEIGHTS = "weights"  # the folder of an export's arrays
 SHIPPED = Path(__file__).parent.parent / "assets" / "demo_model"
 NOTICE = (
     "No --checkpoint was given: using the demo's model. It was trained on small generated pictures "
@@ -19,38 +33,136 @@ NOTICE = (
 )
 
 
-def load_model(
-    checkpoint: str | Path, dtype: str | None = None, which: str | None = None
-) -> TrainedModel:
-    """The model that `Localizer.load` opens, with its LoRA if it has one; same arguments.
+class TrainedModel(NamedTuple):
+    """A model with its weights.
 
-    Its source has a "fingerprint" of the weights, and a "calibration" where one is beside them.
+    Attributes:
+        model: SAPL with CLIP inside.
+        config: the configuration it was trained with.
+        source: what to say of the weights in reports: "checkpoint" (series/step), "step", "clip"
+            (name, revision, file and sha256 of CLIP's own weights), "weights" (their folder), their
+            "fingerprint", and their "calibration" where there is one.
     """
-    folder = Path(checkpoint)
+
+    model: SAPL
+    config: ConfigDict
+    source: dict[str, Any]
+
+
+def load_model(
+    checkpoint: str | Path | None, dtype: str | None = None, which: str | None = None
+) -> TrainedModel:
+    """The model that `Localizer.load` opens, with its LoRA if it has one; same arguments."""
+    if checkpoint is None:
+        if not is_export(SHIPPED):
+            raise UserError(
+                "No --checkpoint was given, and the demo's model is not in this installation "
+                f"({SHIPPED}). Give a training run's folder or an export with --checkpoint DIR; "
+                "`python -m sapl_jax.demo` makes a run in demo/run."
+            )
+        log.warning(NOTICE)
+    folder = Path(checkpoint or SHIPPED)
     check_checkpoint(folder)
     if not is_export(folder):
-        trained = load_trained(folder, dtype, which)
+        trained = _load_run(folder, dtype, which)
     elif which:
         raise UserError(f"{folder} is an export, which has one checkpoint: leave out --which.")
     else:
-        trained = load_orbax(folder, dtype)
+        trained = _load_export(folder, dtype)
     found = calibration.read(folder)
     source = {**trained.source, "fingerprint": calibration.fingerprint(trained.model)}
     if found is not None and found.model != source["fingerprint"]:
-        log.warning(
-            "%s is of other weights and is left out: calibrate again", folder / calibration.FILE
-        )
+        file = folder / calibration.FILE
+        log.warning("%s is of other weights and is left out: calibrate again", file)
     elif found is not None:
         source["calibration"] = dataclasses.asdict(found)
     return trained._replace(source=source)
 
 
-def shipped_model() -> Path:
-    """The folder of the demo's model, an orbax export; UserError where it did not come along."""
-    if not is_export(SHIPPED):
+def _load_run(workdir: Path, dtype: str | None, which: str | None) -> TrainedModel:
+    config = read_config(workdir)
+    _require_current(config, workdir)
+    checkpoints = workdir / "checkpoints"
+    order = ("best", "last") if (which or config.train.keep) == "best" else ("last", "best")
+    there = [s for s in order if any(p.name.isdigit() for p in (checkpoints / s).glob("*"))]
+    if not there:
+        raise UserError(f"{workdir} holds no checkpoint yet: let the run save one first.")
+    series = there[0]
+    if which and series != which:
+        raise UserError(f"{workdir} has no {which} checkpoint, only {series}: leave out --which.")
+    model = build_sapl(config, devices.compute_dtype(dtype or config.train.dtype))
+    params, frozen = split_model(model)
+    tx, dim = make_optimizer(config.train), model.feature_dim
+    template = jax.eval_shape(lambda p: init_state(p, tx, config, dim), params)
+    folder, step = _newest(checkpoints / series)
+    clip, now = folder.record(step)["clip"], model.clip.source
+    if clip["sha256"] != now.sha256:
         raise UserError(
-            "No --checkpoint was given, and the demo's model is not in this installation "
-            f"({SHIPPED}). Give a training run's folder or an export with --checkpoint DIR; "
-            "`python -m sapl_jax.demo` makes a run in demo/run."
+            f"The run was trained on CLIP {clip['name']} ({clip['file']}, sha256 "
+            f"{clip['sha256']}); {now.name} now has {now.file} with sha256 {now.sha256}. "
+            "Restore the weights file the run was trained on."
         )
-    return SHIPPED
+    state = folder.restore(step, template)
+    folder.close()
+    weights = str(checkpoints / series / str(step))
+    source = {"checkpoint": f"{series}/{step}", "step": step, "clip": clip, "weights": weights}
+    return TrainedModel(merge_model(state.params, frozen), config, source)
+
+
+def _load_export(folder: Path, dtype: str | None) -> TrainedModel:
+    content = read_description(folder)
+    if content["kind"] != "orbax":
+        raise UserError(
+            f"{folder} is a {content['kind']} export, which this package does not open (its "
+            "README.md says what does). Give a training run's folder or an export made with "
+            "--format orbax."
+        )
+    config = config_of(content["config"])
+    _require_current(config, folder)
+    source = CLIPSource(**content["source"]["clip"])
+    compute = devices.compute_dtype(dtype or config.train.dtype)
+    towers = {
+        "vision": VisionConfig(**content["clip"]["vision"]),
+        "text": TextConfig(**content["clip"]["text"]),
+    }
+    clip_config = CLIPConfig(**content["clip"] | towers)
+
+    def build() -> SAPL:
+        clip = CLIP(clip_config, source, compute, nnx.Rngs(0))
+        return assemble_sapl(clip, content["class_ids"], config)
+
+    # Abstract: no random weights are made only to be replaced.
+    params, frozen = split_model(nnx.eval_shape(build))
+    weights = folder / ORBAX_WEIGHTS
+    if not weights.is_dir():
+        raise UserError(f"{folder} has no {ORBAX_WEIGHTS} folder: copy or make the export again.")
+    checkpoint, step = _newest(weights)
+    clip = jax.eval_shape(lambda tree: optax.tree.cast(tree, jnp.float32), frozen.params)
+    tree = checkpoint.restore(step, {"trained": params, "clip": clip})
+    checkpoint.close()
+    frozen = frozen._replace(params=optax.tree.cast_like(tree["clip"], frozen.params))
+    source_of_weights = {**content["source"], "weights": str(weights)}
+    return TrainedModel(merge_model(tree["trained"], frozen), config, source_of_weights)
+
+
+def _newest(folder: Path) -> tuple[CheckpointFolder, int]:
+    """The checkpoints of a folder, opened to be read, and the newest whole one's step."""
+    checkpoints = CheckpointFolder(folder, read_only=True)
+    if (step := checkpoints.latest_step()) is None:
+        raise UserError(
+            f"{folder} holds no whole checkpoint, only unfinished ones: let the run save one, or "
+            "make the export again."
+        )
+    return checkpoints, step
+
+
+def _require_current(config: ConfigDict, origin: Path) -> None:
+    """UserError where the configuration stored in `origin` lacks a field of this version."""
+    absent = flat(get_config().to_dict()).keys() - flat(config.to_dict()).keys()
+    absent -= set(FREE_FIELDS)  # of the run, not of the model
+    parts = ("image.", "clip.", "model.", "train.")
+    if missing := sorted(name for name in absent if name.startswith(parts)):
+        raise UserError(
+            f"{origin} was written by another version of sapl_jax: its configuration has no "
+            f"{', '.join(missing)}. Open it with that version, or train again."
+        )

@@ -11,13 +11,12 @@ import json
 import os
 import unicodedata
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from sapl_jax.errors import UserError
-from sapl_jax.files import hold_lock, write_atomically
+from sapl_jax.files import hold_lock, write_atomically, writing
 
 RECORDS = "predictions.jsonl"
 SKIPPED = "skipped.jsonl"
@@ -27,94 +26,81 @@ _MAX_STEM_BYTES = 180  # File systems allow 255 for a name; ending, hash and suf
 
 
 class OutputFolder:
-    """An output folder held for one run; use it as a context manager.
+    """An output folder held for one run; `open` is the way in.
 
-    Attributes:
-        endings: what each picture's files end in, with their suffixes.
-        settings: what must be equal for all predictions in a folder (model, threshold, tiles).
+    `settings`: what must be equal for all predictions in it (model, threshold, tiles).
     """
 
+    _records: TextIO
+
     def __init__(self, folder: Path, settings: Mapping[str, Any]):
-        """Nothing is touched before the folder is entered."""
-        self.folder = folder
-        self.settings = dict(settings)
-        self.endings = {ending: f"{ending}.png" for ending in ENDINGS}
+        self.folder, self.settings = folder, dict(settings)
+        # What each picture's files end in, with their suffixes.
+        self._endings = {ending: f"{ending}.png" for ending in ENDINGS}
         if self.settings.get("report"):
-            self.endings["report"] = "report.html"
+            self._endings["report"] = "report.html"
         self._done: dict[tuple[str, str], dict[str, Any]] = {}
         self._taken: set[str] = set()
 
-    def __enter__(self) -> "OutputFolder":
-        """Makes and locks the folder and reads what it holds.
+    @classmethod
+    @contextmanager
+    def open(cls, folder: Path, settings: Mapping[str, Any]) -> Iterator["OutputFolder"]:
+        """Makes and locks the folder, reads what it holds, and lets go of it in the end.
 
         Raises:
             UserError: it cannot be written, another run holds it, or its predictions were made with
                 other settings or are damaged.
         """
-        with _write_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / LOCK).touch()
-        busy = f"Another run is writing to {self.folder}. Wait for it or give another --output."
-        with ExitStack() as held:
-            held.enter_context(hold_lock(self.folder / LOCK, busy=busy))
-            self._read()
-            with _write_errors(self.folder):
-                lines = (self.folder / RECORDS).open("a", encoding="ascii")
-            self._records = held.enter_context(lines)
-            self._held = held.pop_all()
-        return self
+        output = cls(folder, settings)
+        with output._writing():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / LOCK).touch()
+        busy = f"Another run is writing to {folder}. Wait for it or give another --output."
+        with hold_lock(folder / LOCK, busy=busy):
+            output._read()
+            with output._writing():
+                output._records = (folder / RECORDS).open("a", encoding="ascii")
+            with output._records:
+                yield output
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Lets go of the folder."""
-        self._held.close()
+    def _writing(self) -> AbstractContextManager[None]:
+        kept = "What is there is kept: mend that and run the same command to continue, or give"
+        return writing(self.folder, f"{kept} another --output.")
 
-    def find(self, path: Path, sha256: str) -> dict[str, Any] | None:
-        """The record of a file's prediction if it is there with all its pictures, else None."""
+    def holds(self, path: Path, sha256: str) -> bool:
+        """Whether a file's prediction is there with all its pictures."""
         record = self._done.get((str(path), sha256))
-        if record is None:
-            return None
-        whole = all((self.folder / record["files"][ending]).is_file() for ending in self.endings)
-        return record if whole else None
+        return record is not None and all(
+            (self.folder / record["files"][ending]).is_file() for ending in self._endings
+        )
 
     def add(self, path: Path, pictures: Mapping[str, bytes], record: Mapping[str, Any]) -> None:
-        """Writes one prediction.
+        """Writes one prediction: bytes of each file by ending ("heatmap", "mask", "overlay").
 
-        Args:
-            path: of the picture; its stem names the files.
-            pictures: bytes of each file by ending ("heatmap", "mask", "overlay").
-            record: a JSON object with "sha256"; path, settings and file names are added.
+        The stem of `path` names them; `record` has "sha256"; path, settings and names are added.
 
         Raises:
             UserError: the folder cannot be written, or the disk is full.
         """
-        before = self._done.get((str(path), record["sha256"]))
-        if before is not None:  # Its pictures were removed; the line is still true.
-            with _write_errors(self.folder):
-                for ending, name in before["files"].items():
-                    if not os.path.lexists(self.folder / name):
-                        write_atomically(self.folder / name, pictures[ending])
-            return
-        stem = self._free_stem(path, pictures)
-        files = {ending: f"{stem}_{name}" for ending, name in self.endings.items()}
-        whole = {"path": str(path), **record, **self.settings, "files": files}
-        with _write_errors(self.folder):
+        key = str(path), record["sha256"]
+        before = self._done.get(key)
+        files = before["files"] if before else self._free_names(path, pictures)
+        with self._writing():
             for ending, name in files.items():
-                write_atomically(self.folder / name, pictures[ending])
-            # Escaped to ASCII: a name may hold anything, also bytes that are no text at all.
-            self._records.write(json.dumps(whole, allow_nan=False) + "\n")
-            self._records.flush()
-        self._done[str(path), whole["sha256"]] = whole
+                if not os.path.lexists(self.folder / name):
+                    write_atomically(self.folder / name, pictures[ending])
+            if before is None:  # Else only pictures were removed; the line is still true.
+                whole = {"path": str(path), **record, **self.settings, "files": files}
+                # Escaped to ASCII: a name may hold anything, also bytes that are no text at all.
+                self._records.write(json.dumps(whole, allow_nan=False) + "\n")
+                self._records.flush()
+                self._done[key] = whole
 
     def write_skipped(self, skipped: list[tuple[Path, str]]) -> None:
         """Lists what this run could not use in skipped.jsonl; removes the list of a run before."""
         target = self.folder / SKIPPED
         lines = [json.dumps({"path": str(path), "reason": reason}) for path, reason in skipped]
-        with _write_errors(self.folder):
+        with self._writing():
             target.unlink(missing_ok=True)
             if lines:
                 write_atomically(target, ("\n".join(lines) + "\n").encode("ascii"))
@@ -132,48 +118,46 @@ class OutputFolder:
                 record = json.loads(line)
                 key = record["path"], record["sha256"]
                 self._check_settings(record)
-                names = [record["files"][ending] for ending in self.endings]
-            except (ValueError, KeyError, TypeError) as error:
+                names = [record["files"][ending].casefold() for ending in self._endings]
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(
                     f"{path}, line {number} is not a prediction of this command ({error}). Nothing "
                     "was changed; give another --output."
                 ) from error
             self._done[key] = record
-            self._taken.update(name.casefold() for name in names)
+            self._taken.update(names)
         if whole < len(data):
             # A run was killed inside this line; its picture is analysed again.
-            with _write_errors(self.folder), path.open("r+b") as file:
+            with self._writing(), path.open("r+b") as file:
                 file.truncate(whole)
 
     def _check_settings(self, record: dict[str, Any]) -> None:
-        differing = [
+        if differing := [
             f"{name}: {record.get(name)!r} there, {value!r} now"
             for name, value in self.settings.items()
             if record.get(name) != value
-        ]
-        if differing:
+        ]:
+            listed = "\n  ".join(differing)
             raise UserError(
-                f"{self.folder} holds predictions that were made otherwise:\n  "
-                + "\n  ".join(differing)
-                + "\nNothing was changed. Give another --output."
+                f"{self.folder} holds predictions that were made otherwise:\n  {listed}\n"
+                "Nothing was changed. Give another --output."
             )
 
-    def _free_stem(self, path: Path, pictures: Mapping[str, bytes]) -> str:
-        """The first stem whose three names are free, or hold exactly these pictures already."""
+    def _free_names(self, path: Path, pictures: Mapping[str, bytes]) -> dict[str, str]:
+        """The first names, by ending, that are free or hold exactly these pictures already."""
         stem = safe_stem(path)
         digest = hashlib.sha256(os.fsencode(path)).hexdigest()
         numbered = (f"{stem}-{digest[:8]}-{number}" for number in range(2, 10_000))
         for candidate in itertools.chain([stem, f"{stem}-{digest[:8]}"], numbered):
-            names = [f"{candidate}_{name}" for name in self.endings.values()]
-            if any(name.casefold() in self._taken for name in names):
-                continue
+            names = {ending: f"{candidate}_{name}" for ending, name in self._endings.items()}
+            folded = {name.casefold() for name in names.values()}
             # A killed run may have left these very pictures without a line.
-            if all(
+            if self._taken.isdisjoint(folded) and all(
                 _absent_or_equal(self.folder / name, pictures[ending])
-                for name, ending in zip(names, self.endings, strict=True)
+                for ending, name in names.items()
             ):
-                self._taken.update(name.casefold() for name in names)
-                return candidate
+                self._taken |= folded
+                return names
         raise UserError(f"{self.folder} has too many files named {stem}; give another --output.")
 
 
@@ -189,19 +173,6 @@ def safe_stem(path: Path) -> str:
 
 
 def _absent_or_equal(path: Path, data: bytes) -> bool:
-    if not os.path.lexists(path):
-        return True
     if path.is_symlink() or not path.is_file() or path.stat().st_size != len(data):
-        return False
+        return not os.path.lexists(path)
     return path.read_bytes() == data
-
-
-@contextmanager
-def _write_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written: {error.strerror or error}. What is there is kept: mend "
-            "that and run the same command to continue, or give another --output."
-        ) from error

@@ -21,7 +21,8 @@ from sapl_jax.inference.output_folder import ENDINGS, OutputFolder
 _THREADS = 4
 _BATCH_PIXELS = 32_000_000  # decoded pixels in one batch, and waiting for one; or one picture
 
-
+# Bytes of each file by its ending, and the record.
+Made = tuple[dict[str, bytes], dict[str, Any]]
 Report = Callable[[Path, reading.Picture, np.ndarray, dict[str, Any]], bytes]
 
 
@@ -35,15 +36,6 @@ class Summary:
     skipped: list[tuple[Path, str]] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """A file that was read: its picture, or why not, or that its prediction is there."""
-
-    path: Path
-    picture: reading.Picture | None = None
-    problem: str = ""
-
-
 def predict(
     detector: Detector,
     pictures: Sequence[Path],
@@ -52,82 +44,66 @@ def predict(
     *,
     max_pixels: int = reading.MAX_PIXELS,
     batch_size: int = 8,
-    progress: bool = True,
-    calibration: Calibration | None = None,
     report: Report | None = None,
 ) -> Summary:
     """Analyses every picture that `output` does not hold yet.
 
     Args:
-        detector: a `Localizer`, or one behind tiles.
+        detector: a `Localizer`, or one behind tiles; its calibration gives probabilities, verdicts.
         pictures: absolute paths.
-        output: an entered output folder.
+        output: what is open.
         threshold: the mask is heat map > threshold.
         max_pixels: of one picture; larger ones are refused.
         batch_size: pictures analysed at once.
-        progress: whether to show a bar.
-        calibration: of the detector, which gives probabilities and verdicts.
         report: makes a picture's page of its path, pixels, heat map and record.
 
     Raises:
         UserError: the output cannot be written. A file that cannot be used never raises: it is in
             the summary.
     """
-    summary = Summary()
+    summary, calibration = Summary(), getattr(detector, "calibration", None)
 
-    def load(path: Path) -> _Loaded:
+    def load(path: Path) -> tuple[Path, reading.Picture | str | None]:
+        """A file's picture, or why it has none, or None where its prediction is there."""
         try:
             data = read_bytes(path, reading.MAX_BYTES)
-            if output.find(path, sha256_of(data)):
-                return _Loaded(path)
-            return _Loaded(path, reading.decode(data, path, max_pixels))
+            there = output.holds(path, sha256_of(data))
+            return path, None if there else reading.decode(data, path, max_pixels)
         except UnreadableImage as error:
-            return _Loaded(path, problem=str(error).removeprefix(f"{path}: "))
+            return path, str(error).removeprefix(f"{path}: ")
         except MemoryError:
-            return _Loaded(path, problem="not enough memory to decode it")
+            return path, "not enough memory to decode it"
+
+    def make(path: Path, picture: reading.Picture, analysis: Result) -> Made:
+        files, record = render(picture, analysis, threshold, calibration)
+        if report is not None:
+            files["report"] = report(path, picture, analysis.heat_map, record)
+        return files, record
 
     with (
         concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
-        ProgressBar(total=len(pictures), desc="predict", unit="image", disable=not progress) as bar,
+        ProgressBar(total=len(pictures), desc="predict", unit="image") as bar,
     ):
         for batch in batches_ahead(load, pictures, batch_size, _BATCH_PIXELS, _pixels):
-            readable = [item for item in batch if item.picture is not None]
-            summary.already_there += sum(not item.problem for item in batch) - len(readable)
-            summary.skipped += [(item.path, item.problem) for item in batch if item.problem]
-            images = [item.picture.rgb for item in readable if item.picture is not None]
-            analyses = detector.analyse(images) if images else []
-            rendered = [
-                pool.submit(
-                    _render, item.path, item.picture, analysis, threshold, calibration, report
-                )
-                for item, analysis in zip(readable, analyses, strict=True)
-                if item.picture is not None
+            readable = [(path, it) for path, it in batch if isinstance(it, reading.Picture)]
+            summary.already_there += sum(it is None for _, it in batch)
+            summary.skipped += [(path, it) for path, it in batch if isinstance(it, str)]
+            analyses = detector.analyse([it.rgb for _, it in readable]) if readable else []
+            made = [
+                (path, pool.submit(make, path, picture, analysis))
+                for (path, picture), analysis in zip(readable, analyses, strict=True)
             ]
-            for item, future in zip(readable, rendered, strict=True):
+            for path, future in made:
                 try:
                     files, record = future.result()
                 except UnreadableImage as error:
-                    summary.skipped.append((item.path, str(error)))
+                    summary.skipped.append((path, str(error)))
                     continue
-                output.add(item.path, files, record)
+                output.add(path, files, record)
                 summary.analysed += 1
                 summary.tampered += record["verdict"] == LABEL_NAMES[TAMPERED]
             bar.update(len(batch))
     return summary
-
-
-def _render(
-    path: Path,
-    picture: reading.Picture,
-    analysis: Result,
-    threshold: float,
-    calibration: Calibration | None,
-    report: Report | None,
-) -> tuple[dict[str, bytes], dict[str, Any]]:
-    files, record = render(picture, analysis, threshold, calibration)
-    if report is not None:
-        files["report"] = report(path, picture, analysis.heat_map, record)
-    return files, record
 
 
 def render(
@@ -136,7 +112,7 @@ def render(
     threshold: float,
     calibration: Calibration | None,
     parts: Sequence[str] = ENDINGS,
-) -> tuple[dict[str, bytes], dict[str, Any]]:
+) -> Made:
     """What people and programs get of a result.
 
     Returns:
@@ -170,5 +146,5 @@ def render(
     return files, record
 
 
-def _pixels(item: _Loaded) -> int:
-    return 0 if item.picture is None else item.picture.rgb[..., 0].size
+def _pixels(loaded: tuple[Path, reading.Picture | str | None]) -> int:
+    return loaded[1].rgb[..., 0].size if isinstance(loaded[1], reading.Picture) else 0

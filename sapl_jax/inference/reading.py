@@ -14,29 +14,18 @@ MAX_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that was read.
+    """A picture that was read."""
 
-    Attributes:
-        rgb: uint8 [H, W, 3].
-        sha256: of the file.
-        notes: what reading it left out.
-    """
-
-    rgb: np.ndarray
-    sha256: str
-    notes: tuple[str, ...] = ()
+    rgb: np.ndarray  # uint8 [H, W, 3]
+    sha256: str  # of the file
+    notes: tuple[str, ...] = ()  # what reading it left out
 
 
 def decode(data: bytes, origin: str | Path, max_pixels: int = MAX_PIXELS) -> Picture:
-    """The picture in a file's bytes.
-
-    Args:
-        data: the file.
-        origin: the name that errors carry.
-        max_pixels: checked before anything is decoded.
+    """The picture in a file's bytes; `origin` is the name that errors carry.
 
     Raises:
-        UnreadableImage: not a picture, damaged, an animation, or too many pixels.
+        UnreadableImage: not a picture, damaged, an animation, or, before it is decoded, too large.
     """
     if kind := _animation(data, origin):
         raise UnreadableImage(

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.progress_bars import ProgressBar
-from sapl_jax.errors import UserError
 from sapl_jax.inference.detector import Detector, Result, result_of
 
 
@@ -39,58 +38,54 @@ class TiledDetector:
     """Wraps a detector; pictures whose longer side is over `tile` pixels are analysed in tiles.
 
     overlap: share of a tile that neighbours have in common, 0 to 0.9. batch: tiles per call of the
-    detector. Raises UserError for values that cannot work.
+    detector.
     """
 
     def __init__(
         self, detector: Detector, tile: int, overlap: float = 0.25, batch: int = 8
     ) -> None:
-        if tile < 32:
-            raise UserError(f"tiles of {tile} pixels are too small, use at least 32")
-        if not 0 <= overlap <= 0.9:
-            raise UserError(f"a tile overlap of {overlap} is not between 0 and 0.9")
         self._detector, self._tile, self._overlap, self._batch = detector, tile, overlap, batch
         # Of the score, which stays the whole picture's.
         self.calibration = getattr(detector, "calibration", None)
 
     def analyse(self, images: Sequence[np.ndarray]) -> list[Result]:
         """Analyses uint8 RGB pictures [H, W, 3] of any sizes."""
-        small = [i for i, image in enumerate(images) if max(image.shape[:2]) <= self._tile]
-        found: dict[int, Result] = {}
-        whole = self._detector.analyse([images[i] for i in small]) if small else []
-        for i, analysis in zip(small, whole, strict=True):
-            found[i] = result_of(analysis.score, analysis.heat_map)
-        for i, image in enumerate(images):
-            if i not in found:
-                found[i] = self._analyse_large(image)
-        return [found[i] for i in range(len(images))]
+        small = [image for image in images if max(image.shape[:2]) <= self._tile]
+        whole = iter(self._detector.analyse(small) if small else [])
+        results = []
+        for image in images:
+            if max(image.shape[:2]) > self._tile:
+                results.append(self._analyse_large(image))
+            else:
+                analysis = next(whole)
+                results.append(result_of(analysis.score, analysis.heat_map))
+        return results
 
     def _analyse_large(self, image: np.ndarray) -> Result:
         score = self._detector.analyse([image])[0].score
-        height, width = image.shape[:2]
-        rows = tile_starts(height, self._tile, self._overlap)
-        columns = tile_starts(width, self._tile, self._overlap)
-        side_y, side_x = min(self._tile, height), min(self._tile, width)
-        weight_y, weight_x = blend_weights(side_y), blend_weights(side_x)
+        (rows, weight_y, total_y), (columns, weight_x, total_x) = map(self._axis, image.shape[:2])
         weight = weight_y[:, None] * weight_x[None, :]
-        heat_map = np.zeros((height, width), np.float32)
+        heat_map = np.zeros(image.shape[:2], np.float32)
         corners = [(y, x) for y in rows for x in columns]
         with ProgressBar(total=len(corners), desc="tiles", leave=False) as bar:
             for start in range(0, len(corners), self._batch):
                 batch = corners[start : start + self._batch]
-                tiles = [image[y : y + side_y, x : x + side_x] for y, x in batch]
-                for (y, x), analysis in zip(batch, self._detector.analyse(tiles), strict=True):
-                    heat_map[y : y + side_y, x : x + side_x] += weight * analysis.heat_map
+                parts = [np.s_[y : y + len(weight_y), x : x + len(weight_x)] for y, x in batch]
+                tiles = [image[part] for part in parts]
+                for part, analysis in zip(parts, self._detector.analyse(tiles), strict=True):
+                    heat_map[part] += weight * analysis.heat_map
                 bar.update(len(batch))
         # Tiles form a grid, so the weights add up to an outer product: no map of weights needed.
-        heat_map /= _total(rows, weight_y, height)[:, None]
-        heat_map /= _total(columns, weight_x, width)[None, :]
+        heat_map /= total_y[:, None]
+        heat_map /= total_x[None, :]
         np.clip(heat_map, 0, 1, out=heat_map)
         return result_of(score, heat_map)
 
-
-def _total(starts: Sequence[int], weights: np.ndarray, length: int) -> np.ndarray:
-    total = np.zeros(length, np.float32)
-    for start in starts:
-        total[start : start + len(weights)] += weights
-    return total
+    def _axis(self, length: int) -> tuple[list[int], np.ndarray, np.ndarray]:
+        """Along one side: where tiles start, the weights of a tile, and the sum of all weights."""
+        starts = tile_starts(length, self._tile, self._overlap)
+        weights = blend_weights(min(self._tile, length))
+        total = np.zeros(length, np.float32)
+        for start in starts:
+            total[start : start + len(weights)] += weights
+        return starts, weights, total

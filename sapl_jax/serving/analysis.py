@@ -5,10 +5,10 @@ Also a few generated pictures for the page to offer.
 
 import shutil
 import tempfile
-import threading
-import uuid
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,55 +22,44 @@ from sapl_jax.inference.calibration import Calibration, verdict
 from sapl_jax.inference.localizer import Localizer
 from sapl_jax.inference.output_folder import safe_stem
 
-MAX_PIXELS = 50_000_000
-_ESCAPED = {ord(c): f"&#{ord(c)};" for c in "\\`*_{}[]()#+!|<>&~:/"}
 SHOWN_SIDE = 1024  # longer side of what the browser shows, in pixels
+_ESCAPED = {ord(c): f"&#{ord(c)};" for c in "\\`*_{}[]()#+!|<>&~:/"}
+_KEPT = 200  # mask files that can still be downloaded
+_SEED = 20_240  # No generated training set uses this seed.
+_NUMBERS = (0, 1, 3, 5)
+
+
+class Limits(NamedTuple):
+    """What visitors may send: MiB of a file, pixels of a picture, and pictures at the same time."""
+
+    megabytes: int = 50
+    pixels: int = 50_000_000
+    concurrency: int = 2
 
 
 @dataclass(frozen=True)
 class Analysed:
-    """One visitor's picture.
+    """One visitor's picture."""
 
-    Attributes:
-        name: harmless stem of the uploaded file's name.
-        score: probability that it is tampered.
-        original: height and width in pixels.
-        shown: uint8 RGB, the picture at the size the browser shows.
-        shown_map: float32 heat map of that size.
-        heat_map: uint8 [H,W], heat map of the picture's own size times 255.
-        edges: uint8 [h,w], soft edge map times 255, at the size the model sees.
-        notes: what reading the file left out.
-        calibration: of the model, or None.
-    """
-
-    name: str
-    score: float
-    original: tuple[int, int]
-    shown: np.ndarray
-    shown_map: np.ndarray
-    heat_map: np.ndarray
-    edges: np.ndarray
-    notes: tuple[str, ...]
-    calibration: Calibration | None = None
+    name: str  # harmless stem of the uploaded file's name
+    score: float  # probability that it is tampered
+    original: tuple[int, int]  # height and width in pixels
+    shown: np.ndarray  # uint8 RGB, the picture at the size the browser shows
+    shown_map: np.ndarray  # float32 heat map of that size
+    heat_map: np.ndarray  # uint8 [H,W], heat map of the picture's own size times 255
+    edges: np.ndarray  # uint8 [h,w], soft edge map times 255, at the size the model sees
+    notes: tuple[str, ...]  # what reading the file left out
+    calibration: Calibration | None = None  # of the model
 
 
-def analyse_upload(
-    localizer: Localizer, path: Path, name: str, max_bytes: int, max_pixels: int
-) -> Analysed:
-    """Reads and analyses an uploaded file.
-
-    Args:
-        localizer: the model.
-        path: where the file lies.
-        name: what its owner calls it; may be anything.
-        max_bytes: limit of the file, checked before it is decoded.
-        max_pixels: limit of the picture, checked as early.
+def analyse_upload(localizer: Localizer, path: Path, name: str, limits: Limits) -> Analysed:
+    """Reads and analyses a file that its owner calls `name`, which may be anything.
 
     Raises:
-        UserError: the file is not a picture within the limits.
+        UserError: the file is not a picture within the limits, checked before it is decoded.
     """
-    data = read_bytes(path, max_bytes)
-    picture = reading.decode(data, name, max_pixels)
+    data = read_bytes(path, limits.megabytes << 20)
+    picture = reading.decode(data, name, limits.pixels)
     result = localizer.analyse([picture.rgb])[0]
     edges = soft_edge_map(resize(picture.rgb, localizer.geometry), localizer.edge_options)
     return Analysed(
@@ -118,20 +107,16 @@ class Downloads:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="sapl-page-"))
-        self._lock = threading.Lock()
-        self._made: list[Path] = []
+        self._made: deque[Path] = deque()
 
     def mask(self, analysed: Analysed, threshold: float) -> Path:
         """Writes the mask as <stem>_mask.png and returns where; old ones are removed."""
-        own = self.folder / uuid.uuid4().hex
-        own.mkdir(parents=True)
+        own = Path(tempfile.mkdtemp(dir=self.folder))
         path = own / f"{analysed.name}_mask.png"
         path.write_bytes(drawing.encode_png(drawing.mask_to_grey(mask_of(analysed, threshold))))
-        with self._lock:
-            self._made.append(own)
-            old, self._made = self._made[:-200], self._made[-200:]
-        for past in old:
-            shutil.rmtree(past, ignore_errors=True)
+        self._made.append(own)
+        if len(self._made) > _KEPT:
+            shutil.rmtree(self._made.popleft(), ignore_errors=True)
         return path
 
     def close(self) -> None:
@@ -143,10 +128,6 @@ def message(error: UserError) -> str:
     """A refusal in words, with nothing a browser could take for markup."""
     text = "".join(c if c.isprintable() else "?" for c in str(error))
     return f"### This file cannot be analysed\n\n{text.translate(_ESCAPED)}"
-
-
-_SEED = 20_240  # No generated training set uses this seed.
-_NUMBERS = (0, 1, 3, 5)
 
 
 def write_examples(folder: Path, size: int = 384) -> list[Path]:

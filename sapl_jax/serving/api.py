@@ -1,4 +1,4 @@
-"""The HTTP interface beside the page: POST /analyse, GET /health, GET /version, /openapi.json."""
+"""The HTTP interface: POST /analyse, GET /health, /version, /openapi.json and, to read, /docs."""
 
 import asyncio
 import base64
@@ -6,53 +6,48 @@ import hmac
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
+from fastapi.responses import HTMLResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 import sapl_jax
 from sapl_jax.errors import UserError
+from sapl_jax.evaluation.document import Section, Table, to_html
 from sapl_jax.inference import reading
-from sapl_jax.inference.calibration import Calibration
 from sapl_jax.inference.localizer import Localizer
 from sapl_jax.inference.predicting import render
+from sapl_jax.serving.analysis import Limits
 
-PATHS = ("/analyse", "/health", "/version", "/openapi.json")
 WAITING = 16  # requests that may wait or send their picture beside those that are analysed
 _BODY_S = 30.0  # for a picture to arrive
 _RETRY_S = "5"
+_CODES = {
+    200: "a JSON object", 401: "wrong token", 408: "too slow", 413: "file too large",
+    422: "not a usable picture", 503: "busy: see Retry-After",
+}  # fmt: skip
+_BODY = {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}
 Part = Literal["heatmap", "mask", "overlay"]
+Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
 
 
 def build_api(
-    localizer: Localizer,
-    *,
-    threshold: float,
-    model: dict[str, Any],
-    max_bytes: int,
-    max_pixels: int,
-    concurrency: int,
-    token: str = "",
-    calibration: Calibration | None = None,
+    localizer: Localizer, limits: Limits, *, model: dict[str, Any], token: str = ""
 ) -> FastAPI:
     """The interface as an ASGI application.
 
     Args:
-        localizer: the model.
-        threshold: the mask is heat map > threshold.
+        localizer: the model, whose threshold masks have.
+        limits: reading a body stops there; WAITING more pictures wait, others get a 503.
         model: what answers say of it.
-        max_bytes: limit of a picture's file; reading stops there.
-        max_pixels: limit of a picture, checked before it is decoded.
-        concurrency: pictures analysed at the same time; WAITING more wait, others get a 503.
         token: what /analyse demands as "Authorization: Bearer TOKEN"; "" for nothing.
-        calibration: of the model, which gives probabilities and verdicts.
     """
     api = FastAPI(title="SAPL", version=sapl_jax.__version__, docs_url=None, redoc_url=None)
-    running, inside = asyncio.Semaphore(concurrency), 0
+    running, inside = asyncio.Semaphore(limits.concurrency), 0
 
-    def authorised(request: Request) -> None:
-        given = request.headers.get("authorization", "").encode()
-        if token and not hmac.compare_digest(given, f"Bearer {token}".encode()):
+    def authorised(bearer: Bearer) -> None:
+        given = bearer.credentials.encode() if bearer else b""
+        if not hmac.compare_digest(given, token.encode()):
             raise HTTPException(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
 
     async def body_of(request: Request) -> bytes:
@@ -61,30 +56,25 @@ def build_api(
             async with asyncio.timeout(_BODY_S):
                 async for chunk in request.stream():
                     data += chunk
-                    if len(data) > max_bytes:
-                        raise HTTPException(413, f"larger than {max_bytes >> 20} MiB")
+                    if len(data) > limits.megabytes << 20:
+                        raise HTTPException(413, f"larger than {limits.megabytes} MiB")
         except (TimeoutError, ClientDisconnect) as error:
             raise HTTPException(408, f"no whole picture came in {_BODY_S:g} s") from error
         return bytes(data)
 
     def answer(data: bytes, parts: list[Part]) -> dict[str, Any]:
-        picture = reading.decode(data, "the body", max_pixels)
+        picture = reading.decode(data, "the body", limits.pixels)
         analysis = localizer.analyse([picture.rgb])[0]
-        files, record = render(picture, analysis, threshold, calibration, parts)
+        threshold = localizer.threshold
+        files, record = render(picture, analysis, threshold, localizer.calibration, parts)
         images = {part: base64.b64encode(png).decode() for part, png in files.items()}
         return record | {"threshold": threshold, "model": model, "images": images}
 
-    picture_body = {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}
-    codes = {
-        401: "wrong token", 408: "too slow", 413: "file too large", 422: "not a usable picture",
-        503: "busy: see Retry-After",
-    }  # fmt: skip
-
     @api.post(
         "/analyse",
-        dependencies=[Depends(authorised)],
-        openapi_extra={"requestBody": {"required": True, **picture_body}},
-        responses={code: {"description": text} for code, text in codes.items()},
+        dependencies=[Depends(authorised)] if token else [],
+        openapi_extra={"requestBody": {"required": True, **_BODY}},
+        responses={code: {"description": text} for code, text in _CODES.items()},
     )
     async def analyse(
         request: Request,
@@ -92,7 +82,7 @@ def build_api(
     ) -> dict[str, Any]:
         """Score, verdict, regions and hash of the picture in the body; PNGs as base64 on demand."""
         nonlocal inside
-        if inside >= concurrency + WAITING:
+        if inside >= limits.concurrency + WAITING:
             raise HTTPException(503, "too many pictures at once", {"Retry-After": _RETRY_S})
         inside += 1
         try:
@@ -109,23 +99,40 @@ def build_api(
     @api.get("/health")
     async def health() -> dict[str, Any]:
         """Whether the model is loaded (it is, before the first answer), and how busy it is."""
-        return {"status": "ok", "pictures": inside, "limit": concurrency + WAITING}
+        return {"status": "ok", "pictures": inside, "limit": limits.concurrency + WAITING}
 
     @api.get("/version")
     async def version() -> dict[str, Any]:
         """Of the program and of its model."""
         return {"version": sapl_jax.__version__, "model": model}
 
+    @api.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(page_of(api.openapi()))
+
     return api
 
 
-class Beside:
-    """ASGI middleware: PATHS go to the interface, everything else to the page."""
+def page_of(document: dict[str, Any]) -> str:
+    """An OpenAPI document of this interface for people, HTML without scripts."""
+    sections = []
+    for path, operations in document["paths"].items():
+        for method, found in operations.items():
+            needs = ["the header Authorization: Bearer TOKEN"] if "security" in found else []
+            body = found.get("requestBody", {}).get("content", ())
+            needs += [f"the body: {kind}" for kind in body]
+            needs += map(_parameter, found.get("parameters", []))
+            codes = [[code, answer["description"]] for code, answer in found["responses"].items()]
+            parts = found["description"], needs, Table(["status", "meaning"], codes, names=2)
+            sections.append(Section(f"{method.upper()} {path}", [part for part in parts if part]))
+    about = document["info"]
+    machines = "For programs: the same as an OpenAPI document is at /openapi.json."
+    sections.append(Section("OpenAPI", [machines]))
+    return to_html(f"{about['title']} {about['version']}: the HTTP interface", sections)
 
-    def __init__(self, app: ASGIApp, api: ASGIApp):
-        self.app, self.api = app, api
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, as ASGI has it."""
-        ours = scope["type"] == "http" and scope["path"] in PATHS
-        await (self.api if ours else self.app)(scope, receive, send)
+def _parameter(found: dict[str, Any]) -> str:
+    values = found["schema"].get("items", found["schema"])
+    text = ", ".join(values.get("enum", [values.get("type", "any")]))
+    more = "; repeatable" if "items" in found["schema"] else ""
+    return f"{found['in']} parameter {found['name']}: {text}{more}"

@@ -10,26 +10,24 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr
 from starlette.middleware import Middleware
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sapl_jax.errors import UserError
 from sapl_jax.inference.localizer import Localizer
-from sapl_jax.serving.analysis import (
-    MAX_PIXELS,
-    Analysed,
-    Downloads,
-    analyse_upload,
-    draw,
-    message,
-    summary,
-)
-from sapl_jax.serving.api import Beside
+from sapl_jax.serving import analysis
+from sapl_jax.serving.analysis import Analysed, Limits
 
 # Everything comes from this server: the page works offline and tells nobody that it is open.
 _POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
     "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; font-src 'self' data:; "
     "connect-src 'self' ws: wss: data: blob:; worker-src 'self' blob:; frame-ancestors 'self'"
+)
+_HEADERS = (
+    (b"content-security-policy", _POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
 )
 _INTRODUCTION = (
     "# SAPL: where was this picture tampered with?\n"
@@ -49,77 +47,63 @@ def file_and_name(payload: Any) -> tuple[str, str] | None:
     return payload.path, payload.orig_name or Path(payload.path).name
 
 
-class _Headers:
+def _with_headers(app: ASGIApp) -> ASGIApp:
     """ASGI middleware that forbids the page to load anything from elsewhere."""
 
-    def __init__(self, app: ASGIApp):
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         async def with_policy(event: Message) -> None:
             if event["type"] == "http.response.start":
-                event["headers"] = [
-                    *event.get("headers", []),
-                    (b"content-security-policy", _POLICY.encode()),
-                    (b"x-content-type-options", b"nosniff"),
-                    (b"referrer-policy", b"no-referrer"),
-                ]
+                event["headers"] = [*event.get("headers", []), *_HEADERS]
             await send(event)
 
-        await self.app(scope, receive, with_policy if scope["type"] == "http" else send)
+        await app(scope, receive, with_policy if scope["type"] == "http" else send)
+
+    return guarded
 
 
 def build_page(
     localizer: Localizer,
+    limits: Limits,
+    downloads: analysis.Downloads,
     *,
-    threshold: float,
-    downloads: Downloads,
     notice: str = "",
     examples: Sequence[Path] = (),
-    max_megabytes: int = 50,
-    max_pixels: int = MAX_PIXELS,
-    concurrency: int = 2,
 ) -> gr.Blocks:
     """The page, ready for `launch`.
 
     Args:
-        localizer: the model.
-        threshold: where the threshold slider starts.
+        localizer: the model, whose threshold the slider starts at.
+        limits: of uploads, which wait where `concurrency` pictures are analysed.
         downloads: where masks for download are kept.
         notice: a line under the title.
         examples: pictures to click on.
-        max_megabytes: limit of an uploaded file.
-        max_pixels: limit of a picture.
-        concurrency: pictures analysed at the same time; further ones wait.
     """
-
-    def analyse(upload: tuple[str, str] | None, opacity: float, threshold: float) -> tuple:
-        if upload is None:
-            return None, None, None, "", gr.DownloadButton(interactive=False)
-        path, name = upload
-        try:
-            found = analyse_upload(localizer, Path(path), name, max_megabytes << 20, max_pixels)
-        except UserError as error:
-            return None, None, None, message(error), gr.DownloadButton(interactive=False)
-        mask = downloads.mask(found, threshold)
-        return (
-            found,
-            draw(found, opacity, threshold),
-            found.edges,
-            summary(found, threshold),
-            gr.DownloadButton(value=mask, interactive=True),
-        )
 
     def redraw(found: Analysed | None, opacity: float, threshold: float) -> tuple:
         if found is None:
             return gr.skip(), gr.skip()
-        return draw(found, opacity, threshold), summary(found, threshold)
+        return analysis.draw(found, opacity, threshold), analysis.summary(found, threshold)
 
     def remake_mask(found: Analysed | None, threshold: float) -> Any:
         if found is None:
             return gr.skip()
         return gr.DownloadButton(value=downloads.mask(found, threshold), interactive=True)
 
+    def analyse(upload: tuple[str, str] | None, opacity: float, threshold: float) -> tuple:
+        text = ""
+        if upload is not None:
+            path, name = upload
+            try:
+                found = analysis.analyse_upload(localizer, Path(path), name, limits)
+                drawn, text = redraw(found, opacity, threshold)
+                return found, drawn, found.edges, text, remake_mask(found, threshold)
+            except UserError as error:
+                text = analysis.message(error)
+        return None, None, None, text, gr.DownloadButton(interactive=False)
+
+    shown: dict[str, Any] = {
+        "interactive": False, "buttons": ["fullscreen", "download"], "format": "png",
+    }  # fmt: skip
     taken = [(str(path), path.name) for path in examples]
     # Gradio's files of uploads go an hour after they were made.
     with gr.Blocks(title="SAPL", analytics_enabled=False, delete_cache=(600, 3600)) as page:
@@ -128,7 +112,8 @@ def build_page(
         with gr.Row():
             with gr.Column(scale=2):
                 upload = gr.Image(
-                    label=f"Picture (up to {max_megabytes} MB, {max_pixels / 1e6:g} megapixels)",
+                    label=f"Picture (up to {limits.megabytes} MB, "
+                    f"{limits.pixels / 1e6:g} megapixels)",
                     sources=["upload", "clipboard"],
                     type="filepath",
                     image_mode=None,
@@ -142,81 +127,52 @@ def build_page(
                     "Download the mask", interactive=False, elem_id="download"
                 )
             with gr.Column(scale=3):
-                overlay = gr.Image(
-                    label="Heat map over the picture; the line is the mask's outline",
-                    interactive=False,
-                    buttons=["fullscreen", "download"],
-                    format="png",
-                    elem_id="overlay",
-                )
-                opacity = gr.Slider(
-                    0, 1, 0.7, step=0.05, label="Opacity of the heat map", elem_id="opacity"
-                )
-                cut = gr.Slider(
-                    0, 1, threshold, step=0.01, label="Threshold of the mask", elem_id="threshold"
-                )
+                label = "Heat map over the picture; the line is the mask's outline"
+                overlay = gr.Image(label=label, elem_id="overlay", **shown)
+                label = "Opacity of the heat map"
+                opacity = gr.Slider(0, 1, 0.7, step=0.05, label=label, elem_id="opacity")
+                label, start = "Threshold of the mask", localizer.threshold
+                cut = gr.Slider(0, 1, start, step=0.01, label=label, elem_id="threshold")
                 with gr.Accordion("Soft edge map: where the model looks", open=False):
-                    edges = gr.Image(
-                        show_label=False,
-                        interactive=False,
-                        buttons=["fullscreen", "download"],
-                        format="png",
-                        elem_id="edges",
-                    )
-        upload.input(
-            analyse,
-            [upload, opacity, cut],
-            [found, overlay, edges, text, download],
-            trigger_mode="always_last",  # what is put in while a picture is analysed too
-            concurrency_limit=concurrency,
-            concurrency_id="model",
-            api_visibility="private",
-        )
+                    edges = gr.Image(show_label=False, elem_id="edges", **shown)
+        results = [found, overlay, edges, text, download]
+        model: dict[str, Any] = {
+            "concurrency_limit": limits.concurrency, "concurrency_id": "model",
+            "api_visibility": "private",
+        }  # fmt: skip
+        newest: dict[str, Any] = {"trigger_mode": "always_last", "api_visibility": "private"}
+        # What is put in while a picture is analysed counts too.
+        upload.input(analyse, [upload, opacity, cut], results, **newest | model)
         if examples:
             # Not gr.Examples: it would put a new image box, with Gradio's reading, into the place.
             chosen = gr.Dataset(
                 components=[gr.Image(visible=False)],
-                samples=[[str(path)] for path in examples],
+                samples=[[path] for path, _ in taken],
                 label="Generated examples",
                 type="index",
             )
             chosen.click(
                 lambda index, *sliders: (None, *analyse(taken[index], *sliders)),
                 [chosen, opacity, cut],
-                [upload, found, overlay, edges, text, download],
-                concurrency_limit=concurrency,
-                concurrency_id="model",
-                api_visibility="private",
+                [upload, *results],
+                **model,
             )
+        newest["show_progress"] = "hidden"
         for slider in (opacity, cut):
-            slider.change(
-                redraw,
-                [found, opacity, cut],
-                [overlay, text],
-                trigger_mode="always_last",
-                show_progress="hidden",
-                concurrency_limit=8,
-                api_visibility="private",
-            )
+            inputs = [found, opacity, cut]
+            slider.change(redraw, inputs, [overlay, text], concurrency_limit=8, **newest)
         # Apart from the drawing: the mask is of the picture's own size, so it takes longer.
-        cut.change(
-            remake_mask,
-            [found, cut],
-            download,
-            trigger_mode="always_last",
-            show_progress="hidden",
-            api_visibility="private",
-        )
+        cut.change(remake_mask, [found, cut], download, **newest)
     return page.queue(max_size=64)
 
 
 def launch(
     page: gr.Blocks,
+    limits: Limits,
     *,
     host: str,
     port: int,
-    max_megabytes: int,
-    api: ASGIApp | None = None,
+    routes: Sequence[BaseRoute] = (),
     token: str = "",
     block: bool = True,
 ) -> str:
@@ -224,39 +180,30 @@ def launch(
 
     Args:
         page: of `build_page`.
+        limits: larger uploads are cut off while they arrive.
         host: address to listen on.
         port: 0 for any free one.
-        max_megabytes: larger uploads are cut off while they arrive.
-        api: answers on its own paths beside the page.
+        routes: of the HTTP interface, beside the page.
         token: the password of the page's only user, "sapl"; "": nobody has to log in.
         block: stay until Ctrl-C.
     """
-    plain = gr.themes.Default(
-        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-    )
-    middleware = [Middleware(_Headers)]
-    if api is not None:
-        middleware.append(Middleware(Beside, api=api))
+    off = dict.fromkeys(("share", "run_history", "ssr_mode", "pwa", "enable_monitoring"), False)
     _, address, _ = page.launch(
         server_name=host,
         server_port=port or None,
-        max_file_size=max_megabytes << 20,
-        share=False,
+        max_file_size=limits.megabytes << 20,
         quiet=True,
-        show_error=False,
         footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        pwa=False,
-        theme=plain,
-        enable_monitoring=False,
+        theme=gr.themes.Default(
+            font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+        ),
         prevent_thread_lock=not block,
         auth=("sapl", token) if token else None,
         app_kwargs={
-            "middleware": middleware,
-            "docs_url": None,
-            "redoc_url": None,
-            "openapi_url": None,
+            "middleware": [Middleware(_with_headers)],
+            "routes": list(routes),
+            **dict.fromkeys(("docs_url", "redoc_url", "openapi_url")),
         },
+        **off,
     )
     return address

@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 import pytest
 
+from data_pipelines.images import read_image
 from sapl_jax import Localizer
 from sapl_jax.clip.loading import load_clip
 from sapl_jax.errors import UserError
-from sapl_jax.exporting import checking, writing
+from sapl_jax.exporting import writing
 from sapl_jax.exporting.description import describe
 from sapl_jax.inference.calibration import Calibration
 from sapl_jax.inference.opening import load_model
@@ -33,7 +34,7 @@ def exports(trained, tmp_path_factory):
     """Each kind's folder and comparisons, made once."""
     root = tmp_path_factory.mktemp("exports")
     return {
-        kind: (root / kind, writing.export(trained, kind, root / kind, checking.photographs()[:1]))
+        kind: (root / kind, writing.export(trained, kind, root / kind, writing.photographs()[:1]))
         for kind in KINDS
     }
 
@@ -52,13 +53,9 @@ def test_the_check_sees_a_wrong_weight(trained, exports, tmp_path):
         weights = dict(stored)
     weights["trained/prompts/context"] = weights["trained/prompts/context"] * 1.1
     np.savez(folder / "weights.npz", **weights)
-    found = checking.compare(
-        Localizer(*trained),
-        checking.detector_of_export(folder, "stablehlo", trained),
-        checking.photographs()[:1],
-    )
+    damaged = writing.detector_of_export(folder, "stablehlo", trained)
     with pytest.raises(UserError, match="differs from the checkpoint"):
-        checking.require_equal(found)
+        writing.compare(Localizer(*trained), damaged, writing.photographs()[:1])
 
 
 def test_orbax_opens_without_the_clip_files_on_another_device_count(exports, trained_run, tmp_path):
@@ -92,7 +89,7 @@ def test_stablehlo_runs_without_this_package(exports, trained, trained_run, tmp_
         carried = {**trained.source, "calibration": dataclasses.asdict(found)}
         content = describe(trained._replace(source=carried), "stablehlo")
         (folder / "export.json").write_text(json.dumps(content))
-    source = checking.photographs()[0]
+    source = writing.photographs()[0]
     # -I: neither the working directory nor the environment leads to the package.
     block = "import sys; sys.modules['sapl_jax'] = sys.modules['data_pipelines'] = None; "
     run = f"import runpy; sys.argv = ['run.py', {str(source)!r}]; runpy.run_path("
@@ -102,7 +99,7 @@ def test_stablehlo_runs_without_this_package(exports, trained, trained_run, tmp_
     )
     assert done.returncode == 0, done.stderr.decode()
     written = cv2.imread(str(tmp_path / "china_heatmap.png"), cv2.IMREAD_GRAYSCALE)
-    expected = Localizer.load(trained_run)(checking.read_image(source))
+    expected = Localizer.load(trained_run)(read_image(source))
     if ends is not None:
         said = f"{found.verdict(expected.score)}, score"
     assert f"{said} {expected.score:.3f}" in done.stdout.decode()
@@ -110,7 +107,7 @@ def test_stablehlo_runs_without_this_package(exports, trained, trained_run, tmp_
 
 
 def test_stablehlo_takes_any_batch_size(exports):
-    module = checking.detector_of_export(exports["stablehlo"][0], "stablehlo", None)
+    module = writing.detector_of_export(exports["stablehlo"][0], "stablehlo", None)
     images = [np.full((20 + i, 30, 3), 40 * i, np.uint8) for i in range(5)]
     apart = [module.analyse([image])[0] for image in images]
     for together, alone in zip(module.analyse(images), apart, strict=True):
@@ -134,14 +131,14 @@ def test_huggingface_holds_the_adapted_tower(exports):
 )
 def test_onnx_gives_the_checkpoints_heat_maps_for_any_batch_size(trained, tmp_path):
     folder = tmp_path / "onnx"
-    found = writing.export(trained, "onnx", folder, checking.photographs())
+    found = writing.export(trained, "onnx", folder, writing.photographs())
     assert max(found[0].heat_map, found[1].heat_map) < 1e-4
 
 
 @pytest.mark.skipif(find_spec("jax2onnx") is not None, reason="the extra onnx is installed")
 def test_onnx_without_its_packages_says_what_to_install(trained, tmp_path):
     with pytest.raises(UserError, match=r"sapl-jax\[onnx\]"):
-        writing.export(trained, "onnx", tmp_path / "onnx", checking.photographs()[:1])
+        writing.export(trained, "onnx", tmp_path / "onnx", writing.photographs()[:1])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -194,7 +191,7 @@ def test_what_is_not_an_export_is_never_overwritten(trained, tmp_path):
     (tmp_path / "link").symlink_to(mine)
     for output in (mine, tmp_path / "file", tmp_path / "link"):
         with pytest.raises(UserError):
-            writing.export(trained, "huggingface", output, checking.photographs()[:1])
+            writing.export(trained, "huggingface", output, writing.photographs()[:1])
     assert (mine / "thesis.txt").read_text() == "years of work"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "mine"]
 
@@ -206,7 +203,7 @@ def test_an_earlier_export_is_replaced_and_a_failed_one_leaves_it(exports, train
     with pytest.raises(UserError, match="cannot be opened"):
         writing.export(trained, "huggingface", output, [tmp_path / "absent.png"])
     assert (output / "old").exists()
-    writing.export(trained, "huggingface", output, checking.photographs()[:1])
+    writing.export(trained, "huggingface", output, writing.photographs()[:1])
     assert not (output / "old").exists() and (output / "model.safetensors").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -214,4 +211,4 @@ def test_an_earlier_export_is_replaced_and_a_failed_one_leaves_it(exports, train
 def test_an_output_that_cannot_be_made_is_refused(trained, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot be written"):
-        writing.export(trained, "orbax", tmp_path / "file" / "out", checking.photographs()[:1])
+        writing.export(trained, "orbax", tmp_path / "file" / "out", writing.photographs()[:1])

@@ -43,8 +43,8 @@ class RedShare:
 def run(paths, out, detector=None, settings=SETTINGS, **limits):
     detector = detector or RedShare()
     pictures = find_pictures([str(path) for path in paths], leave_out=out).pictures
-    with OutputFolder(out, settings) as output:
-        return predict(detector, pictures, output, 0.5, progress=False, **limits)
+    with OutputFolder.open(out, settings) as output:
+        return predict(detector, pictures, output, 0.5, **limits)
 
 
 def records(out):
@@ -223,9 +223,9 @@ def test_a_predictions_file_of_something_else_is_left_alone(tmp_path):
 
 def test_two_runs_do_not_share_an_output(tmp_path):
     with (
-        OutputFolder(tmp_path / "out", SETTINGS),
+        OutputFolder.open(tmp_path / "out", SETTINGS),
         pytest.raises(UserError, match="Another run"),
-        OutputFolder(tmp_path / "out", SETTINGS),
+        OutputFolder.open(tmp_path / "out", SETTINGS),
     ):
         pass
 
@@ -278,7 +278,17 @@ def test_the_command_predicts_with_a_checkpoint(tmp_path, trained_run, monkeypat
     assert "0 analysed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("flag", ["--threshold=1.5", "--batch_size=0", "--max_megapixels=-1"])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--threshold=1.5",
+        "--batch_size=0",
+        "--max_megapixels=-1",
+        "--tile=8",
+        "--tile_overlap=.95",
+        "--tile_overlap=-.1",
+    ],
+)
 def test_numbers_that_cannot_work_are_refused(tmp_path, monkeypatch, flag):
     with pytest.raises(UserError, match=flag.split("=")[0].replace("_", "-")):
         predict_command(monkeypatch, "--output", tmp_path / "out", flag, tmp_path)

@@ -5,7 +5,6 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from sapl_jax.errors import UserError
 from sapl_jax.inference.tiling import TiledDetector, blend_weights, tile_starts
 from tests.evaluation.red_pictures import RedAnalysis, RedDetector
 
@@ -72,9 +71,3 @@ def test_memory_is_one_map_one_mask_and_a_batch_of_tiles() -> None:
     tracemalloc.stop()
     pixels = 1500 * 2000
     assert peak < (4 + 1) * pixels + 12 * 4 * 256 * 256 + 2_000_000
-
-
-@pytest.mark.parametrize(("tile", "overlap"), [(8, 0.25), (64, 0.95), (64, -0.1)])
-def test_impossible_tiles_are_refused(tile: int, overlap: float) -> None:
-    with pytest.raises(UserError, match="tile"):
-        TiledDetector(RedDetector(), tile, overlap)

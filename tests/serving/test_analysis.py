@@ -18,8 +18,8 @@ def localizer(trained_run):
     return Localizer.load(trained_run)
 
 
-def analyse(localizer, path, name="a.png", max_bytes=1 << 20, max_pixels=1_000_000):
-    return analysis.analyse_upload(localizer, path, name, max_bytes, max_pixels)
+def analyse(localizer, path, name="a.png"):
+    return analysis.analyse_upload(localizer, path, name, analysis.Limits(1, 1_000_000))
 
 
 def test_an_upload_gives_all_that_is_drawn(localizer, tmp_path, monkeypatch):

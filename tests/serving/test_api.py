@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 import time
+import urllib.request
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import pytest
 
 from sapl_jax.errors import UserError
 from sapl_jax.inference.detector import result_of
+from sapl_jax.serving.analysis import Limits
 from tests.inference.hostile import picture
 
 fastapi = pytest.importorskip("fastapi", reason='the extra "serve" is not installed')
@@ -24,6 +26,8 @@ uvicorn = pytest.importorskip("uvicorn")
 
 class RedIsTampered:
     """A detector whose map is the red channel; it counts how many pictures it has at once."""
+
+    threshold, calibration = 0.5, None
 
     def __init__(self):
         self.now, self.most, self.lock, self.let_go = 0, 0, threading.Lock(), threading.Event()
@@ -44,8 +48,7 @@ class RedIsTampered:
 def serving(detector, **more):
     from sapl_jax.serving.api import build_api
 
-    limits = {"max_bytes": 1 << 20, "max_pixels": 10**6, "concurrency": 2}
-    api = build_api(detector, threshold=0.5, model={"checkpoint": "best/7"}, **limits, **more)
+    api = build_api(detector, Limits(1, 10**6, 2), model={"checkpoint": "best/7"}, **more)
     server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="critical"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -143,6 +146,22 @@ def test_without_the_token_nothing_is_analysed():
         assert ask(port, "/analyse", good, Authorization="Bearer wrong")[0] == 401
         assert ask(port, "/analyse", good, Authorization="Bearer secret")[0] == 200
         assert ask(port, "/health")[0] == 200  # a container's health check has no token
+
+
+def test_the_interface_is_described_on_a_page_where_nothing_is_taken_for_markup():
+    from sapl_jax.serving.api import page_of
+
+    with serving(RedIsTampered(), token="secret") as port:
+        answer = urllib.request.urlopen(f"http://127.0.0.1:{port}/docs", timeout=60)
+        text = answer.read().decode()
+    assert answer.headers["Content-Type"].startswith("text/html")
+    for said in ("POST /analyse", "Authorization: Bearer TOKEN", "image/*", "GET /version", "503"):
+        assert said in text
+    assert "<script" not in text and "http" not in text.replace("HTTP", "")
+    hostile = {"get": {"description": "<b>&", "responses": {"200": {"description": "<script>"}}}}
+    text = page_of({"info": {"title": "<i>", "version": "1"}, "paths": {"/<p>": hostile}})
+    assert "<b>" not in text and "<script>" not in text and "<i>" not in text
+    assert "GET /&lt;p&gt;" in text and "&lt;b&gt;&amp;" in text
 
 
 def test_beyond_this_machine_a_token_is_required(monkeypatch):

@@ -3,6 +3,7 @@
 Needs Gradio (the extra "serve"), Playwright and Chromium; skipped where one is absent.
 """
 
+import json
 import shutil
 import threading
 import urllib.error
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from sapl_jax import Localizer
-from sapl_jax.serving.analysis import Downloads
+from sapl_jax.serving.analysis import Downloads, Limits
 from tests.inference import hostile
 from tests.inference.hostile import picture, write
 
@@ -39,6 +40,7 @@ class SometimesSlow:
     def __init__(self, localizer):
         self.geometry, self.edge_options = localizer.geometry, localizer.edge_options
         self.localizer, self.calibration = localizer, localizer.calibration
+        self.threshold = localizer.threshold
         self.started, self.let_go = threading.Event(), threading.Event()
 
     def analyse(self, images):
@@ -59,16 +61,14 @@ def analyser(trained_run):
 def address(analyser):
     from sapl_jax.serving import page as pages
     from sapl_jax.serving.analysis import write_examples
+    from sapl_jax.serving.api import build_api
 
-    downloads = Downloads()
-    page = pages.build_page(
-        analyser,
-        threshold=0.5,
-        downloads=downloads,
-        examples=write_examples(downloads.folder / "examples", size=64),
-        max_megabytes=2,
-    )
-    yield pages.launch(page, host="127.0.0.1", port=0, max_megabytes=2, block=False).rstrip("/")
+    downloads, limits = Downloads(), Limits(megabytes=2)
+    examples = write_examples(downloads.folder / "examples", size=64)
+    page = pages.build_page(analyser, limits, downloads, examples=examples)
+    routes = build_api(analyser, limits, model={"checkpoint": "best/7"}).routes
+    where = {"host": "127.0.0.1", "port": 0}
+    yield pages.launch(page, limits, **where, routes=routes, block=False).rstrip("/")
     page.close()
     downloads.close()
 
@@ -159,6 +159,8 @@ def test_a_picture_is_scored_drawn_and_its_mask_downloaded(tab, address, analyse
 def test_a_slider_is_dragged(tab, tmp_path):
     upload(tab, write(tmp_path / "a.png", picture()))
     before = summary_with(tab, "above the threshold")
+    # The sliders move down when the picture arrives, a moment after the words.
+    tab.wait_for_function("document.querySelector('#overlay img')?.naturalHeight > 0")
     slider = tab.locator("#threshold input[type=range]")
     box = slider.bounding_box()
     tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
@@ -241,3 +243,21 @@ def test_files_of_the_machine_are_not_served(address):
 def test_only_this_server_may_be_contacted(address):
     with urllib.request.urlopen(address, timeout=10) as response:
         assert "default-src 'self'" in response.headers["Content-Security-Policy"]
+
+
+def test_the_http_interface_is_beside_the_page_and_its_page_is_read_without_scripts(tab, address):
+    with urllib.request.urlopen(f"{address}/version", timeout=10) as response:
+        assert json.load(response)["model"] == {"checkpoint": "best/7"}
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(f"{address}/analyse", data=b"no picture", timeout=10)
+    assert error.value.code == 422 and "not a JPEG" in json.load(error.value)["detail"]
+    tab.goto(f"{address}/docs")
+    assert tab.locator("h2").all_inner_texts()[:3] == [
+        "POST /analyse",
+        "GET /health",
+        "GET /version",
+    ]
+    assert "query parameter image: heatmap, mask, overlay; repeatable" in tab.inner_text("body")
+    assert tab.locator("script").count() == 0
+    colour = "getComputedStyle(document.querySelector('th')).fontWeight"
+    assert tab.evaluate(colour) == "600"  # the policy lets its style through
