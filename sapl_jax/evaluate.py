@@ -158,7 +158,7 @@ def save(session: Session, method: Method | None, output: Path) -> None:
     method: whose result is new, if one's is.
     """
     if method is not None:
-        result = session.results[method.name][-1]
+        *_, result = session.results[method.name].values()
         file = f"{result.name}.{method.name}.csv".replace(" ", "_")
         results.write_images_csv(output / file, result)
     files.write_json(output / "results.json", results.build(session))
@@ -211,7 +211,7 @@ def main() -> None:
     )
     for method in plain:
         if method is plain[0] or isinstance(method.detector, MapFolder):
-            for result in session.results.get(method.name, []):
+            for result in session.results[method.name].values():
                 print_files("skipped", result.skipped, "results.json")
                 print_files("note", result.notes, "results.json")
     for name, who, reason in session.unusable:

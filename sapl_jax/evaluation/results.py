@@ -19,14 +19,9 @@ from sapl_jax.metrics import expected_calibration_error
 ALIKE = "\N{ALMOST EQUAL TO}"  # behind what cannot be told from the first method's number
 FORMAT = 1  # of results.json; raised when a key changes its meaning
 TITLES = {
-    "i_auc": "I-AUC",
-    "i_f1": "I-F1",
-    "balanced_accuracy": "bal. acc.",
-    "p_f1": "P-F1",
-    "p_f1_best": "P-F1 best",
-    "p_auc": "P-AUC",
-    "p_iou": "P-IoU",
-}
+    "i_auc": "I-AUC", "i_f1": "I-F1", "balanced_accuracy": "bal. acc.", "p_f1": "P-F1",
+    "p_f1_best": "P-F1 best", "p_auc": "P-AUC", "p_iou": "P-IoU",
+}  # fmt: skip
 
 
 def probabilities(session: Session, method: Method, result: DatasetResult) -> dict[str, np.ndarray]:
@@ -42,26 +37,7 @@ def probabilities(session: Session, method: Method, result: DatasetResult) -> di
     return found if calibrated is None else {**found, "calibrated": calibrated}
 
 
-def dataset_entry(session: Session, method: Method, result: DatasetResult) -> dict[str, Any]:
-    """One data set's part of results.json; its `skipped` count and the files behind it."""
-    labels = result.labels_and_scores[0]
-    found = probabilities(session, method, result)
-    return {
-        **result.summary,
-        "intervals": result.intervals,
-        "calibration_error": {
-            name: expected_calibration_error(labels, values) for name, values in found.items()
-        },
-        "layout": result.layout,
-        "root": str(result.root),
-        "data_sha256": result.digest,
-        "seconds": round(result.seconds, 2),
-        "skipped_files": [[str(path), reason] for path, reason in result.skipped],
-        "notes": [[str(path), note] for path, note in result.notes],
-    }
-
-
-def mean_entry(results: Sequence[DatasetResult]) -> dict[str, float | None]:
+def mean_of(results: Sequence[DatasetResult]) -> dict[str, float | None]:
     """Each measure's mean over the data sets that define it."""
     means: dict[str, float | None] = {}
     for measure in MEASURES:
@@ -70,19 +46,46 @@ def mean_entry(results: Sequence[DatasetResult]) -> dict[str, float | None]:
     return means
 
 
+def method_entry(session: Session, method: Method) -> dict[str, Any]:
+    """A method's part of results.json: itself, its data sets with the files behind, its means."""
+    datasets = {}
+    for result in session.results[method.name].values():
+        labels, _ = result.labels_and_scores
+        found = probabilities(session, method, result)
+        datasets[result.name] = {
+            **result.summary,
+            "intervals": result.intervals,
+            "calibration_error": {
+                name: expected_calibration_error(labels, values) for name, values in found.items()
+            },
+            "layout": result.layout,
+            "root": str(result.root),
+            "data_sha256": result.digest,
+            "seconds": round(result.seconds, 2),
+            "skipped_files": [[str(path), reason] for path, reason in result.skipped],
+            "notes": [[str(path), note] for path, note in result.notes],
+        }
+    means = mean_of(list(session.results[method.name].values()))
+    source = {"name": method.name, **method.source}
+    return {"method": source, "datasets": datasets, "mean": means}
+
+
 def build(session: Session) -> dict[str, Any]:
     """The content of results.json; further methods stand under "peers"."""
-    first = session.methods[0]
-    content: dict[str, Any] = {
+    first, *others = (method_entry(session, method) for method in session.methods)
+    for name, sweeps in session.sweeps.items():
+        first["datasets"][name]["robustness"] = {
+            sweep: [{"level": level, **r.summary, "intervals": r.intervals} for level, r in points]
+            for sweep, points in sweeps.items()
+        }
+    return {
         "format": FORMAT,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "protocol": session.protocol.name,
         "seed": session.seed,
-        "method": {"name": first.name, **first.source},
+        **first,
         "versions": versions(),
-        "datasets": {r.name: dataset_entry(session, first, r) for r in session.main},
-        "mean": mean_entry(session.main),
-        "peers": {},
+        "peers": {entry["method"]["name"]: entry for entry in others},
         "unusable": session.unusable,
         "bootstrap": {"draws": intervals.DRAWS, "coverage": intervals.COVERAGE},
         "comparisons": {
@@ -90,22 +93,6 @@ def build(session: Session) -> dict[str, Any]:
             for name, pairs in session.comparisons.items()
         },
     }
-    for name, sweeps in session.sweeps.items():
-        content["datasets"][name]["robustness"] = {
-            sweep: [
-                {"level": level, **found.summary, "intervals": found.intervals}
-                for level, found in points
-            ]
-            for sweep, points in sweeps.items()
-        }
-    for method in session.methods[1:]:
-        found = session.results.get(method.name, [])
-        content["peers"][method.name] = {
-            "method": {"name": method.name, **method.source},
-            "datasets": {r.name: dataset_entry(session, method, r) for r in found},
-            "mean": mean_entry(found),
-        }
-    return content
 
 
 def write_images_csv(path: Path, result: DatasetResult) -> None:
@@ -143,24 +130,24 @@ def cell(value: float | None, interval: list[float] | None) -> str:
 def rows(session: Session) -> list[list[str]]:
     """Header and a row per method and data set: names, counts, measures with their intervals."""
     found = [["data set", "method", "images", "masks", *(TITLES[m] for m in MEASURES), "skipped"]]
-    for method in session.methods:
-        results = session.results.get(method.name, [])
-        for result in results:
-            marks = [session.is_apart(method.name, result.name, m) for m in MEASURES]
+    for method, results in session.results.items():
+        for result in results.values():
             cells = [
-                cell(result.summary[m], result.intervals.get(m)) + (ALIKE * (not apart))
-                for m, apart in zip(MEASURES, marks, strict=True)
+                cell(result.summary[m], result.intervals.get(m))
+                + ALIKE * (not session.is_apart(method, result.name, m))
+                for m in MEASURES
             ]
-            counts = [str(result.summary[key]) for key in ("images", "masks", "skipped")]
-            found.append([result.name, method.name, *counts[:2], *cells, counts[2]])
+            images, masks, skipped = (
+                str(result.summary[k]) for k in ("images", "masks", "skipped")
+            )
+            found.append([result.name, method, images, masks, *cells, skipped])
         if len(results) > 1:
-            means = mean_entry(results)
             cells = []
-            for m in MEASURES:
-                draws = [r.draws[m] for r in results if r.summary[m] is not None]
+            for m, mean in mean_of(list(results.values())).items():
+                draws = [r.draws[m] for r in results.values() if r.summary[m] is not None]
                 bounds = intervals.interval(np.mean(draws, axis=0) if draws else None)
-                cells.append(cell(means[m], bounds))
-            found.append(["mean", method.name, "", "", *cells, ""])
+                cells.append(cell(mean, bounds))
+            found.append(["mean", method, "", "", *cells, ""])
     return found
 
 
