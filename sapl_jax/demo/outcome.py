@@ -15,8 +15,7 @@ from sapl_jax.evaluation import figures, protocols, report, results
 from sapl_jax.evaluation.document import Part, Picture, Section, Table, to_html
 from sapl_jax.evaluation.evaluator import DatasetResult, Record, Shown, load_sample
 from sapl_jax.evaluation.figures import Panel
-from sapl_jax.evaluation.floors import floors
-from sapl_jax.evaluation.session import Method, Session, run
+from sapl_jax.evaluation.session import Method, Session, floors, run
 from sapl_jax.inference.detector import Detector
 from sapl_jax.inference.localizer import Localizer
 

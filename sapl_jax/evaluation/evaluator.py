@@ -242,7 +242,7 @@ def evaluate_dataset(
             held = readable + [item for item, _, _ in pending]
             if sum(item.pixels for item in held) > MAX_PIXELS:
                 collect()
-            analyses = _analyse(detector, readable, label, notes)
+            analyses = _analyse(detector, readable, notes)
             collect()  # the batch before, which threads scored while the detector worked
             for item, analysis in zip(readable, analyses, strict=True):
                 if isinstance(analysis, str):
@@ -274,10 +274,7 @@ def evaluate_dataset(
 
 
 def _analyse(
-    detector: Detector | MapFolder,
-    items: Sequence[Loaded],
-    label: str,
-    notes: list[tuple[Path, str]],
+    detector: Detector | MapFolder, items: Sequence[Loaded], notes: list[tuple[Path, str]]
 ) -> list[Result | str]:
     """What a method says of each picture, or why that cannot be used."""
     images = [item.image for item in items if item.image is not None]
@@ -288,7 +285,7 @@ def _analyse(
     answers: list[Result | str] = []
     for item, image in zip(items, images, strict=True):
         try:
-            answer, said = detector.read(item.sample, image.shape[:2], label)
+            answer, said = detector.read(item.sample, image.shape[:2])
         except UserError as error:
             answers.append(str(error))
         else:

@@ -8,6 +8,7 @@ from typing import Any
 from data_pipelines.listing import TAMPERED, Listing
 from sapl_jax.errors import UserError
 from sapl_jax.evaluation import intervals
+from sapl_jax.evaluation.baselines import TRIVIAL
 from sapl_jax.evaluation.evaluator import DatasetResult, evaluate_dataset, evenly_spaced
 from sapl_jax.evaluation.map_folders import MapFolder
 from sapl_jax.evaluation.perturbations import Sweep, perturbation
@@ -39,6 +40,13 @@ class Method:
                 value = ", ".join(str(part) for part in value.values() if part is not None)
             lines.append(f"{key}: {value}")
         return lines
+
+
+def floors() -> list[Method]:
+    """The trivial predictors as methods."""
+    return [
+        Method(name, found, {"training": "none"}, floor=True) for name, found in TRIVIAL.items()
+    ]
 
 
 @dataclasses.dataclass

@@ -10,8 +10,8 @@ from data_pipelines.readers import read_dataset
 from data_pipelines.soft_edges import DEFAULT_OPTIONS, soft_edge_map
 from sapl_jax.demo.outcome import best_and_worst, case, read_metrics, training_curves
 from sapl_jax.evaluation import figures, protocols
+from sapl_jax.evaluation.baselines import TRIVIAL
 from sapl_jax.evaluation.evaluator import evaluate_dataset
-from sapl_jax.evaluation.floors import TRIVIAL
 
 PNG = b"\x89PNG"
 

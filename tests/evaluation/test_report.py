@@ -14,9 +14,9 @@ from data_pipelines.readers import read_dataset
 from sapl_jax import evaluate
 from sapl_jax.errors import UserError
 from sapl_jax.evaluation import features, figures, report, results
+from sapl_jax.evaluation.baselines import TRIVIAL
 from sapl_jax.evaluation.document import Section, Table, to_html, to_markdown
 from sapl_jax.evaluation.evaluator import SIDE, Loaded, Shown
-from sapl_jax.evaluation.floors import TRIVIAL
 from sapl_jax.evaluation.perturbations import SWEEPS
 from sapl_jax.evaluation.protocols import PROTOCOLS
 from sapl_jax.evaluation.session import Method, run

@@ -1,14 +1,16 @@
-"""Two training-free classics that the paper compares with: NOI1 and CFA1, as detectors.
+"""What any method has to beat, all without training: NOI1, CFA1 and trivial predictors.
 
-Both reduce a picture to a number per block and turn it into a heat map in [0, 1]. They run through
-the evaluator like a trained model, so that every user has a floor on their own data.
+NOI1 and CFA1 are classics that the paper compares with; they reduce a picture to a number per block
+and turn it into a heat map in [0, 1]. All run through the evaluator like a trained model.
 """
 
+import zlib
 from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
 
+from data_pipelines.soft_edges import DEFAULT_OPTIONS, soft_edge_map
 from sapl_jax.inference.detector import Result, result_of
 
 # Daubechies' orthonormal low-pass filter with 8 taps ("db4" of most libraries).
@@ -22,26 +24,18 @@ _CFA_BLOCK = 8  # pixels
 _STRIP = 1024  # rows worked on at a time; a multiple of every block
 _HALO = 32  # rows around a strip that its filters may look at
 _TOP = 0.01  # share of blocks whose mean is the image score
+_CELLS = 12  # the random map's cells along each side: about the size of a ViT's patches
 
 
-class ClassicDetector:
-    """A block method as a detector: `block_map` gives a heat map per block of `side` pixels."""
+class OneByOne:
+    """A detector that applies one function to every picture, uint8 RGB [H, W, 3] of any size."""
 
-    def __init__(self, block_map: Callable[[np.ndarray], np.ndarray], side: int) -> None:
-        self._block_map, self._side = block_map, side
+    def __init__(self, predict: Callable[[np.ndarray], Result]) -> None:
+        self._predict = predict
 
     def analyse(self, images: Sequence[np.ndarray]) -> list[Result]:
-        """Analyses uint8 RGB pictures [H, W, 3] of any sizes."""
-        found = []
-        for image in images:
-            blocks = self._block_map(image).astype(np.float32)
-            largest = np.sort(blocks, axis=None)[-max(1, round(_TOP * blocks.size)) :]
-            covered = (blocks.shape[1] * self._side, blocks.shape[0] * self._side)
-            heat_map = cv2.resize(blocks, covered, interpolation=cv2.INTER_LINEAR)
-            heat_map = heat_map[: image.shape[0], : image.shape[1]]
-            np.clip(heat_map, 0, 1, out=heat_map)
-            found.append(result_of(float(largest.mean()), heat_map))
-        return found
+        """A result for each picture."""
+        return [self._predict(image) for image in images]
 
 
 def noise_levels(image: np.ndarray) -> np.ndarray:
@@ -61,8 +55,8 @@ def noise_levels(image: np.ndarray) -> np.ndarray:
     return _in_strips(luma, diagonal, per_block, scale=2)
 
 
-def noi1(image: np.ndarray) -> np.ndarray:
-    """NOI1's heat map per block: how far a block's noise is from the picture's usual noise.
+def noi1(image: np.ndarray) -> Result:
+    """NOI1: how far a block's noise is from the picture's usual noise.
 
     The paper groups blocks of alike noise; which group is the forgery is left to the eye. Here a
     block's log noise is compared with the median in robust standard deviations z, and the map is
@@ -72,7 +66,7 @@ def noi1(image: np.ndarray) -> np.ndarray:
     distance = np.abs(levels - np.median(levels))
     spread = 1.4826 * np.median(distance)
     deviation = distance / max(float(spread), 1e-3)
-    return deviation / (deviation + 3)
+    return _of_blocks(deviation / (deviation + 3), 2 * _NOISE_BLOCK, image)
 
 
 def cfa_evidence(image: np.ndarray) -> np.ndarray:
@@ -111,13 +105,13 @@ def _log_ratio(logs: np.ndarray) -> np.ndarray:
     return blocks[..., even].mean(-1) - blocks[..., ~even].mean(-1)
 
 
-def cfa1(image: np.ndarray) -> np.ndarray:
-    """CFA1's heat map per block: the probability that a block has lost its demosaicing traces.
+def cfa1(image: np.ndarray) -> Result:
+    """CFA1: the probability that a block has lost its demosaicing traces.
 
     The blocks' evidence is modelled, as in the paper, by two Gaussians fitted with EM: mean 0 for
     blocks without traces, a free positive mean for blocks with them.
     """
-    return absence_probability(cfa_evidence(image))
+    return _of_blocks(absence_probability(cfa_evidence(image)), _CFA_BLOCK, image)
 
 
 def absence_probability(evidence: np.ndarray) -> np.ndarray:
@@ -143,6 +137,17 @@ def absence_probability(evidence: np.ndarray) -> np.ndarray:
         if change < 1e-4:
             break
     return absent
+
+
+def _of_blocks(blocks: np.ndarray, side: int, image: np.ndarray) -> Result:
+    """The result of a map per block of `side` pixels; the score is its largest values' mean."""
+    blocks = blocks.astype(np.float32)
+    largest = np.sort(blocks, axis=None)[-max(1, round(_TOP * blocks.size)) :]
+    covered = (blocks.shape[1] * side, blocks.shape[0] * side)
+    heat_map = cv2.resize(blocks, covered, interpolation=cv2.INTER_LINEAR)
+    heat_map = heat_map[: image.shape[0], : image.shape[1]]
+    np.clip(heat_map, 0, 1, out=heat_map)
+    return result_of(float(largest.mean()), heat_map)
 
 
 def _blocks(values: np.ndarray, side: int) -> np.ndarray:
@@ -178,10 +183,29 @@ def _in_strips(
     return np.concatenate(parts)
 
 
-_METHODS = {"noi1": (noi1, 2 * _NOISE_BLOCK), "cfa1": (cfa1, _CFA_BLOCK)}
-CLASSICS = tuple(_METHODS)
+def everything_tampered(image: np.ndarray) -> Result:
+    """Every pixel of every picture is tampered."""
+    return result_of(1.0, np.ones(image.shape[:2], np.float32))
 
 
-def classic(name: str) -> ClassicDetector:
-    """The detector of that name, one of CLASSICS."""
-    return ClassicDetector(*_METHODS[name])
+def random_guess(image: np.ndarray) -> Result:
+    """A random score and a random map of coarse cells; the same picture gets the same guess."""
+    rng = np.random.default_rng(zlib.crc32(image.tobytes()))
+    cells = rng.random((_CELLS, _CELLS), dtype=np.float32)
+    size = (image.shape[1], image.shape[0])
+    heat_map = cv2.resize(cells, size, interpolation=cv2.INTER_NEAREST)
+    return result_of(float(rng.random()), heat_map)
+
+
+def edge_map_alone(image: np.ndarray) -> Result:
+    """The soft edge map of Eq. (1) as the heat map, its mean as the score."""
+    heat_map = soft_edge_map(image, DEFAULT_OPTIONS)
+    return result_of(float(heat_map.mean()), heat_map)
+
+
+CLASSICS = {"noi1": OneByOne(noi1), "cfa1": OneByOne(cfa1)}
+TRIVIAL = {
+    "everything tampered": OneByOne(everything_tampered),
+    "random": OneByOne(random_guess),
+    "edge map alone": OneByOne(edge_map_alone),
+}
