@@ -30,11 +30,13 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
     return parse_with_config_flags(parser, arguments)
 
 
-def make_data(output: Path, train_images: int, test_images: int) -> tuple[Path, Path]:
+def make_data(
+    output: Path, train_images: int, test_images: int, world: str = "interior"
+) -> tuple[Path, Path]:
     """The training and the test folder, generated now unless they are there."""
-    size = demo.get_config().image.size
-    train = generate(output / "data" / "train", train_images, TRAIN_SEED, size)
-    test = generate(output / "data" / "test", test_images, TEST_SEED, size)
+    size, data = demo.get_config().image.size, output / "data"
+    train = generate(data / "train", train_images, TRAIN_SEED, size, world=world)
+    test = generate(data / "test", test_images, TEST_SEED, size, world=world)
     return train, test
 
 
