@@ -43,9 +43,8 @@ def main() -> None:
 
     use_compilation_cache()
     localizer = Localizer.load(arguments.checkpoint, which=arguments.which)
-    samples, origin = choose_pictures(
-        localizer, arguments.checkpoint, arguments.authentic, arguments.data
-    )
+    own = arguments.authentic
+    samples, origin = choose_pictures(localizer, arguments.checkpoint, own, arguments.data)
     found = calibration.calibrate(
         *measure(localizer, samples),
         false_alarms=arguments.false_alarms,
@@ -54,7 +53,7 @@ def main() -> None:
         pictures=origin,
     )
     before = localizer.calibration
-    if arguments.authentic is not None and before is not None:
+    if own is not None and before is not None:
         # Your pictures say where authentic ones end, the validation split the rest.
         found = calibration.with_tampered_side_of(before, found)
     elif not found.tampered:

@@ -21,7 +21,7 @@ from sapl_jax.errors import Parser, UserError, check_checkpoint, check_numbers, 
 from sapl_jax.evaluation import protocols, results
 from sapl_jax.evaluation.baselines import CLASSICS, TRIVIAL
 from sapl_jax.evaluation.map_folders import MapFolder
-from sapl_jax.evaluation.perturbations import ALIASES, SWEEPS, get_sweep
+from sapl_jax.evaluation.perturbations import ALIASES, SWEEPS
 from sapl_jax.evaluation.session import Method, Session, floors, run
 from sapl_jax.inference.tiling import TiledDetector
 
@@ -72,7 +72,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--output", type=Path, required=True, help="folder for the results")
     add("--protocol", default=protocols.DEFAULT, choices=sorted(protocols.PROTOCOLS))
     text = "sweeps to run as well; noise means noise_variance"
-    add("--robustness", nargs="+", default=[], choices=[*SWEEPS, *ALIASES], help=text)
+    whole: dict[str, Any] = {"type": lambda name: ALIASES.get(name, name), "choices": SWEEPS}
+    add("--robustness", nargs="+", default=[], **whole, help=text)
     add("--seed", type=int, default=0, help="of the sweeps' noise and of t-SNE")
     add("--tile", type=int, help="analyse pictures with a longer side in tiles of this many pixels")
     add("--tile-overlap", type=float, default=0.25, help="share of a tile, 0 to 0.9")
@@ -179,8 +180,8 @@ def main() -> None:
     session = run(
         [tiled(method, arguments) for method in plain] + floors(),
         listings,
-        protocols.get_protocol(arguments.protocol),
-        sweeps=[get_sweep(name) for name in dict.fromkeys(arguments.robustness)],
+        protocols.PROTOCOLS[arguments.protocol],
+        sweeps=[SWEEPS[name] for name in dict.fromkeys(arguments.robustness)],
         seed=arguments.seed,
         batch_size=arguments.batch_size,
         gallery_size=arguments.gallery,

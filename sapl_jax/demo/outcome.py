@@ -44,7 +44,7 @@ def evaluate_and_report(run_dir: Path, data: Path, output: Path) -> str:
     """
     localizer = Localizer.load(run_dir)
     methods = [Method("SAPL", localizer, localizer.source), *floors()]
-    listing, protocol = read_dataset("folder", data), protocols.get_protocol(protocols.DEFAULT)
+    listing, protocol = read_dataset("folder", data), protocols.PROTOCOLS[protocols.DEFAULT]
     size = localizer.batch_size
     session = run(methods, [(_NAME, listing)], protocol, batch_size=size, gallery_size=0)
     files.write_json(output / "results.json", results.build(session))

@@ -63,13 +63,7 @@ class Loaded:
 
 
 class Shown(NamedTuple):
-    """A picture for figures, at most SIDE pixels wide and high.
-
-    Attributes:
-        image: uint8 RGB [h, w, 3].
-        mask: bool [h, w] or None.
-        heat_map: float32 [h, w].
-    """
+    """A picture for figures, at most SIDE pixels a side: uint8 RGB, bool mask, float32 map."""
 
     image: np.ndarray
     mask: np.ndarray | None

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 
 from data_pipelines.jpeg import resave
-from sapl_jax.errors import UserError
 
 _ROWS = 512  # rows of noise drawn at a time, so that a large picture needs little memory
 
@@ -41,14 +40,6 @@ SWEEPS = {
 ALIASES = {"noise": "noise_variance"}
 
 
-def get_sweep(name: str) -> Sweep:
-    """The sweep of that name; UserError that lists them for any other."""
-    name = ALIASES.get(name, name)
-    if name not in SWEEPS:
-        raise UserError(f"no robustness sweep {name!r}; there are {', '.join([*SWEEPS, *ALIASES])}")
-    return SWEEPS[name]
-
-
 def perturbation(sweep: Sweep, level: int, seed: int) -> Callable[[np.ndarray, str], np.ndarray]:
     """The function (picture uint8 RGB [H, W, 3], sample's name) -> perturbed picture."""
 
@@ -56,21 +47,15 @@ def perturbation(sweep: Sweep, level: int, seed: int) -> Callable[[np.ndarray, s
         if sweep.name == "jpeg":
             return resave(image, level, "4:2:0")
         if sweep.name == "blur":
-            return blur(image, level)
+            # Sigma follows from the kernel's width, as in IMDL-BenCo, by OpenCV's rule: 0.3 ((width
+            # - 1) / 2 - 1) + 0.8, and tabulated kernels up to 7 pixels.
+            return cv2.GaussianBlur(image, (level, level), 0)
         digest = hashlib.sha256(f"{seed}/{sweep.name}/{level}/{name}".encode()).digest()
         generator = np.random.default_rng(int.from_bytes(digest[:8], "little"))
         sigma = float(level) if sweep.name == "noise_sigma" else float(np.sqrt(level))
         return noise(image, sigma, generator)
 
     return apply
-
-
-def blur(image: np.ndarray, kernel: int) -> np.ndarray:
-    """Gaussian blur of an odd kernel width in pixels; sigma follows from it, as in IMDL-BenCo.
-
-    OpenCV's rule: 0.3 ((kernel - 1) / 2 - 1) + 0.8, and tabulated kernels up to 7 pixels.
-    """
-    return cv2.GaussianBlur(image, (kernel, kernel), 0)
 
 
 def noise(image: np.ndarray, sigma: float, generator: np.random.Generator) -> np.ndarray:

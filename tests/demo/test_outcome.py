@@ -24,7 +24,7 @@ def listing(tmp_path_factory):
 
 def evaluate(name, listing):
     return evaluate_dataset(
-        TRIVIAL[name], listing, protocols.get_protocol("sapl"), batch_size=4, progress=False
+        TRIVIAL[name], listing, protocols.PROTOCOLS["sapl"], batch_size=4, progress=False
     )
 
 

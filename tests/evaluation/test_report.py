@@ -14,7 +14,7 @@ from data_pipelines.readers import read_dataset
 from sapl_jax import evaluate
 from sapl_jax.errors import UserError
 from sapl_jax.evaluation import features, figures, report, results
-from sapl_jax.evaluation.baselines import TRIVIAL
+from sapl_jax.evaluation.baselines import CLASSICS, TRIVIAL
 from sapl_jax.evaluation.document import Section, Table, to_html, to_markdown
 from sapl_jax.evaluation.evaluator import SIDE, Loaded, Shown
 from sapl_jax.evaluation.perturbations import SWEEPS
@@ -233,6 +233,28 @@ def test_an_output_that_is_a_file_is_refused_before_any_work(monkeypatch, folder
 def test_wrong_flags_are_clear_errors(monkeypatch, folder, tmp_path, arguments, message) -> None:
     with pytest.raises(UserError, match=message):
         _run(monkeypatch, "--dataset", f"m={folder}", "--output", tmp_path / "out", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("flags", "known"),
+    [
+        (("--protocol", "cvpr"), PROTOCOLS),
+        (("--robustness", "rain"), SWEEPS),
+        (("--method", "x"), CLASSICS),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_known_ones(monkeypatch, capsys, flags, known) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        _run(monkeypatch, "--dataset", "a=b", "--output", "c", *flags)
+    refusal = capsys.readouterr().err.splitlines()[-1]
+    assert all(name in refusal for name in known)
+
+
+def test_noise_means_variance_as_in_imdl_benco() -> None:
+    flags = ["--dataset", "a=b", "--output", "c", "--robustness"]
+    assert evaluate.parse_arguments([*flags, "noise", "jpeg"]).robustness == [
+        *("noise_variance", "jpeg")
+    ]
 
 
 def test_provenance_reads_as_text_not_as_python():
