@@ -139,13 +139,13 @@ def write_report(
     session: Session, detector: Any, listings: list[tuple[str, Listing]], output: Path
 ) -> None:
     """Writes the report; detector: the first method's, without tiles."""
-    from sapl_jax.evaluation import features, report  # matplotlib, only for reports
+    from sapl_jax.evaluation import report  # matplotlib, only for reports
 
     embeddings = {}
     if hasattr(detector, "edge_features"):
         try:
             for name, listing in listings:
-                if found := features.edge_patch_embedding(detector, listing, seed=session.seed):
+                if found := report.edge_patch_embedding(detector, listing, seed=session.seed):
                     embeddings[name] = found
         except UserError as error:
             print(f"the report has no t-SNE of edge patches: {error}", file=sys.stderr)

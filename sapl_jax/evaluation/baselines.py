@@ -48,11 +48,12 @@ def noise_levels(image: np.ndarray) -> np.ndarray:
     def diagonal(luma: np.ndarray) -> np.ndarray:
         return np.abs(cv2.sepFilter2D(luma, cv2.CV_32F, _DB8_HIGH, _DB8_HIGH)[::2, ::2])
 
-    def per_block(band: np.ndarray) -> np.ndarray:
+    def sigmas(band: np.ndarray) -> np.ndarray:
         return np.median(_blocks(band, _NOISE_BLOCK), axis=-1) / 0.6745
 
-    luma = _whole_blocks(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), 2 * _NOISE_BLOCK)
-    return _in_strips(luma, diagonal, per_block, scale=2)
+    return _in_strips(
+        cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), diagonal, sigmas, 2 * _NOISE_BLOCK, 2
+    )
 
 
 def noi1(image: np.ndarray) -> Result:
@@ -76,9 +77,8 @@ def cfa_evidence(image: np.ndarray) -> np.ndarray:
     the log ratio of the local variances of the green channel's prediction error at pixels that the
     sensor measured and at pixels that were interpolated.
     """
-    green = _whole_blocks(np.ascontiguousarray(image[..., 1]), _CFA_BLOCK)
+    evidence = _in_strips(image[..., 1], _log_variances, _log_ratio, _CFA_BLOCK)
     # Which of the two checkerboards the sensor measured is unknown: the one that looks measured.
-    evidence = _in_strips(green, _log_variances, _log_ratio, scale=1)
     return evidence if np.median(evidence) >= 0 else -evidence
 
 
@@ -157,27 +157,25 @@ def _blocks(values: np.ndarray, side: int) -> np.ndarray:
     return split.transpose(0, 2, 1, 3).reshape(rows, columns, side * side)
 
 
-def _whole_blocks(values: np.ndarray, side: int) -> np.ndarray:
-    """Mirrors a channel [H, W] at the bottom and the right up to whole blocks."""
-    down, right = -values.shape[0] % side, -values.shape[1] % side
-    return np.pad(values, ((0, down), (0, right)), mode="symmetric") if down or right else values
-
-
 def _in_strips(
     channel: np.ndarray,
     filtered: Callable[[np.ndarray], np.ndarray],
     per_block: Callable[[np.ndarray], np.ndarray],
-    scale: int,
+    side: int,
+    scale: int = 1,
 ) -> np.ndarray:
     """Filters and blocks a channel uint8 [H, W] strip by strip, so only strips are float.
 
     Args:
+        side: of a block in pixels; the channel is mirrored up to whole ones.
         scale: how much smaller `filtered` makes its input.
     """
+    margins = [(0, -length % side) for length in channel.shape]
+    whole = np.pad(channel, margins, mode="symmetric")
     parts = []
-    for start in range(0, channel.shape[0], _STRIP):
+    for start in range(0, whole.shape[0], _STRIP):
         above = min(_HALO, start)
-        part = channel[start - above : start + _STRIP + _HALO].astype(np.float32)
+        part = whole[start - above : start + _STRIP + _HALO].astype(np.float32)
         inner = filtered(part)[above // scale : above // scale + _STRIP // scale]
         parts.append(per_block(inner))
     return np.concatenate(parts)

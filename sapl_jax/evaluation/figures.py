@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from data_pipelines.soft_edges import EdgeOptions, canny_edges, soft_edge_map
 from sapl_jax.evaluation.document import Picture
 from sapl_jax.evaluation.evaluator import DatasetResult
-from sapl_jax.evaluation.features import Embedding
 from sapl_jax.evaluation.perturbations import SWEEPS
 from sapl_jax.evaluation.results import TITLES, number, probabilities
 from sapl_jax.evaluation.session import Session
@@ -181,16 +180,16 @@ def reliability_curves(session: Session) -> list[Picture]:
     return [drawn("reliability", figure, caption)]
 
 
-def embedding(found: Embedding, dataset: str) -> Picture:
+def embedding(points: np.ndarray, of_tampered: np.ndarray, dataset: str) -> Picture:
     """The t-SNE map of edge patches, authentic and manipulated (Figure 7)."""
     figure, (axis,) = grid(1, 1, 4.6, 4.3)
     for tampered, label in ((False, "authentic edges"), (True, "manipulated edges")):
-        x, y = found.points[found.tampered == tampered].T
+        x, y = points[of_tampered == tampered].T
         axis.scatter(x, y, s=7, alpha=0.7, color=COLOURS[int(tampered)], label=label)
     axis.set(title=dataset, xticks=[], yticks=[])
     axis.legend(fontsize=8, markerscale=2)
     caption = (
-        f"t-SNE of {len(found.points)} edge-patch features of {dataset}: the deepest tap's top "
+        f"t-SNE of {len(points)} edge-patch features of {dataset}: the deepest tap's top "
         "patches of each picture, coloured by the picture's label."
     )
     return drawn(f"tsne_{dataset}", figure, caption)

@@ -112,18 +112,15 @@ def score_image(
             label = AUTHENTIC
         elif not truth.any() and protocol.empty_mask == "leave out":
             truth = None
-    scores = ImageScores(label, _image_score(protocol, model_score, heat_map))
+    score = model_score
+    if protocol.image_score == "map maximum":
+        score = float(heat_map.max())
+    elif protocol.image_score == "map pooled":
+        score = ScoreHistogram.of(heat_map, np.zeros(heat_map.shape, bool)).otsu_mean()
+    scores = ImageScores(label, score)
     if truth is not None and (label == TAMPERED or protocol.average_over == "all"):
         _score_pixels(protocol, scores, heat_map, truth)
     return scores
-
-
-def _image_score(protocol: Protocol, model_score: float, heat_map: np.ndarray) -> float:
-    if protocol.image_score == "map maximum":
-        return float(heat_map.max())
-    if protocol.image_score == "map pooled":
-        return ScoreHistogram.of(heat_map, np.zeros(heat_map.shape, bool)).otsu_mean()
-    return model_score
 
 
 def _score_pixels(

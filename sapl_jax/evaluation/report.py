@@ -6,21 +6,48 @@ It holds the measures, the paper's Table 1 beside ours, ROC and robustness curve
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data_pipelines.diagnosis import EXPECTED
+from data_pipelines.listing import AUTHENTIC, TAMPERED, Listing
 from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions
 from sapl_jax.evaluation import figures, results
 from sapl_jax.evaluation.document import Part, Picture, Section, Table, to_html, to_markdown
-from sapl_jax.evaluation.evaluator import DatasetResult
-from sapl_jax.evaluation.features import Embedding
-from sapl_jax.evaluation.published import COLUMNS, TABLE_1, WITHOUT_I_AUC
+from sapl_jax.evaluation.evaluator import DatasetResult, evenly_spaced, loaded_batches
 from sapl_jax.evaluation.results import pair
 from sapl_jax.evaluation.session import Session
 from sapl_jax.files import versions, write_atomically
 
 _LISTED = 20  # skipped files and notes listed per data set; results.json has them all
+_PER_CLASS = 40  # pictures at most that give edge patches
+_MAX_POINTS = 300  # edge patches shown per class: t-SNE takes quadratic time
+_MIN_POINTS = 20  # below this a map of neighbourhoods shows nothing
+_BATCH_SIZE = 8
+Embedding = tuple[np.ndarray, np.ndarray]  # points [n, 2]; bool [n], of a tampered picture or not
+
+# Table 1 of the paper: column title -> the layouts that hold that test set.
+COLUMNS = {
+    "CASIAv1": ("casia_v1", "casia_v1plus"),
+    "Columbia": ("columbia",),
+    "COVERAGE": ("coverage",),
+    "IMD2020": ("imd2020",),
+    "NIST16": ("nist16",),
+}
+WITHOUT_I_AUC = "NIST16"  # the paper uses its tampered half alone
+TABLE_1 = (  # method, P-F1 / I-AUC per column, means
+    ("WSCL (MIL-FCN)", ".172 / .829", ".270 / .920", ".178 / .584", ".193 / .733", ".110 / -",
+     ".185 / .766"),
+    ("M2RL-Net", ".347 / .948", ".434 / .999", ".213 / .716", ".248 / .827", ".113 / -",
+     ".265 / .862"),
+    ("SO-WSL", ".334 / .881", ".385 / .942", ".239 / .702", ".259 / .556", ".288 / -",
+     ".301 / .770"),
+    ("SAPL (paper)", ".356 / .931", ".432 / .999", ".323 / .772", ".364 / .906", ".274 / -",
+     ".349 / .902"),
+    ("MVSS-Net (full supervision)", ".452 / .937", ".638 / .980", ".453 / .731", ".260 / .656",
+     ".292 / -", ".419 / .826"),
+)  # fmt: skip
 
 
 def write(
@@ -39,7 +66,7 @@ def write(
     calibration = getattr(session.methods[0].detector, "calibration", None)
     rule = [calibration.rule] if calibration else []
     reliability = figures.reliability_curves(session)
-    shown = [figures.embedding(found, name) for name, found in (embeddings or {}).items()]
+    shown = [figures.embedding(*found, name) for name, found in (embeddings or {}).items()]
     parts: dict[str, Sequence[Part]] = {
         "Results": measures(session),
         "Table 1 of the paper, and ours": table_1(session),
@@ -141,3 +168,37 @@ def provenance(session: Session) -> list[Part]:
         for result in session.main
     ]
     return [[*items, "versions: " + ", ".join(f"{k} {v}" for k, v in versions().items())]]
+
+
+def edge_patch_embedding(detector: Any, listing: Listing, *, seed: int = 0) -> Embedding | None:
+    """t-SNE of the deepest tap's edge patches, of some pictures of each class, evenly chosen.
+
+    `detector` has `edge_features`, as `Localizer`. Returns points float32 [n, 2] and bool [n],
+    whether each is of a tampered picture; None where a class is absent or too few are usable.
+    """
+    chosen = []
+    for label in (AUTHENTIC, TAMPERED):
+        samples = [sample for sample in listing.samples if sample.label == label]
+        chosen += evenly_spaced(samples, _PER_CLASS)
+    features: dict[int, list[np.ndarray]] = {AUTHENTIC: [], TAMPERED: []}
+    for batch in loaded_batches(chosen, _BATCH_SIZE):
+        readable = [(item.image, item.sample.label) for item in batch if item.image is not None]
+        if not readable:
+            continue
+        images, labels = zip(*readable, strict=True)
+        found, usable = detector.edge_features(images, labels)
+        for deepest, good, label in zip(found[:, -1], usable, labels, strict=True):
+            features[label] += list(deepest[good])
+    shown = [
+        [own[i] for i in np.linspace(0, len(own) - 1, min(_MAX_POINTS, len(own))).astype(int)]
+        for own in features.values()
+    ]
+    vectors = np.array([*shown[AUTHENTIC], *shown[TAMPERED]], np.float32)
+    if len(vectors) < _MIN_POINTS or not all(shown):
+        return None
+    from sklearn.manifold import TSNE  # a second to import, and only reports need it
+
+    perplexity = min(30.0, (len(vectors) - 1) / 3)
+    tsne = TSNE(2, perplexity=perplexity, metric="cosine", init="random", random_state=seed)
+    points = tsne.fit_transform(vectors).astype(np.float32)
+    return points, np.arange(len(points)) >= len(shown[AUTHENTIC])

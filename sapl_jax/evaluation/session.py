@@ -74,15 +74,6 @@ class Session:
     def __post_init__(self) -> None:
         self.results = {method.name: {} for method in self.methods}
 
-    def add(self, method: str, result: DatasetResult) -> None:
-        """Takes a result in and compares it with those of other methods on its data set."""
-        pairs = self.comparisons.setdefault(result.name, {})
-        for other, before in self.on(result.name).items():
-            pairs[other, method] = intervals.compare(
-                self.protocol, (before.by_name, before.draws), (result.by_name, result.draws)
-            )
-        self.results[method][result.name] = result
-
     def on(self, dataset: str) -> dict[str, DatasetResult]:
         """The methods' results on a data set."""
         return {name: found[dataset] for name, found in self.results.items() if dataset in found}
@@ -148,7 +139,11 @@ def run(
                     raise
                 session.unusable.append((name, method.name, str(error)))
                 continue
-            session.add(method.name, result)
+            pairs, own = session.comparisons.setdefault(name, {}), (result.by_name, result.draws)
+            for other, before in session.on(name).items():
+                theirs = (before.by_name, before.draws)
+                pairs[other, method.name] = intervals.compare(protocol, theirs, own)
+            session.results[method.name][name] = result
             after_each(session, method)
         for sweep in sweeps:
             points: list[Point] = [(None, session.main[-1])]

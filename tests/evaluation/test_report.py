@@ -13,7 +13,7 @@ import pytest
 from data_pipelines.readers import read_dataset
 from sapl_jax import evaluate
 from sapl_jax.errors import UserError
-from sapl_jax.evaluation import features, figures, report, results
+from sapl_jax.evaluation import figures, report, results
 from sapl_jax.evaluation.baselines import CLASSICS, TRIVIAL
 from sapl_jax.evaluation.document import Section, Table, to_html, to_markdown
 from sapl_jax.evaluation.evaluator import SIDE, Loaded, Shown
@@ -175,20 +175,21 @@ class _FeatureDetector(RedDetector):
 
 
 def test_edge_patches_of_two_kinds_are_two_clusters(folder) -> None:
-    found = features.edge_patch_embedding(_FeatureDetector(), read_dataset("folder", folder))
-    assert len(found.points) == 5 * 7 and found.tampered.sum() == 3 * 7
-    centres = [found.points[found.tampered == kind].mean(0) for kind in (False, True)]
-    nearest = np.linalg.norm(found.points[:, None] - np.array(centres)[None], axis=-1).argmin(1)
-    assert (nearest == found.tampered).all()
-    again = features.edge_patch_embedding(_FeatureDetector(), read_dataset("folder", folder))
-    np.testing.assert_array_equal(found.points, again.points)
-    assert figures.embedding(found, "m").png[:4] == PNG
+    found = report.edge_patch_embedding(_FeatureDetector(), read_dataset("folder", folder))
+    points, tampered = found
+    assert len(points) == 5 * 7 and tampered.sum() == 3 * 7
+    centres = [points[tampered == kind].mean(0) for kind in (False, True)]
+    nearest = np.linalg.norm(points[:, None] - np.array(centres)[None], axis=-1).argmin(1)
+    assert (nearest == tampered).all()
+    again = report.edge_patch_embedding(_FeatureDetector(), read_dataset("folder", folder))
+    np.testing.assert_array_equal(points, again[0])
+    assert figures.embedding(*found, "m").png[:4] == PNG
 
 
 def test_edge_patches_of_one_class_are_not_embedded(tmp_path) -> None:
     write_rgb(tmp_path / "Tp" / "a.png", picture(3))
     listing = read_dataset("folder", tmp_path)
-    assert features.edge_patch_embedding(_FeatureDetector(), listing) is None
+    assert report.edge_patch_embedding(_FeatureDetector(), listing) is None
 
 
 def test_gallery_pictures_are_kept_small() -> None:
