@@ -27,8 +27,6 @@ from sapl_jax.evaluation.results import number, pair
 from sapl_jax.files import make_output_folder, write_atomically, write_json
 from sapl_jax.training.configuration import load_config
 
-Launcher = Callable[[list[str]], int]
-
 
 def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Reads the command line; the second part holds the --config.* flags for training."""
@@ -47,9 +45,7 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
 
 def chosen_rows(groups: Sequence[str], rows: Sequence[str] | None) -> list[str]:
     """The rows to run, each once, in the order of the tables."""
-    if rows:
-        return list(dict.fromkeys(rows))
-    return list(dict.fromkeys(row for group in groups for row in ablations.GROUPS[group]))
+    return list(dict.fromkeys(rows or [r for group in groups for r in ablations.GROUPS[group]]))
 
 
 def commands(
@@ -76,7 +72,7 @@ def run_rows(
     datasets: Sequence[str],
     protocol: str,
     config_flags: Sequence[str],
-    launch: Launcher = lambda command: subprocess.call(command),
+    launch: Callable[[list[str]], int] = lambda command: subprocess.call(command),
     base: str = "",
 ) -> list[str]:
     """Runs the rows that are not finished and writes the tables after each; returns failed rows.

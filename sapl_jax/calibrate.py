@@ -60,9 +60,8 @@ def main() -> None:
         log.warning("no tampered pictures: no probability is fitted, and none is called authentic")
     calibration.write(arguments.checkpoint, found)
     print(found.rule)
-    print(
-        f"Maps mark at most {found.marked:.1%} of authentic pixels above {found.map_threshold:.4g}"
-    )
+    above = f"{found.map_threshold:.4g}"
+    print(f"Maps mark at most {found.marked:.1%} of authentic pixels above {above}")
     if found.temperature is not None:
         print(f"probability = sigmoid(logit(score) / {found.temperature:.3f} {found.bias:+.3f})")
     print(f"written to {arguments.checkpoint / calibration.FILE}")

@@ -142,13 +142,12 @@ def write_report(
     from sapl_jax.evaluation import report  # matplotlib, only for reports
 
     embeddings = {}
-    if hasattr(detector, "edge_features"):
-        try:
-            for name, listing in listings:
-                if found := report.edge_patch_embedding(detector, listing, seed=session.seed):
-                    embeddings[name] = found
-        except UserError as error:
-            print(f"the report has no t-SNE of edge patches: {error}", file=sys.stderr)
+    try:
+        for name, listing in listings if hasattr(detector, "edge_features") else ():
+            if found := report.edge_patch_embedding(detector, listing, seed=session.seed):
+                embeddings[name] = found
+    except UserError as error:
+        print(f"the report has no t-SNE of edge patches: {error}", file=sys.stderr)
     options = getattr(detector, "edge_options", DEFAULT_OPTIONS)
     report.write(session, output, embeddings=embeddings, edge_options=options)
 

@@ -40,18 +40,6 @@ def make_data(
     return train, test
 
 
-def train_command(output: Path, data: Path, config_flags: list[str]) -> list[str]:
-    """The command that trains the demo's model: the one a user would type."""
-    return [
-        sys.executable, "-m", "sapl_jax.train",
-        "--config", str(Path(demo.__file__)),
-        "--workdir", str(output / "run"),
-        f"--config.data.root={data}",
-        f"--config.data.prepared={output / 'prepared'}",
-        *config_flags,
-    ]  # fmt: skip
-
-
 def main() -> int:
     """The command; the exit status of the training where that stopped early."""
     arguments, config_flags = parse_arguments(sys.argv[1:])
@@ -60,7 +48,12 @@ def main() -> int:
     output = arguments.output.expanduser()
     try:
         train, test = make_data(output, arguments.train_images, arguments.test_images)
-        status = subprocess.call(train_command(output, train, config_flags))
+        command = [
+            sys.executable, "-m", "sapl_jax.train", "--config", str(Path(demo.__file__)),
+            "--workdir", str(output / "run"), f"--config.data.root={train}",
+            f"--config.data.prepared={output / 'prepared'}", *config_flags,
+        ]  # fmt: skip
+        status = subprocess.call(command)
         if status in INTERRUPTED:
             print("stopped; run the same command to continue", file=sys.stderr)
         if status:

@@ -9,10 +9,8 @@ from typing import NamedTuple
 class Table(NamedTuple):
     """A table of a report.
 
-    Attributes:
-        rows: cells as text.
-        emphasised: indices of rows to stress (ours, among published ones).
-        names: how many columns from the left hold names, not numbers.
+    emphasised: indices of rows to stress (ours, among published ones). names: how many columns from
+    the left hold names, not numbers.
     """
 
     header: Sequence[str]
@@ -66,15 +64,13 @@ def _plain(text: str) -> str:
 
 
 def _markdown_table(table: Table) -> list[str]:
-    lines = ["| " + " | ".join(map(_plain, table.header)) + " |"]
-    numbers = len(table.header) - table.names
-    lines.append("|" + "|".join([" --- "] * table.names + [" ---: "] * numbers) + "|")
-    for index, row in enumerate(table.rows):
-        cells = [_plain(cell) for cell in row]
-        if index in table.emphasised:
-            cells = [f"**{cell}**" for cell in cells]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+    stressed = [
+        [f"**{cell}**" if n in table.emphasised else cell for cell in map(_plain, row)]
+        for n, row in enumerate(table.rows)
+    ]
+    rule = ["---"] * table.names + ["---:"] * (len(table.header) - table.names)
+    rows = [[*map(_plain, table.header)], rule, *stressed]
+    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 _STYLE = """

@@ -97,6 +97,7 @@ class DatasetResult:
         skipped: pictures that were not evaluated, with the reason.
         notes: pictures that were, with something to know about them.
         digest: hash of every file's name and bytes, to tell whether two reports saw the same data.
+        scores: every picture's, by its name.
         draws: the measures of data sets drawn from this one, see `intervals.bootstrap`.
     """
 
@@ -109,18 +110,15 @@ class DatasetResult:
     notes: list[tuple[Path, str]]
     digest: str
     seconds: float
-    draws: intervals.Draws = dataclasses.field(default_factory=dict)
-
-    @property
-    def by_name(self) -> dict[str, protocols.ImageScores]:
-        """The scores of every picture by its name."""
-        return {record.name: record.scores for record in self.records}
+    scores: dict[str, protocols.ImageScores]
+    draws: intervals.Draws
 
     @property
     def labels_and_scores(self) -> tuple[np.ndarray, np.ndarray]:
         """Labels int [N] and image scores float64 [N] of the pictures, in order."""
-        scores = [record.scores for record in self.records]
-        return np.array([s.label for s in scores], int), np.array([s.score for s in scores], float)
+        pairs = [(image.label, image.score) for image in self.scores.values()]
+        labels, scores = zip(*pairs, strict=True)
+        return np.array(labels, int), np.array(scores, float)
 
     @functools.cached_property
     def intervals(self) -> dict[str, list[float]]:
@@ -257,14 +255,14 @@ def evaluate_dataset(
     if not records:
         reasons = "; ".join(f"{path}: {reason}" for path, reason in skipped[:3])
         raise UserError(f"{label}: none of {listing.root}'s pictures can be used ({reasons})")
-    summary = protocols.summarise(protocol, [record.scores for record in records])
+    scores = {record.name: record.scores for record in records}
+    summary = protocols.summarise(protocol, list(scores.values()))
     summary |= {"skipped": len(skipped), "noted": len(notes)}
-    result = DatasetResult(
-        label, listing.name, listing.root, summary, records, skipped, notes, digest.hexdigest(), 0.0
-    )
-    result.draws = intervals.bootstrap(protocol, result.by_name)
-    result.seconds = time.monotonic() - start
-    return result
+    draws = intervals.bootstrap(protocol, scores)
+    return DatasetResult(
+        label, listing.name, listing.root, summary, records, skipped, notes, digest.hexdigest(),
+        time.monotonic() - start, scores, draws,
+    )  # fmt: skip
 
 
 def _analyse(

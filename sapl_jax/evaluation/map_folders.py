@@ -34,13 +34,9 @@ class MapFolder:
     def __init__(self, folder: str | Path) -> None:
         """Lists the folder; UserError where it is not one, has no maps, or a scores.csv is bad."""
         self.folder = existing_root(folder)
-        paths = [Path(path) for path in walk_files(self.folder)]
+        paths = [Path(p) for p in walk_files(self.folder) if p.lower().endswith(SUFFIXES)]
         # By the path below the folder, without the map's own suffix.
-        self._maps = [
-            (_key(path.relative_to(self.folder).with_suffix("")), path)
-            for path in paths
-            if path.suffix.lower() in SUFFIXES
-        ]
+        self._maps = [(_key(p.relative_to(self.folder).with_suffix("")), p) for p in paths]
         if not self._maps:
             raise UserError(f"{folder} holds no map: expected {', '.join(SUFFIXES)} files in it")
         self._rows = _read_scores(self.folder / SCORES)

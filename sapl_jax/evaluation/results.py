@@ -31,10 +31,9 @@ def probabilities(session: Session, method: Method, result: DatasetResult) -> di
         return {}
     found = {"score": np.clip(scores, 0, 1)}
     calibration = getattr(method.detector, "calibration", None)
-    if calibration is None or session.protocol.image_score != "model":
-        return found
-    calibrated = calibration.probability(scores)
-    return found if calibrated is None else {**found, "calibrated": calibrated}
+    if calibration is not None and session.protocol.image_score == "model":
+        found["calibrated"] = calibration.probability(scores)
+    return {name: values for name, values in found.items() if values is not None}
 
 
 def mean_of(results: Sequence[DatasetResult]) -> dict[str, float | None]:
@@ -132,9 +131,11 @@ def rows(session: Session) -> list[list[str]]:
     found = [["data set", "method", "images", "masks", *(TITLES[m] for m in MEASURES), "skipped"]]
     for method, results in session.results.items():
         for result in results.values():
+            pairs = session.comparisons.get(result.name, {})
+            beside = pairs.get((session.methods[0].name, method), {})
             cells = [
                 cell(result.summary[m], result.intervals.get(m))
-                + ALIKE * (not session.is_apart(method, result.name, m))
+                + ALIKE * (m in beside and not beside[m]["apart"])
                 for m in MEASURES
             ]
             images, masks, skipped = (

@@ -78,11 +78,6 @@ class Session:
         """The methods' results on a data set."""
         return {name: found[dataset] for name, found in self.results.items() if dataset in found}
 
-    def is_apart(self, method: str, dataset: str, measure: str) -> bool:
-        """Whether a method can be told from the first one; True for that and where unknown."""
-        pair = self.comparisons.get(dataset, {}).get((self.methods[0].name, method), {})
-        return pair.get(measure, {"apart": True})["apart"]
-
     @property
     def main(self) -> list[DatasetResult]:
         """The first method's results."""
@@ -139,9 +134,9 @@ def run(
                     raise
                 session.unusable.append((name, method.name, str(error)))
                 continue
-            pairs, own = session.comparisons.setdefault(name, {}), (result.by_name, result.draws)
+            pairs, own = session.comparisons.setdefault(name, {}), (result.scores, result.draws)
             for other, before in session.on(name).items():
-                theirs = (before.by_name, before.draws)
+                theirs = (before.scores, before.draws)
                 pairs[other, method.name] = intervals.compare(protocol, theirs, own)
             session.results[method.name][name] = result
             after_each(session, method)
