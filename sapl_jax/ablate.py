@@ -60,8 +60,7 @@ def commands(
     config = f"{Path(ablations.__file__)}:{base}{row}"
     train = ["sapl_jax.train", "--config", config, "--workdir", str(folder / "run"), *config_flags]
     evaluate = ["sapl_jax.evaluate", "--checkpoint", str(folder / "run"), "--protocol", protocol]
-    for dataset in datasets:
-        evaluate += ["--dataset", dataset]
+    evaluate += [part for dataset in datasets for part in ("--dataset", dataset)]
     evaluate += ["--output", str(folder / "evaluation"), "--no_report"]
     return [[sys.executable, "-m", *train], [sys.executable, "-m", *evaluate]]
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from data_pipelines.duplicates import without_training_pictures
 from data_pipelines.readers import READERS, Listing, read_dataset
-from data_pipelines.soft_edges import DEFAULT_OPTIONS
 from sapl_jax import files
 from sapl_jax.command_line import TILES, WHICH_HELP, print_files, printable
 from sapl_jax.errors import Parser, UserError, check_checkpoint, check_numbers, run_main
@@ -135,23 +134,6 @@ def tiled(method: Method, arguments: argparse.Namespace) -> Method:
     return dataclasses.replace(method, detector=detector, source={**method.source, **options})
 
 
-def write_report(
-    session: Session, detector: Any, listings: list[tuple[str, Listing]], output: Path
-) -> None:
-    """Writes the report; detector: the first method's, without tiles."""
-    from sapl_jax.evaluation import report  # matplotlib, only for reports
-
-    embeddings = {}
-    try:
-        for name, listing in listings if hasattr(detector, "edge_features") else ():
-            if found := report.edge_patch_embedding(detector, listing, seed=session.seed):
-                embeddings[name] = found
-    except UserError as error:
-        print(f"the report has no t-SNE of edge patches: {error}", file=sys.stderr)
-    options = getattr(detector, "edge_options", DEFAULT_OPTIONS)
-    report.write(session, output, embeddings=embeddings, edge_options=options)
-
-
 def main() -> None:
     """The command."""
     arguments = parse_arguments(sys.argv[1:])
@@ -194,7 +176,9 @@ def main() -> None:
     for name, who, reason in session.unusable:
         print(f"{name}: {who} left out: {printable(reason)}", file=sys.stderr)
     if not arguments.no_report:
-        write_report(session, plain[0].detector, listings, arguments.output)
+        from sapl_jax.evaluation import report  # matplotlib, only for reports
+
+        report.write(session, arguments.output, plain[0].detector, listings)
     print(results.table(session))
     print(f"protocol {session.protocol.name}; details in {arguments.output}")
 

@@ -36,12 +36,9 @@ class Pictures(NamedTuple):
 class Batch(NamedTuple):
     """What one step sees.
 
-    Attributes:
-        image: [B,C,C,3] uint8, crops or contact sheets.
-        history: [B,T,P] int32, for each patch the words of the photograph it is from.
-        single: [B] float32, 1 where the image is a crop of one photograph.
-        caption: [B,CAPTION_LENGTH] int32, caption of the (first) photograph.
-        template: index into PHRASES of the phrases of this step.
+    image: uint8 [B,C,C,3], crops or contact sheets. history: int32 [B,T,P], for each patch the
+    words of its photograph. single: float32 [B], 1 where the image is a crop of one photograph.
+    caption: int32 [B,CAPTION_LENGTH], of the (first) photograph. template: index into PHRASES.
     """
 
     image: np.ndarray

@@ -146,12 +146,8 @@ def read_metrics(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 def training_curves(metrics: dict[str, tuple[np.ndarray, np.ndarray]]) -> list[Picture]:
     """Loss, its parts and the validation's I-AUC against the step; none without numbers."""
-    found = {
-        title: {
-            name: metrics[name] for name in names if name in metrics and np.any(metrics[name][1])
-        }
-        for title, names in PANELS.items()
-    }
+    shown = {name: curve for name, curve in metrics.items() if np.any(curve[1])}
+    found = {t: {n: shown[n] for n in names if n in shown} for t, names in PANELS.items()}
     panels = [(title, curves) for title, curves in found.items() if curves]
     if not panels:
         return []

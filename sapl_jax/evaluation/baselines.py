@@ -125,16 +125,14 @@ def absence_probability(evidence: np.ndarray) -> np.ndarray:
         log_absent = np.log(share) - np.log(spreads[0]) - 0.5 * (values / spreads[0]) ** 2
         deviation = (values - mean) / spreads[1]
         log_present = np.log(1 - share) - np.log(spreads[1]) - 0.5 * deviation**2
-        updated = 1 / (1 + np.exp(np.clip(log_present - log_absent, -50, 50)))
-        change = float(np.abs(updated - absent).max())
-        absent = updated
+        before, absent = absent, 1 / (1 + np.exp(np.clip(log_present - log_absent, -50, 50)))
         present = 1 - absent
         share = float(np.clip(absent.mean(), 1e-3, 1 - 1e-3))
         mean = max(float((present * values).sum() / max(present.sum(), 1e-9)), 1e-2)
         parts = ((absent, values), (present, values - mean))
         variances = [(p * off**2).sum() / max(p.sum(), 1e-9) for p, off in parts]
         spreads = np.maximum(np.sqrt(variances), 1e-2)
-        if change < 1e-4:
+        if np.abs(absent - before).max() < 1e-4:
             break
     return absent
 

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -58,9 +59,7 @@ def to_markdown(title: str, sections: Sequence[Section]) -> str:
 
 def _plain(text: str) -> str:
     # Underscores and stars in file names must not turn into emphasis.
-    for character in "\\*_<>|[]":
-        text = text.replace(character, "\\" + character)
-    return text
+    return re.sub(r"[\\*_<>|\[\]]", r"\\\g<0>", text)
 
 
 def _markdown_table(table: Table) -> list[str]:

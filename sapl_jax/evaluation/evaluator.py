@@ -33,7 +33,6 @@ from sapl_jax.inference.drawing import shrink
 
 MAX_PIXELS = 128_000_000  # decoded pixels waiting for or inside one call of the detector
 SIDE = 512  # longer side of a picture that is kept for figures, in pixels
-_NO_MASK = "has no mask: not in the pixel measures"
 _SCORERS = 4
 
 Perturbation = Callable[[np.ndarray, str], np.ndarray]
@@ -41,13 +40,10 @@ Perturbation = Callable[[np.ndarray, str], np.ndarray]
 
 @dataclasses.dataclass
 class Loaded:
-    """A sample whose files have been read.
+    """A sample whose files have been read; problems: what was wrong with them, digest: their hash.
 
-    Attributes:
-        image: uint8 RGB [H, W, 3] as the detector sees it, None if unreadable.
-        mask: uint8 [H, W], 255 = tampered, or None.
-        problems: what was wrong with its files.
-        digest: hash of their bytes.
+    image: uint8 RGB [H, W, 3] as the detector sees it, None if unreadable. mask: uint8 [H, W],
+    255 = tampered, or None.
     """
 
     sample: Sample
@@ -249,7 +245,8 @@ def evaluate_dataset(
         reason = f"{unscored} of {len(records)} pictures have no score: no image-level measures"
         notes.append((listing.root, reason))
     tampered = [sample for sample in listing.samples if sample.label == TAMPERED]
-    lacking = [(sample.image, _NO_MASK) for sample in tampered if sample.mask is None]
+    reason = "has no mask: not in the pixel measures"
+    lacking = [(sample.image, reason) for sample in tampered if sample.mask is None]
     # Last, so that they do not hide the other notes; and a set may have no masks at all.
     notes += lacking if len(lacking) < len(tampered) else []
     if not records:

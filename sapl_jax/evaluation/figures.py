@@ -116,27 +116,24 @@ def robustness_curves(session: Session) -> list[Picture]:
     """
     pictures = []
     for name, sweep in SWEEPS.items():
-        lines = {
-            data: [result for _, result in sweeps[name]]
-            for data, sweeps in session.sweeps.items() if name in sweeps
-        }  # fmt: skip
-        panels = {
-            measure: shown
-            for measure in ("i_auc", "p_f1", "p_auc")
-            if (shown := {data: line for data, line in lines.items()
-                          if any(result.summary[measure] is not None for result in line)})
-        }  # fmt: skip
-        if not panels:
+        swept = {data: sweeps[name] for data, sweeps in session.sweeps.items() if name in sweeps}
+        lines = {data: [result for _, result in points] for data, points in swept.items()}
+        defined = {m for line in lines.values() for r in line for m, v in r.summary.items()
+                   if v is not None}  # fmt: skip
+        measures = [measure for measure in ("i_auc", "p_f1", "p_auc") if measure in defined]
+        if not measures:
             continue
-        figure, axes = grid(len(panels), 3, 4.2, 3.2)
-        for axis, (measure, shown) in zip(axes, panels.items(), strict=True):
-            for data, line in shown.items():
+        figure, axes = grid(len(measures), 3, 4.2, 3.2)
+        for axis, measure in zip(axes, measures, strict=True):
+            for index, (data, line) in enumerate(lines.items()):
                 values, lengths = _bars(line, measure)
-                index = list(lines).index(data) % len(COLOURS)
-                axis.errorbar(
-                    range(len(values)), values, yerr=lengths, elinewidth=1, color=COLOURS[index],
-                    marker=MARKERS[index], markersize=4, label=data,
-                )  # fmt: skip
+                look = {
+                    "color": COLOURS[index % len(COLOURS)],
+                    "marker": MARKERS[index % len(MARKERS)],
+                }
+                if np.isfinite(values).any():
+                    axis.errorbar(range(len(values)), values, yerr=lengths, elinewidth=1,
+                                  markersize=4, label=data, **look)  # fmt: skip
             low, high = axis.get_ylim()
             if high - low < _LEAST_SPAN:  # or noise would look like an effect
                 middle = (low + high) / 2

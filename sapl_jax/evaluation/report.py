@@ -4,6 +4,7 @@ It holds the measures, the paper's Table 1 beside ours, ROC and robustness curve
 (Figure 6), t-SNE of edge patches (Figure 7), soft edge maps (Figure 4), and what was skipped.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import numpy as np
 
 from data_pipelines.diagnosis import EXPECTED
 from data_pipelines.listing import AUTHENTIC, TAMPERED, Listing
-from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions
+from data_pipelines.soft_edges import DEFAULT_OPTIONS
+from sapl_jax.errors import UserError
 from sapl_jax.evaluation import figures, results
 from sapl_jax.evaluation.document import Part, Picture, Section, Table, to_html, to_markdown
 from sapl_jax.evaluation.evaluator import DatasetResult, evenly_spaced, loaded_batches
@@ -20,21 +22,18 @@ from sapl_jax.evaluation.results import pair
 from sapl_jax.evaluation.session import Session
 from sapl_jax.files import versions, write_atomically
 
+log = logging.getLogger(__name__)
 _LISTED = 20  # skipped files and notes listed per data set; results.json has them all
 _PER_CLASS = 40  # pictures at most that give edge patches
 _MAX_POINTS = 300  # edge patches shown per class: t-SNE takes quadratic time
 _MIN_POINTS = 20  # below this a map of neighbourhoods shows nothing
 _BATCH_SIZE = 8
-Embedding = tuple[np.ndarray, np.ndarray]  # points [n, 2]; bool [n], of a tampered picture or not
 
 # Table 1 of the paper: column title -> the layouts that hold that test set.
 COLUMNS = {
-    "CASIAv1": ("casia_v1", "casia_v1plus"),
-    "Columbia": ("columbia",),
-    "COVERAGE": ("coverage",),
-    "IMD2020": ("imd2020",),
-    "NIST16": ("nist16",),
-}
+    "CASIAv1": ("casia_v1", "casia_v1plus"), "Columbia": ("columbia",), "COVERAGE": ("coverage",),
+    "IMD2020": ("imd2020",), "NIST16": ("nist16",),
+}  # fmt: skip
 WITHOUT_I_AUC = "NIST16"  # the paper uses its tampered half alone
 TABLE_1 = (  # method, P-F1 / I-AUC per column, means
     ("WSCL (MIL-FCN)", ".172 / .829", ".270 / .920", ".178 / .584", ".193 / .733", ".110 / -",
@@ -53,20 +52,26 @@ TABLE_1 = (  # method, P-F1 / I-AUC per column, means
 def write(
     session: Session,
     output: Path,
-    *,
-    embeddings: Mapping[str, Embedding] | None = None,
-    edge_options: EdgeOptions = DEFAULT_OPTIONS,
+    detector: Any = None,
+    listings: Sequence[tuple[str, Listing]] = (),
 ) -> None:
     """Writes report.md, report.html and figures/*.png into `output`.
 
     Args:
-        embeddings: per data set, the t-SNE of edge patches.
-        edge_options: of the soft edge maps.
+        detector: the first method's, without tiles; if it has `edge_features`, as `Localizer`, its
+            edge patches of the (name, listing) pairs are shown.
     """
+    patches = []
+    try:
+        for name, listing in listings if hasattr(detector, "edge_features") else ():
+            if found := edge_patch_embedding(detector, listing, seed=session.seed):
+                patches.append(figures.embedding(*found, name))
+    except UserError as error:
+        log.warning("the report has no t-SNE of edge patches: %s", error)
     calibration = getattr(session.methods[0].detector, "calibration", None)
     rule = [calibration.rule] if calibration else []
     reliability = figures.reliability_curves(session)
-    shown = [figures.embedding(*found, name) for name, found in (embeddings or {}).items()]
+    options = getattr(detector, "edge_options", DEFAULT_OPTIONS)
     parts: dict[str, Sequence[Part]] = {
         "Results": measures(session),
         "Table 1 of the paper, and ours": table_1(session),
@@ -74,8 +79,8 @@ def write(
         "Calibration": [*rule, *reliability] if reliability else [],
         "Robustness (Figure 8)": figures.robustness_curves(session),
         "Pictures, masks and heat maps (Figure 6)": figures.galleries(session),
-        "Edge-patch features (Figure 7)": shown,
-        "Soft edge maps (Figure 4)": figures.soft_edges(session, edge_options),
+        "Edge-patch features (Figure 7)": patches,
+        "Soft edge maps (Figure 4)": figures.soft_edges(session, options),
         "Files": _files(session),
         "Provenance": provenance(session),
     }
@@ -170,7 +175,9 @@ def provenance(session: Session) -> list[Part]:
     return [[*items, "versions: " + ", ".join(f"{k} {v}" for k, v in versions().items())]]
 
 
-def edge_patch_embedding(detector: Any, listing: Listing, *, seed: int = 0) -> Embedding | None:
+def edge_patch_embedding(
+    detector: Any, listing: Listing, *, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray] | None:
     """t-SNE of the deepest tap's edge patches, of some pictures of each class, evenly chosen.
 
     `detector` has `edge_features`, as `Localizer`. Returns points float32 [n, 2] and bool [n],

@@ -109,9 +109,7 @@ def write_images_csv(path: Path, result: DatasetResult) -> None:
 
 def number(value: float | None) -> str:
     """A measure as the papers print it: .912, 1.000, or a dash where it is not defined."""
-    if value is None:
-        return "-"
-    return f"{value:.3f}".removeprefix("0") if value >= 0 else f"{value:.3f}"
+    return "-" if value is None else f"{value:.3f}".removeprefix("0")
 
 
 def pair(first: float | None, second: float | None) -> str:

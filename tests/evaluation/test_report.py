@@ -186,6 +186,14 @@ def test_edge_patches_of_two_kinds_are_two_clusters(folder) -> None:
     assert figures.embedding(*found, "m").png[:4] == PNG
 
 
+def test_the_report_shows_edge_patches_of_the_detector_that_gives_them(folder, tmp_path) -> None:
+    listings, detector = [("m", read_dataset("folder", folder))], _FeatureDetector()
+    session = run([Method("red", detector, {})], listings, PROTOCOLS["sapl"], progress=False)
+    report.write(session, tmp_path, detector, listings)
+    assert (tmp_path / "figures" / "tsne_m.png").read_bytes()[:4] == PNG
+    assert "Edge-patch features" in (tmp_path / "report.md").read_text()
+
+
 def test_edge_patches_of_one_class_are_not_embedded(tmp_path) -> None:
     write_rgb(tmp_path / "Tp" / "a.png", picture(3))
     listing = read_dataset("folder", tmp_path)
