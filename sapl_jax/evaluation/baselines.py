@@ -22,7 +22,7 @@ _DB8_HIGH = _DB8_LOW[::-1] * (-1.0) ** np.arange(8)
 _NOISE_BLOCK = 8  # coefficients of the HH band, so 16 pixels of the picture
 _CFA_BLOCK = 8  # pixels
 _STRIP = 1024  # rows worked on at a time; a multiple of every block
-_HALO = 32  # rows around a strip that its filters may look at
+_HALO = 32  # rows around a strip that its filters may look at; a multiple of every block
 _TOP = 0.01  # share of blocks whose mean is the image score
 _CELLS = 12  # the random map's cells along each side: about the size of a ViT's patches
 
@@ -45,15 +45,11 @@ def noise_levels(image: np.ndarray) -> np.ndarray:
     absolute value of a block of the finest diagonal wavelet band, over 0.6745.
     """
 
-    def diagonal(luma: np.ndarray) -> np.ndarray:
-        return np.abs(cv2.sepFilter2D(luma, cv2.CV_32F, _DB8_HIGH, _DB8_HIGH)[::2, ::2])
-
-    def sigmas(band: np.ndarray) -> np.ndarray:
+    def sigmas(luma: np.ndarray) -> np.ndarray:
+        band = np.abs(cv2.sepFilter2D(luma, cv2.CV_32F, _DB8_HIGH, _DB8_HIGH)[::2, ::2])
         return np.median(_blocks(band, _NOISE_BLOCK), axis=-1) / 0.6745
 
-    return _in_strips(
-        cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), diagonal, sigmas, 2 * _NOISE_BLOCK, 2
-    )
+    return _in_strips(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), sigmas, 2 * _NOISE_BLOCK)
 
 
 def noi1(image: np.ndarray) -> Result:
@@ -77,13 +73,13 @@ def cfa_evidence(image: np.ndarray) -> np.ndarray:
     the log ratio of the local variances of the green channel's prediction error at pixels that the
     sensor measured and at pixels that were interpolated.
     """
-    evidence = _in_strips(image[..., 1], _log_variances, _log_ratio, _CFA_BLOCK)
+    evidence = _in_strips(image[..., 1], _log_ratio, _CFA_BLOCK)
     # Which of the two checkerboards the sensor measured is unknown: the one that looks measured.
     return evidence if np.median(evidence) >= 0 else -evidence
 
 
-def _log_variances(green: np.ndarray) -> np.ndarray:
-    """Log of the local variance of the prediction error, each checkerboard on its own."""
+def _log_ratio(green: np.ndarray) -> np.ndarray:
+    """Per block, of the local variances of the prediction error on the two checkerboards."""
     cross = np.array([[0, 0.25, 0], [0.25, 0, 0.25], [0, 0.25, 0]], np.float32)
     error = green.astype(np.float32) - cv2.filter2D(green, cv2.CV_32F, cross)
     rows, columns = np.ogrid[: green.shape[0], : green.shape[1]]
@@ -95,11 +91,7 @@ def _log_variances(green: np.ndarray) -> np.ndarray:
         square = cv2.GaussianBlur(error * error * board, (7, 7), 1) / weight
         variance = np.where(board > 0, square - mean * mean, variance)
     # 0.1 (grey levels squared): below it a block is flat and says nothing either way.
-    return np.log(np.maximum(variance, 0) + 0.1)
-
-
-def _log_ratio(logs: np.ndarray) -> np.ndarray:
-    blocks = _blocks(logs, _CFA_BLOCK)
+    blocks = _blocks(np.log(np.maximum(variance, 0) + 0.1), _CFA_BLOCK)
     position = np.arange(_CFA_BLOCK)
     even = ((position[:, None] + position[None, :]) % 2 == 0).ravel()
     return blocks[..., even].mean(-1) - blocks[..., ~even].mean(-1)
@@ -156,26 +148,18 @@ def _blocks(values: np.ndarray, side: int) -> np.ndarray:
 
 
 def _in_strips(
-    channel: np.ndarray,
-    filtered: Callable[[np.ndarray], np.ndarray],
-    per_block: Callable[[np.ndarray], np.ndarray],
-    side: int,
-    scale: int = 1,
+    channel: np.ndarray, per_block: Callable[[np.ndarray], np.ndarray], side: int
 ) -> np.ndarray:
-    """Filters and blocks a channel uint8 [H, W] strip by strip, so only strips are float.
+    """`per_block` of a channel uint8 [H, W], mirrored up to whole blocks of `side` pixels.
 
-    Args:
-        side: of a block in pixels; the channel is mirrored up to whole ones.
-        scale: how much smaller `filtered` makes its input.
+    It works strip by strip, so that only strips are float.
     """
-    margins = [(0, -length % side) for length in channel.shape]
-    whole = np.pad(channel, margins, mode="symmetric")
+    whole = np.pad(channel, [(0, -length % side) for length in channel.shape], mode="symmetric")
     parts = []
     for start in range(0, whole.shape[0], _STRIP):
         above = min(_HALO, start)
         part = whole[start - above : start + _STRIP + _HALO].astype(np.float32)
-        inner = filtered(part)[above // scale : above // scale + _STRIP // scale]
-        parts.append(per_block(inner))
+        parts.append(per_block(part)[above // side :][: _STRIP // side])
     return np.concatenate(parts)
 
 

@@ -88,13 +88,10 @@ class Record:
 class DatasetResult:
     """All that one data set gave.
 
-    Attributes:
-        summary: measures and counts, see `protocols.summarise`.
-        skipped: pictures that were not evaluated, with the reason.
-        notes: pictures that were, with something to know about them.
-        digest: hash of every file's name and bytes, to tell whether two reports saw the same data.
-        scores: every picture's, by its name.
-        draws: the measures of data sets drawn from this one, see `intervals.bootstrap`.
+    summary: measures and counts, see `protocols.summarise`. skipped: pictures that were not
+    evaluated, with the reason. notes: pictures that were, with something to know about them.
+    digest: hash of every file's name and bytes, to tell whether two reports saw the same data.
+    scores: by the pictures' names. draws: of data sets drawn from this one, `intervals.bootstrap`.
     """
 
     name: str
@@ -112,9 +109,8 @@ class DatasetResult:
     @property
     def labels_and_scores(self) -> tuple[np.ndarray, np.ndarray]:
         """Labels int [N] and image scores float64 [N] of the pictures, in order."""
-        pairs = [(image.label, image.score) for image in self.scores.values()]
-        labels, scores = zip(*pairs, strict=True)
-        return np.array(labels, int), np.array(scores, float)
+        images = self.scores.values()
+        return np.array([i.label for i in images], int), np.array([i.score for i in images], float)
 
     @functools.cached_property
     def intervals(self) -> dict[str, list[float]]:
@@ -275,9 +271,8 @@ def _analyse(
     for item, image in zip(items, images, strict=True):
         try:
             answer, said = detector.read(item.sample, image.shape[:2])
-        except UserError as error:
-            answers.append(str(error))
-        else:
             answers.append(answer)
             notes += [(item.sample.image, note) for note in said]
+        except UserError as error:
+            answers.append(str(error))
     return answers

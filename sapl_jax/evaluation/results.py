@@ -3,7 +3,7 @@
 import csv
 import datetime
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def probabilities(session: Session, method: Method, result: DatasetResult) -> di
     return {name: values for name, values in found.items() if values is not None}
 
 
-def mean_of(results: Sequence[DatasetResult]) -> dict[str, float | None]:
+def mean_of(results: Collection[DatasetResult]) -> dict[str, float | None]:
     """Each measure's mean over the data sets that define it."""
     means: dict[str, float | None] = {}
     for measure in MEASURES:
@@ -47,8 +47,8 @@ def mean_of(results: Sequence[DatasetResult]) -> dict[str, float | None]:
 
 def method_entry(session: Session, method: Method) -> dict[str, Any]:
     """A method's part of results.json: itself, its data sets with the files behind, its means."""
-    datasets = {}
-    for result in session.results[method.name].values():
+    results, datasets = session.results[method.name].values(), {}
+    for result in results:
         labels, _ = result.labels_and_scores
         found = probabilities(session, method, result)
         datasets[result.name] = {
@@ -64,9 +64,8 @@ def method_entry(session: Session, method: Method) -> dict[str, Any]:
             "skipped_files": [[str(path), reason] for path, reason in result.skipped],
             "notes": [[str(path), note] for path, note in result.notes],
         }
-    means = mean_of(list(session.results[method.name].values()))
     source = {"name": method.name, **method.source}
-    return {"method": source, "datasets": datasets, "mean": means}
+    return {"method": source, "datasets": datasets, "mean": mean_of(results)}
 
 
 def build(session: Session) -> dict[str, Any]:
@@ -142,7 +141,7 @@ def rows(session: Session) -> list[list[str]]:
             found.append([result.name, method, images, masks, *cells, skipped])
         if len(results) > 1:
             cells = []
-            for m, mean in mean_of(list(results.values())).items():
+            for m, mean in mean_of(results.values()).items():
                 draws = [r.draws[m] for r in results.values() if r.summary[m] is not None]
                 bounds = intervals.interval(np.mean(draws, axis=0) if draws else None)
                 cells.append(cell(mean, bounds))

@@ -22,9 +22,8 @@ Point = tuple[int | None, DatasetResult]  # of a sweep
 class Method:
     """What is evaluated.
 
-    Attributes:
-        source: where it comes from, for the report (checkpoint, hashes, ...).
-        floor: a trivial predictor, which stands in the tables and in no figure.
+    source: where it comes from, for the report (checkpoint, hashes, ...). floor: a trivial
+    predictor, which stands in the tables and in no figure.
     """
 
     name: str
@@ -53,12 +52,10 @@ def floors() -> list[Method]:
 class Session:
     """All results of one command. The first method is the one the report is about.
 
-    Attributes:
-        results: per method and data set.
-        sweeps: per data set and sweep, the first method's (level, result); the clean picture's, of
-            level None, first.
-        unusable: (data set, method, reason) of folders of maps that fit no picture.
-        comparisons: per data set and pair of methods, see `intervals.compare`.
+    results: per method and data set. sweeps: per data set and sweep, the first method's (level,
+    result); the clean picture's, of level None, first. unusable: (data set, method, reason) of
+    folders of maps that fit no picture. comparisons: per data set and pair of methods, see
+    `intervals.compare`.
     """
 
     protocol: Protocol
