@@ -27,8 +27,6 @@ from sapl_jax.evaluation.results import number, pair
 from sapl_jax.files import make_output_folder, write_atomically, write_json
 from sapl_jax.training.configuration import load_config
 
-Launcher = Callable[[list[str]], int]
-
 
 def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Reads the command line; the second part holds the --config.* flags for training."""
@@ -36,13 +34,9 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder of the whole study")
     add("--dataset", action="append", required=True, metavar="NAME=PATH", help="as for evaluate")
-    add(
-        "--group",
-        nargs="+",
-        choices=sorted(ablations.GROUPS),
-        default=sorted(ablations.GROUPS),
-        help="comparisons to run (all by default)",
-    )
+    groups = sorted(ablations.GROUPS)
+    text = "comparisons to run (all by default)"
+    add("--group", nargs="+", choices=groups, default=groups, help=text)
     add("--row", nargs="+", choices=sorted(ablations.ROWS), help="single rows, instead of groups")
     add("--protocol", default=DEFAULT, choices=sorted(PROTOCOLS))
     add("--dry-run", action="store_true", help="print the commands and run nothing")
@@ -51,9 +45,7 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
 
 def chosen_rows(groups: Sequence[str], rows: Sequence[str] | None) -> list[str]:
     """The rows to run, each once, in the order of the tables."""
-    if rows:
-        return list(dict.fromkeys(rows))
-    return list(dict.fromkeys(row for group in groups for row in ablations.GROUPS[group]))
+    return list(dict.fromkeys(rows or [r for group in groups for r in ablations.GROUPS[group]]))
 
 
 def commands(
@@ -65,11 +57,10 @@ def commands(
     base: str = "",
 ) -> list[list[str]]:
     """The two commands that make a row: train, evaluate. base: "" or "demo/"."""
-    config = str(Path(ablations.__file__)) + f":{base}{row}"
+    config = f"{Path(ablations.__file__)}:{base}{row}"
     train = ["sapl_jax.train", "--config", config, "--workdir", str(folder / "run"), *config_flags]
     evaluate = ["sapl_jax.evaluate", "--checkpoint", str(folder / "run"), "--protocol", protocol]
-    for dataset in datasets:
-        evaluate += ["--dataset", dataset]
+    evaluate += [part for dataset in datasets for part in ("--dataset", dataset)]
     evaluate += ["--output", str(folder / "evaluation"), "--no_report"]
     return [[sys.executable, "-m", *train], [sys.executable, "-m", *evaluate]]
 
@@ -80,7 +71,7 @@ def run_rows(
     datasets: Sequence[str],
     protocol: str,
     config_flags: Sequence[str],
-    launch: Launcher = lambda command: subprocess.call(command),
+    launch: Callable[[list[str]], int] = lambda command: subprocess.call(command),
     base: str = "",
 ) -> list[str]:
     """Runs the rows that are not finished and writes the tables after each; returns failed rows.
@@ -91,9 +82,9 @@ def run_rows(
     """
     failed = []
     request = {"datasets": list(datasets), "protocol": protocol, "config_flags": list(config_flags)}
-    for number_of_row, row in enumerate(rows, 1):
+    for count, row in enumerate(rows, 1):
         folder = output / row
-        print(f"[{number_of_row}/{len(rows)}] {row}: {ablations.ROWS[row].title}", flush=True)
+        print(f"[{count}/{len(rows)}] {row}: {ablations.ROWS[row].title}", flush=True)
         if _read(folder / "done.json") == request:
             print("  finished before", flush=True)
             continue
@@ -120,22 +111,19 @@ def _read(path: Path) -> Any:
 
 def write_tables(output: Path, protocol: str) -> None:
     """Writes ablations.json and ablations.md from the rows that are finished so far."""
-    results = {
-        row: _read(output / row / "evaluation" / "results.json")
-        for row in ablations.ROWS
-        if (output / row / "done.json").is_file()
-    }
     rows = {}
-    for row, found in results.items():
-        published = dict(zip(("i_auc", "p_f1"), ablations.ROWS[row].published, strict=True))
-        rows[row] = {
-            "title": ablations.ROWS[row].title,
-            "changes": dict(ablations.ROWS[row].changes),
-            "published": published,
+    for name, row in ablations.ROWS.items():
+        if not (output / name / "done.json").is_file():
+            continue
+        found = _read(output / name / "evaluation" / "results.json")
+        rows[name] = {
+            "title": row.title,
+            "changes": dict(row.changes),
+            "published": dict(zip(("i_auc", "p_f1"), row.published, strict=True)),
             "mean": found["mean"],
             "datasets": {
-                name: {measure: entry[measure] for measure in ("i_auc", "p_f1")}
-                for name, entry in found["datasets"].items()
+                dataset: {measure: entry[measure] for measure in ("i_auc", "p_f1")}
+                for dataset, entry in found["datasets"].items()
             },
         }
     write_json(output / "ablations.json", {"protocol": protocol, "rows": rows})
@@ -143,69 +131,58 @@ def write_tables(output: Path, protocol: str) -> None:
         _grid(rows) if group == "grid" else _comparison(group, names, rows)
         for group, names in ablations.GROUPS.items()
     ]
-    note = Section(
-        "How to read this",
-        [
-            f'Protocol {protocol}; I-AUC / P-F1. "Published" are the paper\'s means over CASIAv1 '
-            "and IMD2020: they compare with the mean here only where these are the data sets. A "
-            "dash marks a row that is not finished, or a measure that is not defined. One training "
-            "a row says nothing of the spread between seeds: small differences may be chance."
-        ],
+    note = (
+        f'Protocol {protocol}; I-AUC / P-F1. "Published" are the paper\'s means over CASIAv1 and '
+        "IMD2020: they compare with the mean here only where these are the data sets. A dash marks "
+        "a row that is not finished, or a measure that is not defined. One training a row says "
+        "nothing of the spread between seeds: small differences may be chance."
     )
-    write_atomically(output / "ablations.md", to_markdown("Ablations", [note, *sections]))
+    sections.insert(0, Section("How to read this", [note]))
+    write_atomically(output / "ablations.md", to_markdown("Ablations", sections))
 
 
 def _comparison(group: str, names: Sequence[str], rows: dict[str, Any]) -> Section:
     datasets = list(dict.fromkeys(data for row in rows.values() for data in row["datasets"]))
     cells = []
     for name in names:
-        found = rows.get(name)
-        measured = found["datasets"] if found else {}
-        cells.append(
-            [
-                ablations.ROWS[name].title,
-                pair(*ablations.ROWS[name].published),
-                pair(found["mean"]["i_auc"], found["mean"]["p_f1"]) if found else "-",
-                *(
-                    pair(measured[d]["i_auc"], measured[d]["p_f1"]) if d in measured else "-"
-                    for d in datasets
-                ),
-            ]
-        )
+        row, found = ablations.ROWS[name], rows.get(name, {"mean": None, "datasets": {}})
+        measured = [found["mean"], *map(found["datasets"].get, datasets)]
+        ours = [pair(each["i_auc"], each["p_f1"]) if each else "-" for each in measured]
+        cells.append([row.title, pair(*row.published), *ours])
     return Section(group.capitalize(), [Table(["row", "published", "mean", *datasets], cells)])
 
 
 def _grid(rows: dict[str, Any]) -> Section:
-    header = ["P-F1", *(f"queue {queue}" for queue in ablations.QUEUES)]
     cells = []
     for length in ablations.LENGTHS:
-        line = [f"{length} prompt vectors"]
-        for queue in ablations.QUEUES:
-            found = rows.get(ablations.grid_row(length, queue))
-            line.append(number(found["mean"]["p_f1"]) if found else "-")
-        cells.append(line)
+        names = [ablations.grid_row(length, queue) for queue in ablations.QUEUES]
+        means = [number(rows[name]["mean"]["p_f1"]) if name in rows else "-" for name in names]
+        cells.append([f"{length} prompt vectors", *means])
+    header = ["P-F1", *(f"queue {queue}" for queue in ablations.QUEUES)]
     return Section("Prompt length and queue length", [Table(header, cells)])
+
+
+def show(tables: Path, failed: Sequence[str]) -> int:
+    """Prints a study's tables and the rows that failed; returns the command's exit status."""
+    print(tables.read_text())
+    if failed:
+        print(f"failed: {', '.join(failed)}; run the command again to retry", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def main() -> int:
     """The command; returns 1 when a row failed."""
-    arguments, config_flags = parse_arguments(sys.argv[1:])
-    rows = chosen_rows(arguments.group, arguments.row)
+    arguments, flags = parse_arguments(sys.argv[1:])
+    rows, output = chosen_rows(arguments.group, arguments.row), arguments.output
+    study = (arguments.dataset, arguments.protocol, flags)
     if arguments.dry_run:
         for row in rows:
-            folder = arguments.output / row
-            for command in commands(
-                row, folder, arguments.dataset, arguments.protocol, config_flags
-            ):
+            for command in commands(row, output / row, *study):
                 print(shlex.join(command))
         return 0
-    load_config(f"{ablations.__file__}:{rows[0]}", config_flags)  # A mistake in them is told now.
-    make_output_folder(arguments.output)
-    failed = run_rows(rows, arguments.output, arguments.dataset, arguments.protocol, config_flags)
-    print((arguments.output / "ablations.md").read_text())
-    if failed:
-        print(f"failed: {', '.join(failed)}; run the command again to retry", file=sys.stderr)
-    return 1 if failed else 0
+    load_config(f"{ablations.__file__}:{rows[0]}", flags)  # A mistake in them is told now.
+    make_output_folder(output)
+    return show(output / "ablations.md", run_rows(rows, output, *study))
 
 
 if __name__ == "__main__":

@@ -43,9 +43,8 @@ def main() -> None:
 
     use_compilation_cache()
     localizer = Localizer.load(arguments.checkpoint, which=arguments.which)
-    samples, origin = choose_pictures(
-        localizer, arguments.checkpoint, arguments.authentic, arguments.data
-    )
+    own = arguments.authentic
+    samples, origin = choose_pictures(localizer, arguments.checkpoint, own, arguments.data)
     found = calibration.calibrate(
         *measure(localizer, samples),
         false_alarms=arguments.false_alarms,
@@ -54,16 +53,15 @@ def main() -> None:
         pictures=origin,
     )
     before = localizer.calibration
-    if arguments.authentic is not None and before is not None:
+    if own is not None and before is not None:
         # Your pictures say where authentic ones end, the validation split the rest.
         found = calibration.with_tampered_side_of(before, found)
     elif not found.tampered:
         log.warning("no tampered pictures: no probability is fitted, and none is called authentic")
     calibration.write(arguments.checkpoint, found)
     print(found.rule)
-    print(
-        f"Maps mark at most {found.marked:.1%} of authentic pixels above {found.map_threshold:.4g}"
-    )
+    above = f"{found.map_threshold:.4g}"
+    print(f"Maps mark at most {found.marked:.1%} of authentic pixels above {above}")
     if found.temperature is not None:
         print(f"probability = sigmoid(logit(score) / {found.temperature:.3f} {found.bias:+.3f})")
     print(f"written to {arguments.checkpoint / calibration.FILE}")

@@ -14,16 +14,14 @@ from typing import Any
 
 from data_pipelines.duplicates import without_training_pictures
 from data_pipelines.readers import READERS, Listing, read_dataset
-from data_pipelines.soft_edges import DEFAULT_OPTIONS
 from sapl_jax import files
 from sapl_jax.command_line import TILES, WHICH_HELP, print_files, printable
 from sapl_jax.errors import Parser, UserError, check_checkpoint, check_numbers, run_main
 from sapl_jax.evaluation import protocols, results
-from sapl_jax.evaluation.classics import CLASSICS, classic
-from sapl_jax.evaluation.floors import TRIVIAL, floors
+from sapl_jax.evaluation.baselines import CLASSICS, TRIVIAL
 from sapl_jax.evaluation.map_folders import MapFolder
-from sapl_jax.evaluation.perturbations import ALIASES, SWEEPS, get_sweep
-from sapl_jax.evaluation.session import Method, Session, run
+from sapl_jax.evaluation.perturbations import ALIASES, SWEEPS
+from sapl_jax.evaluation.session import Method, Session, floors, run
 from sapl_jax.inference.tiling import TiledDetector
 
 _DATASET_HELP = """\
@@ -42,16 +40,13 @@ def parse_dataset(text: str, flag: str = "--dataset") -> tuple[str, str, Path]:
     if "/" in name or name.startswith("."):
         raise UserError(f"{flag} {text!r}: {name!r} cannot be a name, it is part of file names")
     known = {_plain(layout): layout for layout in READERS}
-    if layout:
-        if _plain(layout) not in known:
-            raise UserError(
-                f"{flag} {text!r}: no layout {layout!r}; there are {', '.join(sorted(READERS))}"
-            )
-        return name, known[_plain(layout)], Path(path)
-    if _plain(name) in known:
-        return name, known[_plain(name)], Path(path)
+    if layout and _plain(layout) not in known:
+        raise UserError(
+            f"{flag} {text!r}: no layout {layout!r}; there are {', '.join(sorted(READERS))}"
+        )
     by_suffix = {".txt": "mvss_txt", ".json": "benco_json"}
-    return name, by_suffix.get(Path(path).suffix.lower(), "folder"), Path(path)
+    generic = by_suffix.get(Path(path).suffix.lower(), "folder")
+    return name, known.get(_plain(layout or name), generic), Path(path)
 
 
 def _plain(name: str) -> str:
@@ -76,7 +71,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--output", type=Path, required=True, help="folder for the results")
     add("--protocol", default=protocols.DEFAULT, choices=sorted(protocols.PROTOCOLS))
     text = "sweeps to run as well; noise means noise_variance"
-    add("--robustness", nargs="+", default=[], choices=[*SWEEPS, *ALIASES], help=text)
+    whole: dict[str, Any] = {"type": lambda name: ALIASES.get(name, name), "choices": SWEEPS}
+    add("--robustness", nargs="+", default=[], **whole, help=text)
     add("--seed", type=int, default=0, help="of the sweeps' noise and of t-SNE")
     add("--tile", type=int, help="analyse pictures with a longer side in tiles of this many pixels")
     add("--tile-overlap", type=float, default=0.25, help="share of a tile, 0 to 0.9")
@@ -92,10 +88,7 @@ def read_datasets(specifications: list[str], exclude: list[str]) -> list[tuple[s
     names = [name for name, _, _ in parsed]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"--dataset names {doubled} twice; name one of them NAME:LAYOUT=PATH")
-    training = [
-        read_dataset(layout, path)
-        for _, layout, path in (parse_dataset(text, "--exclude") for text in exclude)
-    ]
+    training = [read_dataset(*parse_dataset(text, "--exclude")[1:]) for text in exclude]
     listings = []
     for name, layout, path in parsed:
         listing = read_dataset(layout, path)
@@ -108,7 +101,7 @@ def read_datasets(specifications: list[str], exclude: list[str]) -> list[tuple[s
 
 
 def load_methods(arguments: argparse.Namespace) -> list[Method]:
-    """The checkpoint's method first, then the training-free ones."""
+    """The checkpoint's method first, then the training-free ones and other tools' maps."""
     methods = []
     if arguments.checkpoint is not None:
         # These load JAX, which the classics do not need.
@@ -117,14 +110,11 @@ def load_methods(arguments: argparse.Namespace) -> list[Method]:
 
         use_compilation_cache()
         localizer = Localizer.load(arguments.checkpoint, which=arguments.which)
-        source = {
-            "folder": str(arguments.checkpoint),
-            **localizer.source,
-            "sha256": files.tree_sha256(Path(localizer.source["weights"])),
-        }
+        sha256 = files.tree_sha256(Path(localizer.source["weights"]))
+        source = {"folder": str(arguments.checkpoint), **localizer.source, "sha256": sha256}
         methods.append(Method("SAPL", localizer, source))
     for name in dict.fromkeys(arguments.method):
-        methods.append(Method(name, classic(name), {"training": "none"}))
+        methods.append(Method(name, CLASSICS[name], {"training": "none"}))
     for text in arguments.maps:
         name, _, folder = text.partition("=")
         taken = {method.name for method in methods} | set(TRIVIAL)
@@ -135,52 +125,13 @@ def load_methods(arguments: argparse.Namespace) -> list[Method]:
     return methods
 
 
-def tiled(methods: list[Method], arguments: argparse.Namespace) -> list[Method]:
-    """The methods, wrapped for tiles where --tile asks for them."""
-    if arguments.tile is None:
-        return methods
+def tiled(method: Method, arguments: argparse.Namespace) -> Method:
+    """The method, behind tiles where --tile asks for them."""
+    if arguments.tile is None or isinstance(method.detector, MapFolder):
+        return method
     options = {"tile": arguments.tile, "overlap": arguments.tile_overlap}
-    return [
-        method
-        if isinstance(method.detector, MapFolder)
-        else dataclasses.replace(
-            method,
-            detector=TiledDetector(method.detector, **options, batch=arguments.batch_size),
-            source={**method.source, **options},
-        )
-        for method in methods
-    ]
-
-
-def save(session: Session, method: Method | None, output: Path) -> None:
-    """Writes what is done so far, so that it is kept if a later data set fails.
-
-    method: whose result is new, if one's is.
-    """
-    if method is not None:
-        result = session.results[method.name][-1]
-        file = f"{result.name}.{method.name}.csv".replace(" ", "_")
-        results.write_images_csv(output / file, result)
-    files.write_json(output / "results.json", results.build(session))
-
-
-def write_report(
-    session: Session, detector: Any, listings: list[tuple[str, Listing]], output: Path
-) -> None:
-    """Writes the report; detector: the first method's, without tiles."""
-    from sapl_jax.evaluation import features, report  # matplotlib, only for reports
-
-    embeddings = {}
-    if hasattr(detector, "edge_features"):
-        try:
-            for name, listing in listings:
-                found = features.edge_patch_embedding(detector, listing, seed=session.seed)
-                if found is not None:
-                    embeddings[name] = found
-        except UserError as error:
-            print(f"the report has no t-SNE of edge patches: {error}", file=sys.stderr)
-    options = getattr(detector, "edge_options", DEFAULT_OPTIONS)
-    report.write(session, output, embeddings=embeddings, edge_options=options)
+    detector = TiledDetector(method.detector, **options, batch=arguments.batch_size)
+    return dataclasses.replace(method, detector=detector, source={**method.source, **options})
 
 
 def main() -> None:
@@ -198,26 +149,36 @@ def main() -> None:
     plain = load_methods(arguments)
     if arguments.batch_size is None:
         arguments.batch_size = getattr(plain[0].detector, "batch_size", 8)
-    methods = tiled(plain, arguments) + floors()
+
+    def save(session: Session, method: Method | None) -> None:
+        """Writes what is done so far, so that it is kept if a later data set fails."""
+        if method is not None:
+            *_, result = session.results[method.name].values()
+            name = f"{result.name}.{method.name}.csv".replace(" ", "_")
+            results.write_images_csv(arguments.output / name, result)
+        files.write_json(arguments.output / "results.json", results.build(session))
+
     session = run(
-        methods,
+        [tiled(method, arguments) for method in plain] + floors(),
         listings,
-        protocols.get_protocol(arguments.protocol),
-        sweeps=[get_sweep(name) for name in dict.fromkeys(arguments.robustness)],
+        protocols.PROTOCOLS[arguments.protocol],
+        sweeps=[SWEEPS[name] for name in dict.fromkeys(arguments.robustness)],
         seed=arguments.seed,
         batch_size=arguments.batch_size,
         gallery_size=arguments.gallery,
-        after_each=lambda session, method: save(session, method, arguments.output),
+        after_each=save,
     )
     for method in plain:
         if method is plain[0] or isinstance(method.detector, MapFolder):
-            for result in session.results.get(method.name, []):
+            for result in session.results[method.name].values():
                 print_files("skipped", result.skipped, "results.json")
                 print_files("note", result.notes, "results.json")
     for name, who, reason in session.unusable:
         print(f"{name}: {who} left out: {printable(reason)}", file=sys.stderr)
     if not arguments.no_report:
-        write_report(session, plain[0].detector, listings, arguments.output)
+        from sapl_jax.evaluation import report  # matplotlib, only for reports
+
+        report.write(session, arguments.output, plain[0].detector, listings)
     print(results.table(session))
     print(f"protocol {session.protocol.name}; details in {arguments.output}")
 

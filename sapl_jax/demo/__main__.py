@@ -30,24 +30,14 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
     return parse_with_config_flags(parser, arguments)
 
 
-def make_data(output: Path, train_images: int, test_images: int) -> tuple[Path, Path]:
+def make_data(
+    output: Path, train_images: int, test_images: int, world: str = "interior"
+) -> tuple[Path, Path]:
     """The training and the test folder, generated now unless they are there."""
-    size = demo.get_config().image.size
-    train = generate(output / "data" / "train", train_images, TRAIN_SEED, size)
-    test = generate(output / "data" / "test", test_images, TEST_SEED, size)
+    size, data = demo.get_config().image.size, output / "data"
+    train = generate(data / "train", train_images, TRAIN_SEED, size, world=world)
+    test = generate(data / "test", test_images, TEST_SEED, size, world=world)
     return train, test
-
-
-def train_command(output: Path, data: Path, config_flags: list[str]) -> list[str]:
-    """The command that trains the demo's model: the one a user would type."""
-    return [
-        sys.executable, "-m", "sapl_jax.train",
-        "--config", str(Path(demo.__file__)),
-        "--workdir", str(output / "run"),
-        f"--config.data.root={data}",
-        f"--config.data.prepared={output / 'prepared'}",
-        *config_flags,
-    ]  # fmt: skip
 
 
 def main() -> int:
@@ -58,7 +48,12 @@ def main() -> int:
     output = arguments.output.expanduser()
     try:
         train, test = make_data(output, arguments.train_images, arguments.test_images)
-        status = subprocess.call(train_command(output, train, config_flags))
+        command = [
+            sys.executable, "-m", "sapl_jax.train", "--config", str(Path(demo.__file__)),
+            "--workdir", str(output / "run"), f"--config.data.root={train}",
+            f"--config.data.prepared={output / 'prepared'}", *config_flags,
+        ]  # fmt: skip
+        status = subprocess.call(command)
         if status in INTERRUPTED:
             print("stopped; run the same command to continue", file=sys.stderr)
         if status:

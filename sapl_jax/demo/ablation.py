@@ -18,11 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from configs import ablations, demo
-from data_pipelines.generator.folder import generate
-from sapl_jax.ablate import chosen_rows, run_rows
+from configs import ablations
+from sapl_jax.ablate import chosen_rows, run_rows, show
 from sapl_jax.command_line import parse_with_config_flags
-from sapl_jax.demo.__main__ import TEST_SEED, TRAIN_SEED
+from sapl_jax.demo.__main__ import make_data
 from sapl_jax.errors import Parser, UserError, run_main
 from sapl_jax.evaluation.document import Section, Table, to_markdown
 from sapl_jax.evaluation.protocols import DEFAULT
@@ -56,25 +55,22 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
 
 def collect(output: Path, rows: Sequence[str], seeds: int) -> dict[str, dict[str, list[float]]]:
     """Of every row, the values of the finished seeds, by measure: {"i_auc": [...], ...}."""
-    found: dict[str, dict[str, list[float]]] = {}
+    found = {}
     for row in rows:
-        values: dict[str, list[float]] = {measure: [] for measure in _MEASURES}
-        for seed in range(seeds):
-            folder = output / f"seed{seed}" / row
-            if (folder / "done.json").is_file():
-                content = json.loads((folder / "evaluation" / "results.json").read_text())
-                for measure, list_of_values in values.items():
-                    list_of_values.append(content["datasets"][_NAME][measure])
-        found[row] = values
+        folders = [output / f"seed{seed}" / row for seed in range(seeds)]
+        done = [
+            json.loads((folder / "evaluation" / "results.json").read_text())["datasets"][_NAME]
+            for folder in folders
+            if (folder / "done.json").is_file()
+        ]
+        found[row] = {measure: [entry[measure] for entry in done] for measure in _MEASURES}
     return found
 
 
 def spread(values: Sequence[float]) -> str:
     """Mean ± standard deviation over the seeds; a dash without values."""
-    if not values:
-        return "-"
-    if len(values) == 1:
-        return number(values[0])
+    if len(values) < 2:
+        return number(values[0] if values else None)
     return f"{number(float(np.mean(values)))} ± {number(float(np.std(values, ddof=1)))}"
 
 
@@ -85,17 +81,10 @@ def build_tables(found: dict[str, dict[str, list[float]]]) -> list[Section]:
     for group in _GROUPS:
         lines = []
         for row in ablations.GROUPS[group]:
-            if row not in found:
-                continue
-            values = found[row]
-            published = ablations.ROWS[row].published
-            lines.append(
-                [
-                    ablations.ROWS[row].title, str(len(values["i_auc"])),
-                    *(spread(values[measure]) for measure in _MEASURES),
-                    *(number(value) for value in published),
-                ]
-            )  # fmt: skip
+            if (values := found.get(row)) is not None:
+                ours = [spread(values[measure]) for measure in _MEASURES]
+                paper = map(number, ablations.ROWS[row].published)
+                lines.append([ablations.ROWS[row].title, str(len(values["i_auc"])), *ours, *paper])
         if lines:
             sections.append(Section(group.capitalize(), [Table(header, lines)]))
     verdicts = [line for above, below in DIFFERENCES for line in _difference(found, above, below)]
@@ -114,18 +103,17 @@ def _difference(
     found: dict[str, dict[str, list[float]]], above: str, below: str
 ) -> list[list[str]]:
     lines = []
+    high, low = (ablations.ROWS[row] for row in (above, below))
     for index, measure in enumerate(_MEASURES):
         pairs = zip(*(found.get(row, {}).get(measure, []) for row in (above, below)), strict=False)
         gains = [a - b for a, b in pairs]
         if len(gains) < 2:  # One seed tells no difference from chance.
             continue
-        high, low = ((*ablations.ROWS[row].published, None)[index] for row in (above, below))
-        paper = None if high is None or low is None else high - low
+        a, b = ((*row.published, None)[index] for row in (high, low))
+        paper = number(None if a is None or b is None else a - b)
         verdict = "found" if np.mean(gains) > np.std(gains, ddof=1) else "not found"
-        titles = [ablations.ROWS[row].title for row in (above, below)]
-        lines.append(
-            [" - ".join(titles), _MEASURES[measure], spread(gains), number(paper), verdict]
-        )
+        title = f"{high.title} - {low.title}"
+        lines.append([title, _MEASURES[measure], spread(gains), paper, verdict])
     return lines
 
 
@@ -134,11 +122,7 @@ def main() -> int:
     arguments, config_flags = parse_arguments(sys.argv[1:])
     output: Path = arguments.output.expanduser()
     rows = chosen_rows(_GROUPS, arguments.row)
-    size = demo.get_config().image.size
-    train = generate(
-        output / "data" / "train", arguments.train_images, TRAIN_SEED, size, world="seam"
-    )
-    test = generate(output / "data" / "test", arguments.test_images, TEST_SEED, size, world="seam")
+    train, test = make_data(output, arguments.train_images, arguments.test_images, "seam")
     failed: list[str] = []
     for seed in range(arguments.seeds):
         print(f"seed {seed + 1} of {arguments.seeds}", flush=True)
@@ -154,10 +138,7 @@ def main() -> int:
         write_json(output / "ablation.json", found)
         text = to_markdown("Ablation on generated pictures", build_tables(found))
         write_atomically(output / "ablation.md", text)
-    print((output / "ablation.md").read_text())
-    if failed:
-        print(f"failed: {', '.join(failed)}; run the command again to retry", file=sys.stderr)
-    return 1 if failed else 0
+    return show(output / "ablation.md", failed)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Pretraining batches: crops and contact sheets of captioned photographs."""
 
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -9,7 +10,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from data_pipelines.generator.captions import CONTENT, HISTORY, Captioned, captioned_picture
+from data_pipelines.generator.captions import CONTENT, HISTORY, captioned_picture
 from data_pipelines.progress_bars import ProgressBar
 from sapl_jax.demo.vocabulary import Vocabulary
 
@@ -35,12 +36,9 @@ class Pictures(NamedTuple):
 class Batch(NamedTuple):
     """What one step sees.
 
-    Attributes:
-        image: [B,C,C,3] uint8, crops or contact sheets.
-        history: [B,T,P] int32, for each patch the words of the photograph it is from.
-        single: [B] float32, 1 where the image is a crop of one photograph.
-        caption: [B,CAPTION_LENGTH] int32, caption of the (first) photograph.
-        template: index into PHRASES of the phrases of this step.
+    image: uint8 [B,C,C,3], crops or contact sheets. history: int32 [B,T,P], for each patch the
+    words of its photograph. single: float32 [B], 1 where the image is a crop of one photograph.
+    caption: int32 [B,CAPTION_LENGTH], of the (first) photograph. template: index into PHRASES.
     """
 
     image: np.ndarray
@@ -54,40 +52,29 @@ def make_pictures(
     seed: int, count: int, size: int, workers: int, photographs: tuple[Path, ...] = ()
 ) -> Pictures:
     """Makes `count` captioned pictures of size x size pixels in parallel: see captioned_picture."""
-    jobs = [(seed, number, size, photographs) for number in range(count)]
     pixels = np.empty((count, size, size, 3), np.uint8)
     history = np.empty((count, len(HISTORY)), np.int32)
     content = []
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread) as pool:
-        results = pool.map(_picture, jobs, chunksize=16)
+    sizes, sources = itertools.repeat(size), itertools.repeat(photographs)
+    with ProcessPoolExecutor(
+        workers, get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
+    ) as pool:
+        arguments = (itertools.repeat(seed), range(count), sizes, sources)
+        results = pool.map(captioned_picture, *arguments, chunksize=16)
         for n, found in enumerate(ProgressBar(results, total=count, desc="photographs")):
             pixels[n] = found.picture
-            history[n] = [
-                words.index(word)
-                for words, word in zip(HISTORY.values(), found.history, strict=True)
-            ]
+            pairs = zip(HISTORY.values(), found.history, strict=True)
+            history[n] = [words.index(word) for words, word in pairs]
             content.append(found.content)
     return Pictures(pixels, history, content)
-
-
-def _one_thread() -> None:
-    cv2.setNumThreads(1)
-
-
-def _picture(job: tuple[int, int, int, tuple[Path, ...]]) -> Captioned:
-    return captioned_picture(*job)
 
 
 def phrases(vocabulary: Vocabulary, properties: Sequence[str]) -> np.ndarray:
     """Ids of "a noisy photo" and the like: int32 [templates, words of the properties, N]."""
     words = [word for name in properties for word in HISTORY[name]]
-    return np.array(
-        [
-            [vocabulary.encode([p.format(word) for p in phrase], PHRASE_LENGTH) for word in words]
-            for phrase in PHRASES
-        ],
-        np.int32,
-    )
+    texts = [[[part.format(word) for part in phrase] for word in words] for phrase in PHRASES]
+    ids = [[vocabulary.encode(text, PHRASE_LENGTH) for text in template] for template in texts]
+    return np.array(ids, np.int32)
 
 
 def make_batch(

@@ -1,21 +1,34 @@
 """The demo's evaluation and report: SAPL against trivial predictors on held-out pictures."""
 
+import dataclasses
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from data_pipelines.listing import TAMPERED, Listing
 from data_pipelines.readers import read_dataset
+from data_pipelines.soft_edges import EdgeOptions, soft_edge_map
 from sapl_jax import files
-from sapl_jax.demo.illustrations import best_and_worst, case_figure, read_metrics, training_curves
-from sapl_jax.evaluation import figures, protocols, results
-from sapl_jax.evaluation.document import Picture, Section, Table, to_html
-from sapl_jax.evaluation.floors import floors
-from sapl_jax.evaluation.session import Method, Session, run
+from sapl_jax.evaluation import figures, protocols, report, results
+from sapl_jax.evaluation.document import Part, Picture, Section, Table, to_html
+from sapl_jax.evaluation.evaluator import DatasetResult, Record, Shown, load_sample
+from sapl_jax.evaluation.figures import Panel
+from sapl_jax.evaluation.session import Method, Session, floors, run
+from sapl_jax.inference.detector import Detector
 from sapl_jax.inference.localizer import Localizer
 
 _NAME = "held-out"
 _CASES = 4  # best and as many worst pictures
-_MEASURES = ("i_auc", "p_f1", "p_f1_best", "p_auc", "p_iou", "i_f1", "balanced_accuracy")
 # The figures the demo is meant to reach.
 _GOAL_I_AUC, _GOAL_P_F1 = 0.90, 0.45
+PANELS = {  # title -> names in metrics.jsonl
+    "total loss": ("loss",),
+    "parts of the loss": ("loss_cls", "loss_background", "loss_hecl"),
+    "validation I-AUC": ("val_i_auc",),
+}
+_SMOOTHED = 15  # lines of the log that one drawn point averages at most
 
 
 def evaluate_and_report(run_dir: Path, data: Path, output: Path) -> str:
@@ -31,97 +44,125 @@ def evaluate_and_report(run_dir: Path, data: Path, output: Path) -> str:
     """
     localizer = Localizer.load(run_dir)
     methods = [Method("SAPL", localizer, localizer.source), *floors()]
-    listing = read_dataset("folder", data)
-    session = run(
-        methods,
-        [(_NAME, listing)],
-        protocols.get_protocol(protocols.DEFAULT),
-        batch_size=localizer.batch_size,
-        gallery_size=0,
-    )
+    listing, protocol = read_dataset("folder", data), protocols.PROTOCOLS[protocols.DEFAULT]
+    size = localizer.batch_size
+    session = run(methods, [(_NAME, listing)], protocol, batch_size=size, gallery_size=0)
     files.write_json(output / "results.json", results.build(session))
 
-    kinds = _by_kind(session)
-    sections = [_measures(session), Section("SAPL by kind of forgery", [kinds])]
-    sections += _curves(run_dir / "metrics.jsonl")
-    sections += _roc(session)
-    threshold = localizer.config.model.heat_map.threshold
-    best, worst = best_and_worst(localizer, listing, session.main[0], _CASES)
-    for title, cases in (("Best pictures", best), ("Worst pictures", worst)):
-        png = case_figure(cases, localizer.edge_options, threshold)
-        if png is not None:
-            name = title.split()[0].lower()
-            caption = f"{title} by P-F1 of {len(session.main[0].records)} held-out pictures."
-            sections.append(Section(title, [Picture(name, png, caption)]))
-            (output / f"{name}.png").write_bytes(png)
-    sections.append(_provenance(session))
+    kinds, verdicts, ours = _by_kind(session), _verdicts(session), session.main[0]
+    parts: dict[str, Sequence[Part]] = {
+        "Results": [
+            "The pictures share no source with the training pictures.", *report.measures(session),
+            verdicts,
+        ],
+        "SAPL by kind of forgery": [kinds],
+        "Training": training_curves(read_metrics(run_dir / "metrics.jsonl")),
+        "ROC": figures.roc_curves(session, floors=True),
+    }  # fmt: skip
+    for title, records in best_and_worst(localizer, listing, ours, _CASES).items():
+        rows = [case(record, localizer.edge_options, localizer.threshold) for record in records]
+        caption = f"{title} by P-F1 of {len(ours.records)} held-out pictures."
+        parts[title] = shown = figures.pictures(title.split()[0].lower(), rows, caption)
+        for picture in shown:
+            (output / f"{picture.name}.png").write_bytes(picture.png)
+    parts["Provenance"] = report.provenance(session)
+    sections = [Section(title, found) for title, found in parts.items() if found]
     files.write_atomically(output / "report.html", to_html("SAPL: the demo", sections))
     lines = results.aligned([kinds.header, *kinds.rows], names=len(kinds.header))
-    return "\n".join([results.table(session), "", *lines, "", *_verdicts(session)])
-
-
-def _measures(session: Session) -> Section:
-    header = ["method", *(results.TITLES[measure] for measure in _MEASURES)]
-    rows = []
-    for method in session.methods:
-        (found,) = session.results[method.name]
-        cells = [results.cell(found.summary[m], found.intervals.get(m)) for m in _MEASURES]
-        rows.append([method.name, *cells])
-    summary = session.main[0].summary
-    text = (
-        f"{summary['authentic']} authentic and {summary['tampered']} tampered pictures that share "
-        f"no source with the training pictures; protocol {session.protocol.name} (P-F1 at 0.5, "
-        "tampered pictures only)."
-    )
-    return Section("Results", [text, Table(header, rows, frozenset({0})), _verdicts(session)])
+    return "\n".join([results.table(session), "", *lines, "", *verdicts])
 
 
 def _verdicts(session: Session) -> list[str]:
     """The goals, reached or not."""
-    ours = session.main[0].summary
-    everything = session.results["everything tampered"][0].summary
-    i_auc, p_f1, all_f1 = ours["i_auc"] or 0.0, ours["p_f1"] or 0.0, everything["p_f1"] or 0.0
-    goals = [
-        (i_auc >= _GOAL_I_AUC, f"I-AUC {i_auc:.3f}, goal at least {_GOAL_I_AUC:.2f}"),
-        (p_f1 >= _GOAL_P_F1, f"P-F1 {p_f1:.3f}, goal at least {_GOAL_P_F1:.2f}"),
-        (
-            p_f1 >= 2 * all_f1,
-            f"P-F1 {p_f1:.3f}, goal at least twice everything tampered, {2 * all_f1:.3f}",
-        ),
-    ]
-    return [f"{'reached' if reached else 'not reached'}: {text}" for reached, text in goals]
+    ours, everything = session.on(_NAME)["SAPL"], session.on(_NAME)["everything tampered"]
+    i_auc, p_f1 = ours.summary["i_auc"] or 0.0, ours.summary["p_f1"] or 0.0
+    twice = 2 * (everything.summary["p_f1"] or 0.0)
+    goals = {
+        f"I-AUC {i_auc:.3f}, goal at least {_GOAL_I_AUC:.2f}": i_auc >= _GOAL_I_AUC,
+        f"P-F1 {p_f1:.3f}, goal at least {_GOAL_P_F1:.2f}": p_f1 >= _GOAL_P_F1,
+        f"P-F1 {p_f1:.3f}, goal at least twice everything tampered, {twice:.3f}": p_f1 >= twice,
+    }
+    return [f"{'reached' if reached else 'not reached'}: {text}" for text, reached in goals.items()]
 
 
 def _by_kind(session: Session) -> Table:
     """P-F1 by kind of forgery, which the generator writes into the file names."""
-    header, rows = ["kind", "pictures", "P-F1", "mean score"], []
+    rows = []
     groups: dict[str, list] = {}
     for record in session.main[0].records:
         groups.setdefault(record.path.stem.split("_", 1)[-1], []).append(record.scores)
     for kind, scores in sorted(groups.items()):
         f1 = [s.p_f1 for s in scores if s.p_f1 is not None]
-        rows.append(
-            [
-                kind, str(len(scores)),
-                results.number(sum(f1) / len(f1) if f1 and kind != "authentic" else None),
-                results.number(sum(s.score for s in scores) / len(scores)),
-            ]
-        )  # fmt: skip
-    return Table(header, rows)
+        mean_f1 = results.number(sum(f1) / len(f1) if f1 and kind != "authentic" else None)
+        mean_score = results.number(sum(s.score for s in scores) / len(scores))
+        rows.append([kind, str(len(scores)), mean_f1, mean_score])
+    return Table(["kind", "pictures", "P-F1", "mean score"], rows)
 
 
-def _curves(path: Path) -> list[Section]:
-    png = training_curves(read_metrics(path))
-    return [Section("Training", [Picture("training", png, "Training curves.")])] if png else []
+def best_and_worst(
+    detector: Detector, listing: Listing, result: DatasetResult, count: int
+) -> dict[str, list[Record]]:
+    """The `count` tampered pictures of highest and of lowest P-F1, best and worst first."""
+    scored = [r for r in result.records if r.scores.label == TAMPERED and r.scores.p_f1 is not None]
+    ranked = sorted(scored, key=lambda record: (-float(record.scores.p_f1 or 0.0), record.name))
+    count = min(count, len(ranked) // 2)
+    samples = {sample.name: sample for sample in listing.samples}
+    found: dict[str, list[Record]] = {"Best pictures": [], "Worst pictures": []}
+    for records, cases in zip((ranked, ranked[::-1]), found.values(), strict=True):
+        for record in records[:count]:
+            loaded = load_sample(samples[record.name])
+            if loaded.image is not None and loaded.mask is not None:  # Else gone since then.
+                (analysis,) = detector.analyse([loaded.image])
+                cases.append(dataclasses.replace(record, shown=Shown.of(loaded, analysis)))
+    return found
 
 
-def _roc(session: Session) -> list[Section]:
-    curves = {m.name: session.results[m.name][0].labels_and_scores for m in session.methods}
-    png = figures.roc_curves({_NAME: curves})
-    return [Section("ROC", [Picture("roc", png, "ROC of the image scores.")])] if png else []
+def case(record: Record, options: EdgeOptions, threshold: float) -> dict[str, Panel]:
+    """What is shown of a picture: itself, its soft edge map, what was found and the truth."""
+    assert (shown := record.shown) is not None
+    note = f"F1 {results.number(record.scores.p_f1)}"
+    return {
+        "picture": Panel(shown.image),
+        "soft edge map": Panel(soft_edge_map(shown.image, options), "magma"),
+        "heat map": Panel(shown.heat_map, "inferno"),
+        "mask": Panel(shown.heat_map > threshold, note=note),
+        "ground truth": Panel(shown.mask),
+    }
 
 
-def _provenance(session: Session) -> Section:
-    source = session.methods[0].source_lines()
-    versions = ", ".join(f"{name} {version}" for name, version in files.versions().items())
-    return Section("Provenance", [[*source, f"data sha256: {session.main[0].digest}", versions]])
+def read_metrics(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Name -> (steps, values) of a `metrics.jsonl`; a line cut off by a crash is left out."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for line in path.read_text().splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        for name, value in values.items():
+            if name != "step":
+                points.setdefault(name, []).append((values["step"], value))
+    return {name: (np.array(p)[:, 0], np.array(p)[:, 1]) for name, p in points.items()}
+
+
+def training_curves(metrics: dict[str, tuple[np.ndarray, np.ndarray]]) -> list[Picture]:
+    """Loss, its parts and the validation's I-AUC against the step; none without numbers."""
+    shown = {name: curve for name, curve in metrics.items() if np.any(curve[1])}
+    found = {t: {n: shown[n] for n in names if n in shown} for t, names in PANELS.items()}
+    panels = [(title, curves) for title, curves in found.items() if curves]
+    if not panels:
+        return []
+    figure, axes = figures.grid(len(panels), len(panels), 4, 3)
+    for axis, (title, curves) in zip(axes, panels, strict=True):
+        for colour, (name, (steps, values)) in zip(figures.COLOURS, curves.items(), strict=False):
+            width = min(_SMOOTHED, max(1, len(values) // 8))
+            if name == "val_i_auc" or width == 1:
+                axis.plot(steps, values, color=colour, marker="o", markersize=3, label=name)
+                continue
+            axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+            smooth = np.convolve(values, np.ones(width) / width, mode="valid")
+            axis.plot(steps[width - 1 :], smooth, color=colour, label=name)
+        axis.set(title=title, xlabel="step")
+        axis.grid(axis="y", color="0.9")
+        if len(curves) > 1:
+            axis.legend(fontsize=8, frameon=False)
+    return [figures.drawn("training", figure, "Training curves.")]

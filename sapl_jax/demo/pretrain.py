@@ -9,6 +9,7 @@ shipped folder was made by the first command.
 """
 
 import argparse
+import functools
 import os
 import time
 from collections.abc import Sequence
@@ -21,20 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.tree_util import keystr, tree_map_with_path
 from optax.contrib import MuonDimensionNumbers, muon
 
 from data_pipelines.generator.photographs import open_library
 from data_pipelines.progress_bars import ProgressBar
+from sapl_jax.clip.model import CLIP
 from sapl_jax.clip.weights import save_clip
-from sapl_jax.demo.captioned_batches import (
-    LOCAL,
-    LOCAL_OF_PHOTOGRAPHS,
-    WORDS,
-    Batch,
-    make_batch,
-    make_pictures,
-    phrases,
-)
+from sapl_jax.demo import captioned_batches as batches
 from sapl_jax.demo.objective import MAX_SCALE, build_clip, pretraining_loss, small_config
 from sapl_jax.demo.vocabulary import Vocabulary
 from sapl_jax.errors import Parser, UserError, run_main
@@ -72,20 +67,14 @@ def make_optimizer(learning_rate: float, steps: int) -> optax.GradientTransforma
         0.0, learning_rate, min(100, steps // 5), steps, learning_rate / 50
     )
 
-    def matrices(params: nnx.State) -> Any:
+    def dimensions(path: Any, leaf: jax.Array) -> MuonDimensionNumbers | None:
         # The blocks are stacked: [depth, inputs, outputs].
-        return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: (
-                MuonDimensionNumbers((1,), (2,))
-                if leaf.ndim == 3 and "kernel" in jax.tree_util.keystr(path)
-                else None
-            ),
-            params,
-        )
+        of_blocks = leaf.ndim == 3 and "kernel" in keystr(path)
+        return MuonDimensionNumbers((1,), (2,)) if of_blocks else None
 
     tx = muon(
         rate, weight_decay=0.02, adam_weight_decay=0.02, consistent_rms=0.2,
-        muon_weight_dimension_numbers=matrices,
+        muon_weight_dimension_numbers=functools.partial(tree_map_with_path, dimensions),
     )  # fmt: skip
     return optax.chain(optax.clip_by_global_norm(1.0), tx)
 
@@ -98,48 +87,42 @@ def main() -> None:
             f"--canvas {flags.canvas}: expected a multiple of --patch {flags.patch}, at most "
             f"--size {flags.size}"
         )
-    vocabulary = Vocabulary(WORDS)
+    vocabulary = Vocabulary(batches.WORDS)
     photographs = open_library(flags.photographs).pictures if flags.photographs else ()
-    properties = LOCAL_OF_PHOTOGRAPHS if photographs else LOCAL
-    pictures = make_pictures(flags.seed, flags.pictures, flags.size, flags.workers, photographs)
+    properties = batches.LOCAL_OF_PHOTOGRAPHS if photographs else batches.LOCAL
+    pictures = batches.make_pictures(
+        flags.seed, flags.pictures, flags.size, flags.workers, photographs
+    )
     config = small_config(vocabulary.size, flags.canvas, flags.patch, flags.width)
     clip = build_clip(config, pictures.pixels, flags.seed)
-    graph, params = nnx.split(clip)
-    tx = make_optimizer(flags.learning_rate, flags.steps)
-    all_phrases = phrases(vocabulary, properties)
-
-    @jax.jit
-    def step(params: Any, opt_state: Any, batch: Batch, chosen: jax.Array) -> tuple[Any, Any, dict]:
-        def loss_of(params: Any) -> tuple[jax.Array, dict]:
-            return pretraining_loss(
-                nnx.merge(graph, params), batch, chosen, flags.clip_weight, properties
-            )
-
-        grads, parts = jax.grad(loss_of, has_aux=True)(params)
-        updates, opt_state = tx.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, parts
-
+    optimizer = nnx.Optimizer(clip, make_optimizer(flags.learning_rate, flags.steps), wrt=nnx.Param)
+    phrases = batches.phrases(vocabulary, properties)
     rng = np.random.default_rng(flags.seed)
+    shape = {"size": flags.batch_size, "canvas": flags.canvas, "patch": flags.patch}
 
-    def next_batch() -> Batch:
-        return make_batch(
-            rng, pictures, vocabulary, size=flags.batch_size, canvas=flags.canvas,
-            patch=flags.patch, sheets=flags.sheets,
-        )  # fmt: skip
+    @nnx.jit
+    def step(clip: CLIP, optimizer: nnx.Optimizer, batch: batches.Batch, chosen: jax.Array) -> dict:
+        loss = functools.partial(
+            pretraining_loss, clip_weight=flags.clip_weight, properties=properties
+        )
+        grads, parts = nnx.grad(loss, has_aux=True)(clip, batch, chosen)
+        optimizer.update(clip, grads)
+        return parts
 
-    opt_state, history, start = tx.init(params), [], time.monotonic()
+    def next_batch() -> batches.Batch:
+        return batches.make_batch(rng, pictures, vocabulary, sheets=flags.sheets, **shape)
+
+    history, start = [], time.monotonic()
     with ThreadPoolExecutor(1) as pool, ProgressBar(total=flags.steps, unit="step") as bar:
         waiting = pool.submit(next_batch)
         for number in range(1, flags.steps + 1):
             batch, waiting = waiting.result(), pool.submit(next_batch)
-            params, opt_state, parts = step(params, opt_state, batch, all_phrases[batch.template])
-            history.append(jax.device_get(parts))
+            history.append(jax.device_get(step(clip, optimizer, batch, phrases[batch.template])))
             bar.update()
             if number % _REPORT_EVERY == 0 or number == flags.steps:
                 summary = _summary(history, properties)
                 bar.write(f"step {number}, {time.monotonic() - start:.0f} s: {summary}")
                 history = []
-    clip = nnx.merge(graph, params)
     clip.logit_scale.set_value(jnp.minimum(clip.logit_scale[...], jnp.log(MAX_SCALE)))
     file = save_clip(clip, flags.output)
     vocabulary.save(flags.output)
@@ -148,10 +131,8 @@ def main() -> None:
 
 def _summary(history: list[dict[str, np.ndarray]], properties: Sequence[str]) -> str:
     means = {name: np.mean([parts[name] for parts in history], axis=0) for name in history[0]}
-    accuracy = ", ".join(
-        f"{name} {value:.2f}"
-        for name, value in zip(properties, means["accuracy"][:, -1], strict=True)
-    )
+    last = zip(properties, means["accuracy"][:, -1], strict=True)
+    accuracy = ", ".join(f"{name} {value:.2f}" for name, value in last)
     return (
         f"patches {means['patches']:.3f}, images {means['images']:.3f}; accuracy of the last "
         f"block's patches: {accuracy}"

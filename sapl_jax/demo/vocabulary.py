@@ -1,9 +1,9 @@
 """A small byte-level BPE vocabulary in CLIP's format, in which every caption word is one token."""
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 SOT, EOT = "<|startoftext|>", "<|endoftext|>"
@@ -12,11 +12,9 @@ END = "</w>"
 
 def byte_symbols() -> list[str]:
     """The printable characters that stand for the 256 bytes in GPT-2's and CLIP's vocabularies."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    symbols = {byte: chr(byte) for byte in printable}
-    others = [byte for byte in range(256) if byte not in symbols]
-    symbols |= {byte: chr(256 + n) for n, byte in enumerate(others)}
-    return [symbols[byte] for byte in range(256)]
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = itertools.count(256)
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
 def learn_merges(words: Sequence[str]) -> list[tuple[str, str]]:
@@ -24,7 +22,7 @@ def learn_merges(words: Sequence[str]) -> list[tuple[str, str]]:
     splits = [[*word[:-1], word[-1] + END] for word in sorted(set(words))]
     merges: list[tuple[str, str]] = []
     while any(len(symbols) > 1 for symbols in splits):
-        pairs = Counter(pair for symbols in splits for pair in pairwise(symbols))
+        pairs = Counter(pair for symbols in splits for pair in itertools.pairwise(symbols))
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
         splits = [_merge(symbols, best) for symbols in splits]

@@ -32,8 +32,7 @@ def choose_pictures(
     """The pictures to calibrate on, and where they come from.
 
     Args:
-        localizer: the model.
-        checkpoint: where it was loaded from.
+        checkpoint: where the model was loaded from.
         authentic: folder of authentic pictures; None: the validation split of the training data.
         data_root: of the training data, where they lie elsewhere than in training.
 
@@ -68,7 +67,8 @@ def choose_pictures(
         if found:
             log.warning("left out: %d %s (%s, ...)", len(found), what, printable(min(found)))
     kept = [Sample(str(p), p, AUTHENTIC) for p in paths if p not in twins | seen]
-    return kept, f"{len(kept)} authentic pictures of {authentic.resolve().name}"
+    pictures = "picture" if len(kept) == 1 else "pictures"
+    return kept, f"{len(kept)} authentic {pictures} of {authentic.resolve().name}"
 
 
 def measure(
@@ -78,16 +78,13 @@ def measure(
     labels, scores, counts = [], [], np.zeros(BINS)
     blind = [dataclasses.replace(sample, mask=None) for sample in samples]
     for batch in ProgressBar(loaded_batches(blind, _BATCH), "calibrate", unit="batch"):
+        images = [item.image for item in batch if item.image is not None]
+        results = iter(localizer.analyse(images) if images else [])
         for item in batch:
-            if item.image is None:
-                problems = printable("; ".join(item.problems))
-                log.warning("skipped %s: %s", printable(item.sample.image), problems)
-        readable = [item for item in batch if item.image is not None]
-        images = [item.image for item in readable if item.image is not None]
-        results = localizer.analyse(images) if images else []
-        for item, result in zip(readable, results, strict=True):
-            if not is_finite(result):
-                log.warning("skipped %s: no finite score or map", printable(item.sample.image))
+            result = None if item.image is None else next(results)
+            if result is None or not is_finite(result):
+                reason = "; ".join(item.problems) if result is None else "no finite score or map"
+                log.warning("skipped %s: %s", *map(printable, (item.sample.image, reason)))
                 continue
             labels.append(item.sample.label)
             scores.append(result.score)

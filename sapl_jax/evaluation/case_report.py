@@ -27,7 +27,6 @@ from sapl_jax.inference.localizer import Localizer
 _SIDE = 1000  # longer side of what the page shows, in pixels
 _REGIONS = 12
 _LONGEST = 120  # characters of a metadata value
-_SUB_IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 
 
 def case_report(
@@ -43,8 +42,6 @@ def case_report(
     Args:
         localizer: what analysed the picture, perhaps in tiles.
         settings: of the prediction, "threshold", "model_sha256", "tile", "tile_overlap" and others.
-        path: of the picture.
-        picture: as it was read.
         heat_map: float32 [H, W] in [0, 1].
         record: of predictions.jsonl.
     """
@@ -88,16 +85,14 @@ def _pictures(
     size = small_map.shape[::-1]
     small_mask = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
     edges = soft_edge_map(resize(rgb, localizer.geometry), localizer.edge_options)
+    edges = cv2.resize(drawing.heat_map_to_grey(edges), size, interpolation=cv2.INTER_NEAREST)
+    over = drawing.overlay(small, small_map, small_mask)
     shown = {
         "The picture": small,
-        "Heat map over the picture; the line is the mask's outline": drawing.overlay(
-            small, small_map, small_mask
-        ),
+        "Heat map over the picture; the line is the mask's outline": over,
         "Heat map: white is suspected": drawing.heat_map_to_grey(small_map),
         "Mask": drawing.mask_to_grey(small_mask),
-        "Soft edge map, as the model is shown it": cv2.resize(
-            drawing.heat_map_to_grey(edges), size, interpolation=cv2.INTER_NEAREST
-        ),
+        "Soft edge map, as the model is shown it": edges,
     }
     return [Picture("", _encode(pixels), caption) for caption, pixels in shown.items()]
 
@@ -112,14 +107,11 @@ def _regions(record: dict) -> list:
     found = record["regions"]
     if not found:
         return ["The mask is empty."]
-    header = ["region", "x", "y", "width", "height", "pixels"]
-    rows = [
-        [str(number), *(f"{region[key]}" for key in header[1:])]
-        for number, region in enumerate(found[:_REGIONS], start=1)
-    ]
+    keys = ("x", "y", "width", "height", "pixels")
+    rows = [[str(n), *(str(r[key]) for key in keys)] for n, r in enumerate(found[:_REGIONS], 1)]
     more = f"; the largest {_REGIONS} of {len(found)}" if len(found) > _REGIONS else ""
     size = f"The picture has {record['width']} x {record['height']} pixels"
-    return [f"{size}; boxes from its top left corner{more}.", Table(header, rows)]
+    return [f"{size}; boxes from its top left corner{more}.", Table(["region", *keys], rows)]
 
 
 def _metadata(path: Path, sha256: str) -> list[str]:
@@ -132,15 +124,18 @@ def _metadata(path: Path, sha256: str) -> list[str]:
     except UserError:
         return ["metadata: cannot be read"]
     found = [f"format: {header.format}, {header.width} x {header.height}, {header.mode}"]
-    if isinstance(header, JpegImageFile):
-        found += _quantisation(header)
+    tables = header.quantization if isinstance(header, JpegImageFile) else {}
+    for number, table in tables.items():
+        quality = _standard_tables().get(tuple(table))
+        meaning = f"libjpeg's at quality {quality}" if quality else "not libjpeg's at any quality"
+        found.append(f"JPEG quantisation table {number}: {meaning} ({' '.join(map(str, table))})")
     try:
         exif = Image.Image.getexif(header)
-        tags = {ExifTags.TAGS.get(key, f"tag {key}"): value for key, value in exif.items()}
-        for ifd in _SUB_IFDS:
-            names: dict = ExifTags.GPSTAGS if ifd is ExifTags.IFD.GPSInfo else ExifTags.TAGS
-            for key, value in exif.get_ifd(ifd).items():
-                tags[names.get(key, f"tag {key}")] = value
+        parts: list[tuple[Any, dict]] = [
+            (exif, ExifTags.TAGS), (exif.get_ifd(ExifTags.IFD.Exif), ExifTags.TAGS),
+            (exif.get_ifd(ExifTags.IFD.GPSInfo), ExifTags.GPSTAGS),
+        ]  # fmt: skip
+        tags = {names.get(key, f"tag {key}"): v for part, names in parts for key, v in part.items()}
     except Exception as error:  # of any kind, by what is damaged
         return [*found, f"EXIF: damaged ({error})"]
     for name, value in tags.items():
@@ -148,16 +143,6 @@ def _metadata(path: Path, sha256: str) -> list[str]:
         text = "".join(c if c.isprintable() else "?" for c in text)
         found.append(f"EXIF {name}: {text[:_LONGEST]}{'...' * (len(text) > _LONGEST)}")
     return found if tags else [*found, "EXIF: none"]
-
-
-def _quantisation(header: JpegImageFile) -> list[str]:
-    found = []
-    for number, table in header.quantization.items():
-        quality = _standard_tables().get(tuple(table))
-        meaning = f"libjpeg's at quality {quality}" if quality else "not libjpeg's at any quality"
-        values = " ".join(map(str, table))
-        found.append(f"JPEG quantisation table {number}: {meaning} ({values})")
-    return found
 
 
 @functools.cache

@@ -1,20 +1,17 @@
 """Renders a report's sections as Markdown with picture files or as one self-contained page."""
 
 import base64
-import dataclasses
 import html
+import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A table of a report.
 
-    Attributes:
-        header: column titles.
-        rows: cells as text.
-        emphasised: indices of rows to stress (ours, among published ones).
-        names: how many columns from the left hold names, not numbers.
+    emphasised: indices of rows to stress (ours, among published ones). names: how many columns from
+    the left hold names, not numbers.
     """
 
     header: Sequence[str]
@@ -23,26 +20,22 @@ class Table:
     names: int = 1
 
 
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """A picture of a report.
-
-    Attributes:
-        png: bytes of the file `name`.png; or of a JPEG, on a page alone.
-        caption: what it shows, also the alternative text.
-    """
+class Picture(NamedTuple):
+    """A picture of a report; png: bytes of the file `name`.png, or of a JPEG, on a page alone."""
 
     name: str
     png: bytes
     caption: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Section:
-    """A heading and what stands under it, in order: paragraphs, tables, pictures, lists."""
+Part = str | Table | Picture | list[str]  # a paragraph, a table, a picture, a list
+
+
+class Section(NamedTuple):
+    """A heading and what stands under it, in order."""
 
     heading: str
-    parts: Sequence["str | Table | Picture | list[str]"]
+    parts: Sequence[Part]
 
 
 def to_markdown(title: str, sections: Sequence[Section]) -> str:
@@ -66,21 +59,17 @@ def to_markdown(title: str, sections: Sequence[Section]) -> str:
 
 def _plain(text: str) -> str:
     # Underscores and stars in file names must not turn into emphasis.
-    for character in "\\*_<>|[]":
-        text = text.replace(character, "\\" + character)
-    return text
+    return re.sub(r"[\\*_<>|\[\]]", r"\\\g<0>", text)
 
 
 def _markdown_table(table: Table) -> list[str]:
-    lines = ["| " + " | ".join(map(_plain, table.header)) + " |"]
-    numbers = len(table.header) - table.names
-    lines.append("|" + "|".join([" --- "] * table.names + [" ---: "] * numbers) + "|")
-    for index, row in enumerate(table.rows):
-        cells = [_plain(cell) for cell in row]
-        if index in table.emphasised:
-            cells = [f"**{cell}**" for cell in cells]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+    stressed = [
+        [f"**{cell}**" if n in table.emphasised else cell for cell in map(_plain, row)]
+        for n, row in enumerate(table.rows)
+    ]
+    rule = ["---"] * table.names + ["---:"] * (len(table.header) - table.names)
+    rows = [[*map(_plain, table.header)], rule, *stressed]
+    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 _STYLE = """
@@ -122,22 +111,7 @@ def to_html(title: str, sections: Sequence[Section], columns: int = 1) -> str:
     body = [f"<h1>{html.escape(title)}</h1>"]
     for section in sections:
         body.append(f"<section><h2>{html.escape(section.heading)}</h2>")
-        for part in section.parts:
-            if isinstance(part, str):
-                body.append(f"<p>{html.escape(part)}</p>")
-            elif isinstance(part, list):
-                items = "".join(f"<li>{html.escape(item)}</li>" for item in part)
-                body.append(f"<ul>{items}</ul>")
-            elif isinstance(part, Table):
-                body.append(_html_table(part))
-            else:
-                caption = html.escape(part.caption)
-                kind = "jpeg" if part.png.startswith(b"\xff\xd8") else "png"
-                data = base64.b64encode(part.png).decode("ascii")
-                body.append(
-                    f'<figure><img alt="{caption}" src="data:image/{kind};base64,{data}">'
-                    f"<figcaption>{caption}</figcaption></figure>"
-                )
+        body += [_html_part(part) for part in section.parts]
         body.append("</section>")
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -147,20 +121,29 @@ def to_html(title: str, sections: Sequence[Section], columns: int = 1) -> str:
     )
 
 
-def _html_table(table: Table) -> str:
-    head = _html_cells("th", table.header, table.names)
+def _html_part(part: Part) -> str:
+    if isinstance(part, str):
+        return f"<p>{html.escape(part)}</p>"
+    if isinstance(part, list):
+        return f"<ul>{''.join(f'<li>{html.escape(item)}</li>' for item in part)}</ul>"
+    if isinstance(part, Picture):
+        caption, data = html.escape(part.caption), base64.b64encode(part.png).decode("ascii")
+        kind = "jpeg" if part.png.startswith(b"\xff\xd8") else "png"
+        return (
+            f'<figure><img alt="{caption}" src="data:image/{kind};base64,{data}">'
+            f"<figcaption>{caption}</figcaption></figure>"
+        )
+
+    def cells(tag: str, row: Sequence[str]) -> str:
+        kinds = [' class="name"' if i < part.names else "" for i in range(len(row))]
+        pairs = zip(kinds, row, strict=True)
+        return "".join(f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for kind, cell in pairs)
+
     rows = []
-    for index, row in enumerate(table.rows):
-        kind = ' class="ours"' if index in table.emphasised else ""
-        rows.append(f"<tr{kind}>{_html_cells('td', row, table.names)}</tr>")
+    for index, row in enumerate(part.rows):
+        kind = ' class="ours"' if index in part.emphasised else ""
+        rows.append(f"<tr{kind}>{cells('td', row)}</tr>")
     return (
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead>'
+        f'<div class="wide"><table><thead><tr>{cells("th", part.header)}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def _html_cells(tag: str, cells: Sequence[str], names: int) -> str:
-    kinds = [' class="name"' if i < names else "" for i in range(len(cells))]
-    return "".join(
-        f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)
     )

@@ -1,8 +1,8 @@
 """Runs a detector over a data set and gathers what the protocol measures, in bounded memory.
 
 Pictures are decoded in background threads, so that the detector waits for no file, and scored in
-others while it works on the next batch; a batch, and what is read ahead or
-not yet scored, stays under 128 megapixels each (or is one picture, if that is larger).
+others while it works on the next batch; a batch, and what is read ahead or not yet scored, stays
+under 128 megapixels each (or is one picture, if that is larger).
 
 A file that cannot be used is a message and a count, never the end of the run.
 """
@@ -13,9 +13,9 @@ import functools
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,24 +29,21 @@ from sapl_jax.evaluation import intervals, protocols
 from sapl_jax.evaluation.map_folders import MapFolder
 from sapl_jax.files import sha256_of
 from sapl_jax.inference.detector import Detector, Result, is_finite
+from sapl_jax.inference.drawing import shrink
 
 MAX_PIXELS = 128_000_000  # decoded pixels waiting for or inside one call of the detector
-_NO_MASK = "has no mask: not in the pixel measures"
+SIDE = 512  # longer side of a picture that is kept for figures, in pixels
 _SCORERS = 4
-
 
 Perturbation = Callable[[np.ndarray, str], np.ndarray]
 
 
 @dataclasses.dataclass
 class Loaded:
-    """A sample whose files have been read.
+    """A sample whose files have been read; problems: what was wrong with them, digest: their hash.
 
-    Attributes:
-        image: uint8 RGB [H, W, 3] as the detector sees it, None if unreadable.
-        mask: uint8 [H, W], 255 = tampered, or None.
-        problems: what was wrong with its files.
-        digest: hash of their bytes.
+    image: uint8 RGB [H, W, 3] as the detector sees it, None if unreadable. mask: uint8 [H, W],
+    255 = tampered, or None.
     """
 
     sample: Sample
@@ -61,6 +58,21 @@ class Loaded:
         return 0 if self.image is None else self.image[..., 0].size
 
 
+class Shown(NamedTuple):
+    """A picture for figures, at most SIDE pixels a side: uint8 RGB, bool mask, float32 map."""
+
+    image: np.ndarray
+    mask: np.ndarray | None
+    heat_map: np.ndarray
+
+    @classmethod
+    def of(cls, loaded: Loaded, analysis: Result) -> "Shown":
+        """What a sample and its analysis show."""
+        assert loaded.image is not None
+        mask = None if loaded.mask is None else shrink(loaded.mask, SIDE) > 127
+        return cls(shrink(loaded.image, SIDE), mask, shrink(analysis.heat_map, SIDE))
+
+
 @dataclasses.dataclass(frozen=True)
 class Record:
     """One picture's row of the results. path: the picture. size: (height, width) in pixels."""
@@ -69,18 +81,17 @@ class Record:
     path: Path
     size: tuple[int, int]
     scores: protocols.ImageScores
+    shown: Shown | None = None
 
 
 @dataclasses.dataclass
 class DatasetResult:
     """All that one data set gave.
 
-    Attributes:
-        summary: measures and counts, see `protocols.summarise`.
-        skipped: pictures that were not evaluated, with the reason.
-        notes: pictures that were, with something to know about them.
-        digest: hash of every file's name and bytes, to tell whether two reports saw the same data.
-        draws: the measures of data sets drawn from this one, see `intervals.bootstrap`.
+    summary: measures and counts, see `protocols.summarise`. skipped: pictures that were not
+    evaluated, with the reason. notes: pictures that were, with something to know about them.
+    digest: hash of every file's name and bytes, to tell whether two reports saw the same data.
+    scores: by the pictures' names. draws: of data sets drawn from this one, `intervals.bootstrap`.
     """
 
     name: str
@@ -92,18 +103,14 @@ class DatasetResult:
     notes: list[tuple[Path, str]]
     digest: str
     seconds: float
-    draws: intervals.Draws = dataclasses.field(default_factory=dict)
-
-    @property
-    def by_name(self) -> dict[str, protocols.ImageScores]:
-        """The scores of every picture by its name."""
-        return {record.name: record.scores for record in self.records}
+    scores: dict[str, protocols.ImageScores]
+    draws: intervals.Draws
 
     @property
     def labels_and_scores(self) -> tuple[np.ndarray, np.ndarray]:
         """Labels int [N] and image scores float64 [N] of the pictures, in order."""
-        scores = [record.scores for record in self.records]
-        return np.array([s.label for s in scores], int), np.array([s.score for s in scores], float)
+        images = self.scores.values()
+        return np.array([i.label for i in images], int), np.array([i.score for i in images], float)
 
     @functools.cached_property
     def intervals(self) -> dict[str, list[float]]:
@@ -112,7 +119,11 @@ class DatasetResult:
         return {m: found for m, drawn in draws if (found := intervals.interval(drawn))}
 
 
-Observer = Callable[[Loaded, Any, protocols.ImageScores], None]
+def evenly_spaced(samples: list[Sample], count: int) -> list[Sample]:
+    """`count` of the samples (all, if there are fewer), spread evenly over their order."""
+    if len(samples) <= count:
+        return samples
+    return [samples[round(i * (len(samples) - 1) / max(1, count - 1))] for i in range(count)]
 
 
 def load_sample(sample: Sample, perturbation: Perturbation | None = None) -> Loaded:
@@ -166,7 +177,7 @@ def evaluate_dataset(
     label: str | None = None,
     title: str | None = None,
     perturbation: Perturbation | None = None,
-    observers: Sequence[Observer] = (),
+    keep: Collection[str] = (),
     progress: bool = True,
 ) -> DatasetResult:
     """Evaluates a detector on every picture of a listing.
@@ -177,7 +188,7 @@ def evaluate_dataset(
         title: of the progress bar.
         perturbation: applied to each picture before the detector sees it, called with the picture
             and the sample's name; it must keep the size.
-        observers: called with each picture's files, analysis and scores.
+        keep: names of pictures to keep for figures.
 
     Raises:
         UserError: no picture of the listing can be used.
@@ -195,10 +206,9 @@ def evaluate_dataset(
     def collect() -> None:
         for item, analysis, future in pending:
             scores = future.result()
-            height, width = analysis.heat_map.shape
-            records.append(Record(item.sample.name, item.sample.image, (height, width), scores))
-            for observer in observers:
-                observer(item, analysis, scores)
+            sample, (height, width) = item.sample, analysis.heat_map.shape
+            shown = Shown.of(item, analysis) if sample.name in keep else None
+            records.append(Record(sample.name, sample.image, (height, width), scores, shown))
         pending.clear()
 
     with (
@@ -216,7 +226,7 @@ def evaluate_dataset(
             held = readable + [item for item, _, _ in pending]
             if sum(item.pixels for item in held) > MAX_PIXELS:
                 collect()
-            analyses = _analyse(detector, readable, label, notes)
+            analyses = _analyse(detector, readable, notes)
             collect()  # the batch before, which threads scored while the detector worked
             for item, analysis in zip(readable, analyses, strict=True):
                 if isinstance(analysis, str):
@@ -230,26 +240,26 @@ def evaluate_dataset(
     if unscored := sum(math.isnan(record.scores.score) for record in records):
         reason = f"{unscored} of {len(records)} pictures have no score: no image-level measures"
         notes.append((listing.root, reason))
-    # Last, so that they do not hide the other notes where most pictures have no mask.
-    notes += [(sample.image, _NO_MASK) for sample in _without_masks(listing)]
+    tampered = [sample for sample in listing.samples if sample.label == TAMPERED]
+    reason = "has no mask: not in the pixel measures"
+    lacking = [(sample.image, reason) for sample in tampered if sample.mask is None]
+    # Last, so that they do not hide the other notes; and a set may have no masks at all.
+    notes += lacking if len(lacking) < len(tampered) else []
     if not records:
         reasons = "; ".join(f"{path}: {reason}" for path, reason in skipped[:3])
         raise UserError(f"{label}: none of {listing.root}'s pictures can be used ({reasons})")
-    summary = protocols.summarise(protocol, [record.scores for record in records])
+    scores = {record.name: record.scores for record in records}
+    summary = protocols.summarise(protocol, list(scores.values()))
     summary |= {"skipped": len(skipped), "noted": len(notes)}
-    result = DatasetResult(
-        label, listing.name, listing.root, summary, records, skipped, notes, digest.hexdigest(), 0.0
-    )
-    result.draws = intervals.bootstrap(protocol, result.by_name)
-    result.seconds = time.monotonic() - start
-    return result
+    draws = intervals.bootstrap(protocol, scores)
+    return DatasetResult(
+        label, listing.name, listing.root, summary, records, skipped, notes, digest.hexdigest(),
+        time.monotonic() - start, scores, draws,
+    )  # fmt: skip
 
 
 def _analyse(
-    detector: Detector | MapFolder,
-    items: Sequence[Loaded],
-    label: str,
-    notes: list[tuple[Path, str]],
+    detector: Detector | MapFolder, items: Sequence[Loaded], notes: list[tuple[Path, str]]
 ) -> list[Result | str]:
     """What a method says of each picture, or why that cannot be used."""
     images = [item.image for item in items if item.image is not None]
@@ -260,17 +270,9 @@ def _analyse(
     answers: list[Result | str] = []
     for item, image in zip(items, images, strict=True):
         try:
-            answer, said = detector.read(item.sample, image.shape[:2], label)
-        except UserError as error:
-            answers.append(str(error))
-        else:
+            answer, said = detector.read(item.sample, image.shape[:2])
             answers.append(answer)
             notes += [(item.sample.image, note) for note in said]
+        except UserError as error:
+            answers.append(str(error))
     return answers
-
-
-def _without_masks(listing: Listing) -> list[Sample]:
-    """Tampered pictures without a mask, where others have one; a set may also have none at all."""
-    tampered = [sample for sample in listing.samples if sample.label == TAMPERED]
-    lacking = [sample for sample in tampered if sample.mask is None]
-    return lacking if len(lacking) < len(tampered) else []

@@ -34,8 +34,7 @@ def _weights(images: Named) -> Iterator[np.ndarray]:
     labels = np.array([image.label for image in images.values()])
     rng = np.random.default_rng(zlib.crc32("\n".join(images).encode("utf-8", "surrogatepass")))
     step = max(1, _CELLS // len(labels))
-    for start in range(0, DRAWS, step):
-        count = min(step, DRAWS - start)
+    for count in [step] * (DRAWS // step) + [DRAWS % step] * (DRAWS % step > 0):
         weights = np.zeros((count, len(labels)))
         for label in np.unique(labels):
             own = np.flatnonzero(labels == label)
@@ -75,10 +74,8 @@ def compare(
     for measure in [name for name in a if name in b]:
         difference = a[measure] - b[measure]
         if (bounds := interval(difference)) is not None:
-            ahead = np.nanmean(np.sign(difference)) / 2
-            apart = bounds[0] > 0 or bounds[1] < 0
             found[measure] = {
-                "ahead": float(ahead + 0.5), "difference": bounds, "apart": apart,
-                "images": len(common),
+                "ahead": float(np.nanmean(np.sign(difference)) / 2 + 0.5), "difference": bounds,
+                "apart": bounds[0] > 0 or bounds[1] < 0, "images": len(common),
             }  # fmt: skip
     return found

@@ -10,7 +10,7 @@ import collections
 import csv
 import math
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,55 +34,50 @@ class MapFolder:
     def __init__(self, folder: str | Path) -> None:
         """Lists the folder; UserError where it is not one, has no maps, or a scores.csv is bad."""
         self.folder = existing_root(folder)
-        paths = [Path(path) for path in walk_files(self.folder)]
+        paths = [Path(p) for p in walk_files(self.folder) if p.lower().endswith(SUFFIXES)]
         # By the path below the folder, without the map's own suffix.
-        self._maps = [
-            (_key(path.relative_to(self.folder).with_suffix("")), path)
-            for path in paths
-            if path.suffix.lower() in SUFFIXES
-        ]
+        self._maps = [(_key(p.relative_to(self.folder).with_suffix("")), p) for p in paths]
         if not self._maps:
             raise UserError(f"{folder} holds no map: expected {', '.join(SUFFIXES)} files in it")
         self._rows = _read_scores(self.folder / SCORES)
-        self._found: dict[str, Path | str] = {}
-        self._scores: dict[str, list[float]] = {}
+        self._found: dict[str, tuple[Path | str, float | None]] = {}
 
     def assign(self, listing: Listing, label: str) -> list[str]:
         """Gives each picture of a data set its map; returns what there is to say of the rest."""
         folders = {key.partition("/")[0] for key, _ in self._maps if "/" in key}
         others = folders - {_key(label)} if _key(label) in folders else set()
-        maps = _of_set(self._maps, label, others)
-        by_name = _index(maps)
-        self._scores = _index(_of_set(self._rows, label, others))
-        found = {s.name: self._choose(s, label, by_name) for s in listing.samples}
+        maps, scores = (_of_set(rows, label, others) for rows in (self._maps, self._rows))
+        by_name, scores_by_name = _index(maps), _index(scores)
+        claims = {s.name: _match(by_name, s.name, label) for s in listing.samples}
         owners = collections.defaultdict(list)
-        for name, path in found.items():
-            if isinstance(path, Path):
-                owners[path].append(name)
-        for path, names in owners.items():
-            if len(names) > 1:
-                reason = (
-                    f"{path} has the name of several pictures ({', '.join(names[:3])}): refused"
-                )
-                found.update(dict.fromkeys(names, f"{reason}; keep the data set's folders"))
-        self._found = found
-        spare = sorted(str(p.relative_to(self.folder)) for _, p in maps if p not in owners)
-        missing = sum(isinstance(path, str) for path in found.values())
-        notes = [f"{self.folder}: {missing} of {len(found)} pictures have no map that can be used"]
-        extra = f"{self.folder}: {len(spare)} maps are no picture's: {', '.join(spare[:5])}"
+        for name, paths in claims.items():
+            if len(paths) == 1:
+                owners[paths[0]].append(name)
+        for name, paths in claims.items():
+            values = set(_match(scores_by_name, name, label))  # of two, neither is taken
+            score = values.pop() if len(values) == 1 else None
+            self._found[name] = (self._choose(paths, owners), score)
+        claimed = {path for paths in claims.values() for path in paths}
+        spare = sorted(str(p.relative_to(self.folder)) for _, p in maps if p not in claimed)
+        missing = sum(isinstance(self._found[name][0], str) for name in claims)
+        notes = [f"{self.folder}: {missing} of {len(claims)} pictures have no map that can be used"]
+        extra = f"{self.folder}: maps that are no picture's ({len(spare)}): {', '.join(spare[:5])}"
         return notes * (missing > 0) + [extra] * bool(spare)
 
-    def _choose(self, sample: Sample, label: str, by_name: dict[str, list[Path]]) -> Path | str:
-        for key in _keys(sample.name, label):
-            paths = by_name.get(key, [])
-            if len(paths) > 1:
-                names = ", ".join(str(path.relative_to(self.folder)) for path in paths[:4])
-                return f"several maps in {self.folder} match it: {names}"
-            if paths:
-                return paths[0]
-        return f"no map in {self.folder} has its name"
+    def _choose(self, paths: list[Path], owners: dict[Path, list[str]]) -> Path | str:
+        if not paths:
+            return f"no map in {self.folder} has its name"
+        if len(paths) > 1:
+            names = ", ".join(str(path.relative_to(self.folder)) for path in paths[:4])
+            return f"several maps in {self.folder} match it: {names}"
+        if len(sharing := owners[paths[0]]) > 1:
+            return (
+                f"{paths[0]} has the name of several pictures ({', '.join(sharing[:3])}): refused; "
+                "keep the data set's folders"
+            )
+        return paths[0]
 
-    def read(self, sample: Sample, size: tuple[int, int], label: str) -> tuple[Result, list[str]]:
+    def read(self, sample: Sample, size: tuple[int, int]) -> tuple[Result, list[str]]:
         """A picture's map and score, NaN where the tool gave none, and what to know about them.
 
         Args:
@@ -91,27 +86,24 @@ class MapFolder:
         Raises:
             UserError: no map, or one that cannot be used, with the reason.
         """
-        path = self._found[sample.name]
+        path, listed = self._found[sample.name]
         if isinstance(path, str):
             raise UserError(path)
-        heat_map, score, notes = read_map(path)
-        if score is None:
-            rows = (self._scores[k] for k in _keys(sample.name, label) if k in self._scores)
-            values = set(next(rows, []))
-            score = values.pop() if len(values) == 1 else None  # of two, neither is taken
+        heat_map, own, notes = read_map(path)
+        score = listed if own is None else own
         if score is not None and not 0 <= score <= 1:
             raise UserError(f"{path}: its score is {score:g}, expected 0 to 1")
         if heat_map.shape != size:
             found, wanted = (f"{s[1]}x{s[0]}" for s in (heat_map.shape, size))
             if heat_map.shape == size[::-1]:
                 raise UserError(f"{path} is {found}, its picture {wanted}: transposed, or turned")
-            shape = heat_map.shape[1] * size[0] / (heat_map.shape[0] * size[1])
-            other = (
+            ratio = heat_map.shape[1] * size[0] / (heat_map.shape[0] * size[1])
+            cut = (
                 ""
-                if 0.95 < shape < 1.05
+                if 0.95 < ratio < 1.05
                 else "; its sides have another ratio, is it cut or padded?"
             )
-            notes.append(f"map {path} is {found}, resized to {wanted}{other}")
+            notes.append(f"map {path} is {found}, resized to {wanted}{cut}")
             shrinks = heat_map.size > size[0] * size[1]
             how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
             heat_map = np.clip(cv2.resize(heat_map, size[::-1], interpolation=how), 0, 1)
@@ -140,11 +132,10 @@ def read_map(path: Path) -> tuple[np.ndarray, float | None, list[str]]:
     if values.ndim != 2 or not values.size or values.dtype.kind not in "buif":
         raise UserError(f"{path} is {values.dtype} {list(values.shape)}, expected numbers [H, W]")
     if values.dtype in (np.uint8, np.uint16):
+        most = np.iinfo(values.dtype).max
         if values.max() == 1:
-            notes.append(
-                f"map {path} has only 0 and 1 of {np.iinfo(values.dtype).max}: is it a mask?"
-            )
-        values = values / np.float32(np.iinfo(values.dtype).max)
+            notes.append(f"map {path} has only 0 and 1 of {most}: is it a mask?")
+        values = values / np.float32(most)
     values = values.astype(np.float32)
     if bad := int(np.count_nonzero(~np.isfinite(values))):
         raise UserError(f"{path} has {bad} values that are NaN or infinite")
@@ -170,7 +161,9 @@ def _read_numpy(path: Path) -> tuple[np.ndarray, float | None]:
     except UserError:
         raise
     except Exception as error:  # of any kind, by what is damaged
-        raise UserError(f"{path} is not a readable {path.suffix} file ({error})") from error
+        # NumPy takes unknown bytes for a pickle and advises how to load it all the same.
+        reason = "damaged, or no numbers" if "pickle" in str(error) else error
+        raise UserError(f"{path} is not a readable {path.suffix} file ({reason})") from error
 
 
 def _read_scores(path: Path) -> list[tuple[str, float]]:
@@ -180,9 +173,8 @@ def _read_scores(path: Path) -> list[tuple[str, float]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return [(_key(row["name"]), float(row["score"])) for row in csv.DictReader(file)]
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise UserError(
-            f"{path} is not a table with the columns name and score ({error})"
-        ) from error
+        message = f"{path} is not a table with the columns name and score ({error})"
+        raise UserError(message) from error
 
 
 def _of_set(rows: _Rows, label: str, others: set[str]) -> _Rows:
@@ -200,13 +192,12 @@ def _index(rows: _Rows) -> dict[str, list[Any]]:
     return found
 
 
-def _keys(name: str, label: str) -> Iterator[str]:
-    """What a picture's map may be called, the most exact first."""
+def _match(found: dict[str, list[Any]], name: str, label: str) -> list[Any]:
+    """What is known under a picture's name, by the most exact of the ways to write it."""
     whole, bare = _key(name), _key(name).rpartition("/")[2]
-    for prefix in (f"/{_key(label)}/", "/"):
-        for text in (whole, bare):
-            yield from (prefix + text, prefix + text.rpartition(".")[0])
-    yield from (bare, bare.rpartition(".")[0])
+    names = [prefix + n for prefix in (f"/{_key(label)}/", "/") for n in (whole, bare)] + [bare]
+    keys = (key for name in names for key in (name, name.rpartition(".")[0]))
+    return next((found[key] for key in keys if key in found), [])
 
 
 def _key(path: str | Path) -> str:

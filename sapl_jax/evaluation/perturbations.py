@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 
 from data_pipelines.jpeg import resave
-from sapl_jax.errors import UserError
 
 _ROWS = 512  # rows of noise drawn at a time, so that a large picture needs little memory
 
@@ -28,25 +27,15 @@ class Sweep:
     levels: tuple[int, ...]
 
 
-SWEEPS = {
-    sweep.name: sweep
-    for sweep in (
-        Sweep("jpeg", "JPEG compression", "quality", (100, 90, 80, 70, 60, 50)),
-        Sweep("blur", "Gaussian blur", "kernel width in pixels", (3, 7, 11, 15, 19, 23)),
-        # IMDL-BenCo gives these numbers to Albumentations' var_limit: they are variances.
-        Sweep("noise_variance", "Gaussian noise", "variance", (3, 7, 11, 15, 19, 23)),
-        Sweep("noise_sigma", "Gaussian noise", "sigma", (3, 7, 11, 15, 19, 23)),
-    )
-}
+_ALL = (
+    Sweep("jpeg", "JPEG compression", "quality", (100, 90, 80, 70, 60, 50)),
+    Sweep("blur", "Gaussian blur", "kernel width in pixels", (3, 7, 11, 15, 19, 23)),
+    # IMDL-BenCo gives these numbers to Albumentations' var_limit: they are variances.
+    Sweep("noise_variance", "Gaussian noise", "variance", (3, 7, 11, 15, 19, 23)),
+    Sweep("noise_sigma", "Gaussian noise", "sigma", (3, 7, 11, 15, 19, 23)),
+)
+SWEEPS = {sweep.name: sweep for sweep in _ALL}
 ALIASES = {"noise": "noise_variance"}
-
-
-def get_sweep(name: str) -> Sweep:
-    """The sweep of that name; UserError that lists them for any other."""
-    name = ALIASES.get(name, name)
-    if name not in SWEEPS:
-        raise UserError(f"no robustness sweep {name!r}; there are {', '.join([*SWEEPS, *ALIASES])}")
-    return SWEEPS[name]
 
 
 def perturbation(sweep: Sweep, level: int, seed: int) -> Callable[[np.ndarray, str], np.ndarray]:
@@ -56,21 +45,15 @@ def perturbation(sweep: Sweep, level: int, seed: int) -> Callable[[np.ndarray, s
         if sweep.name == "jpeg":
             return resave(image, level, "4:2:0")
         if sweep.name == "blur":
-            return blur(image, level)
+            # Sigma follows from the kernel's width, as in IMDL-BenCo, by OpenCV's rule: 0.3 ((width
+            # - 1) / 2 - 1) + 0.8, and tabulated kernels up to 7 pixels.
+            return cv2.GaussianBlur(image, (level, level), 0)
         digest = hashlib.sha256(f"{seed}/{sweep.name}/{level}/{name}".encode()).digest()
         generator = np.random.default_rng(int.from_bytes(digest[:8], "little"))
         sigma = float(level) if sweep.name == "noise_sigma" else float(np.sqrt(level))
         return noise(image, sigma, generator)
 
     return apply
-
-
-def blur(image: np.ndarray, kernel: int) -> np.ndarray:
-    """Gaussian blur of an odd kernel width in pixels; sigma follows from it, as in IMDL-BenCo.
-
-    OpenCV's rule: 0.3 ((kernel - 1) / 2 - 1) + 0.8, and tabulated kernels up to 7 pixels.
-    """
-    return cv2.GaussianBlur(image, (kernel, kernel), 0)
 
 
 def noise(image: np.ndarray, sigma: float, generator: np.random.Generator) -> np.ndarray:

@@ -32,7 +32,6 @@ import cv2
 import numpy as np
 
 from data_pipelines.listing import AUTHENTIC, TAMPERED
-from sapl_jax.errors import UserError
 from sapl_jax.metrics import Confusion, ScoreHistogram
 
 DEFAULT = "sapl"
@@ -70,13 +69,6 @@ _ALL = (
 PROTOCOLS = {protocol.name: protocol for protocol in _ALL}
 
 
-def get_protocol(name: str) -> Protocol:
-    """The protocol of that name; UserError that lists them for any other."""
-    if name not in PROTOCOLS:
-        raise UserError(f"no protocol {name!r}; there are {', '.join(sorted(PROTOCOLS))}")
-    return PROTOCOLS[name]
-
-
 @dataclasses.dataclass
 class ImageScores:
     """What one picture contributes. Pixel measures are None where the protocol leaves it out."""
@@ -91,15 +83,6 @@ class ImageScores:
 
 PIXEL_MEASURES = ("p_f1", "p_f1_best", "p_auc", "p_iou")
 MEASURES = ("i_auc", "i_f1", "balanced_accuracy", *PIXEL_MEASURES)
-
-
-def _kept_pixels(truth: np.ndarray, border: tuple[int, int]) -> np.ndarray:
-    """The pixels far enough from the mask's outline: inside the erosion or outside the dilation."""
-    erosion, dilation = (np.ones((width, width), np.uint8) for width in border)
-    # Beyond the border OpenCV sees nothing and SciPy, which the original uses, a mirror image: a
-    # minimum or maximum is the same either way.
-    grey = truth.astype(np.uint8)
-    return (cv2.erode(grey, erosion) > 0) | (cv2.dilate(grey, dilation) == 0)
 
 
 def score_image(
@@ -129,28 +112,29 @@ def score_image(
             label = AUTHENTIC
         elif not truth.any() and protocol.empty_mask == "leave out":
             truth = None
-    scores = ImageScores(label, _image_score(protocol, model_score, heat_map))
+    score = model_score
+    if protocol.image_score == "map maximum":
+        score = float(heat_map.max())
+    elif protocol.image_score == "map pooled":
+        score = ScoreHistogram.of(heat_map, np.zeros(heat_map.shape, bool)).otsu_mean()
+    scores = ImageScores(label, score)
     if truth is not None and (label == TAMPERED or protocol.average_over == "all"):
         _score_pixels(protocol, scores, heat_map, truth)
     return scores
 
 
-def _image_score(protocol: Protocol, model_score: float, heat_map: np.ndarray) -> float:
-    if protocol.image_score == "map maximum":
-        return float(heat_map.max())
-    if protocol.image_score == "map pooled":
-        return ScoreHistogram.of(heat_map, np.zeros(heat_map.shape, bool)).otsu_mean()
-    return model_score
-
-
 def _score_pixels(
     protocol: Protocol, scores: ImageScores, heat_map: np.ndarray, truth: np.ndarray
 ) -> None:
-    predicted = heat_map > THRESHOLD
-    kept: np.ndarray | None = None
+    predicted, kept = heat_map > THRESHOLD, None
     histogram_truth = truth
     if protocol.border is not None:
-        kept = _kept_pixels(truth, protocol.border)
+        # Kept are the pixels inside the mask's erosion or outside its dilation. Beyond the border
+        # OpenCV sees nothing and SciPy, which the original uses, a mirror image: a minimum or
+        # maximum is the same either way.
+        grey = truth.astype(np.uint8)
+        erosion, dilation = (np.ones((width, width), np.uint8) for width in protocol.border)
+        kept = (cv2.erode(grey, erosion) > 0) | (cv2.dilate(grey, dilation) == 0)
         predicted, truth = predicted[kept], truth[kept]
     if truth.size == 0:
         return
@@ -199,16 +183,14 @@ def measures(
     specificity = below @ (scores[~labels] <= THRESHOLD) / negatives
     found["balanced_accuracy"] = (recall + specificity) / 2
     if protocol.image_f1 == "harmonic":
-        harmonic = 2 * recall * specificity / np.maximum(recall + specificity, 1e-12)
-        found["i_f1"] = harmonic
+        found["i_f1"] = 2 * recall * specificity / np.maximum(recall + specificity, 1e-12)
     else:
         tp, fp = recall * positives, (1 - specificity) * negatives
         found["i_f1"] = 2 * tp / (tp + fp + positives)
     # The share of (tampered, authentic) pairs in the right order, ties half: authentic pictures
     # sorted once, their weights summed up to each tampered one's score.
     order = np.argsort(scores[~labels])
-    upto = np.cumsum(below[:, order], axis=1)
-    upto = np.concatenate([np.zeros((len(upto), 1)), upto], axis=1)
+    upto = np.pad(np.cumsum(below[:, order], axis=1), ((0, 0), (1, 0)))
     left, right = (
         np.searchsorted(scores[~labels][order], scores[labels], side) for side in ("left", "right")
     )
@@ -220,22 +202,18 @@ def measures(
 def summarise(protocol: Protocol, images: list[ImageScores]) -> dict[str, float | int | None]:
     """Averages pictures into the measures of a data set; None for what it cannot define.
 
-    i_auc, i_f1, balanced_accuracy over all pictures (None unless both classes are there and
-    all pictures have a score); p_f1 at
-    0.5, p_f1_best, p_auc, p_iou as the mean over the pictures that have the measure; and counts:
-    images, authentic, tampered, and masks, the number of tampered pictures behind p_f1.
+    i_auc, i_f1, balanced_accuracy over all pictures (None unless both classes are there and all
+    pictures have a score); p_f1 at 0.5, p_f1_best, p_auc, p_iou as the mean over the pictures that
+    have the measure; and counts: images, authentic, tampered, and masks, the number of tampered
+    pictures behind p_f1.
     """
     found = measures(protocol, images, np.ones((1, len(images))))
-    masks = sum(image.label == TAMPERED and image.p_f1 is not None for image in images)
-    summary: dict[str, float | int | None] = {}
-    for measure in MEASURES:
-        (value,) = found.get(measure, [np.nan])
-        summary[measure] = float(value) if np.isfinite(value) else None
-    tampered = sum(image.label == TAMPERED for image in images)
-    summary |= {
+    values = {measure: float(found.get(measure, [np.nan])[0]) for measure in MEASURES}
+    tampered = [image for image in images if image.label == TAMPERED]
+    return {
+        **{measure: value if np.isfinite(value) else None for measure, value in values.items()},
         "images": len(images),
-        "authentic": len(images) - tampered,
-        "tampered": tampered,
-        "masks": masks,
+        "authentic": len(images) - len(tampered),
+        "tampered": len(tampered),
+        "masks": sum(image.p_f1 is not None for image in tampered),
     }
-    return summary

@@ -3,7 +3,7 @@
 import csv
 import datetime
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,9 @@ from sapl_jax.metrics import expected_calibration_error
 ALIKE = "\N{ALMOST EQUAL TO}"  # behind what cannot be told from the first method's number
 FORMAT = 1  # of results.json; raised when a key changes its meaning
 TITLES = {
-    "i_auc": "I-AUC",
-    "i_f1": "I-F1",
-    "balanced_accuracy": "bal. acc.",
-    "p_f1": "P-F1",
-    "p_f1_best": "P-F1 best",
-    "p_auc": "P-AUC",
-    "p_iou": "P-IoU",
-}
+    "i_auc": "I-AUC", "i_f1": "I-F1", "balanced_accuracy": "bal. acc.", "p_f1": "P-F1",
+    "p_f1_best": "P-F1 best", "p_auc": "P-AUC", "p_iou": "P-IoU",
+}  # fmt: skip
 
 
 def probabilities(session: Session, method: Method, result: DatasetResult) -> dict[str, np.ndarray]:
@@ -36,32 +31,12 @@ def probabilities(session: Session, method: Method, result: DatasetResult) -> di
         return {}
     found = {"score": np.clip(scores, 0, 1)}
     calibration = getattr(method.detector, "calibration", None)
-    if calibration is None or session.protocol.image_score != "model":
-        return found
-    calibrated = calibration.probability(scores)
-    return found if calibrated is None else {**found, "calibrated": calibrated}
+    if calibration is not None and session.protocol.image_score == "model":
+        found["calibrated"] = calibration.probability(scores)
+    return {name: values for name, values in found.items() if values is not None}
 
 
-def dataset_entry(session: Session, method: Method, result: DatasetResult) -> dict[str, Any]:
-    """One data set's part of results.json; its `skipped` count and the files behind it."""
-    labels = result.labels_and_scores[0]
-    found = probabilities(session, method, result)
-    return {
-        **result.summary,
-        "intervals": result.intervals,
-        "calibration_error": {
-            name: expected_calibration_error(labels, values) for name, values in found.items()
-        },
-        "layout": result.layout,
-        "root": str(result.root),
-        "data_sha256": result.digest,
-        "seconds": round(result.seconds, 2),
-        "skipped_files": [[str(path), reason] for path, reason in result.skipped],
-        "notes": [[str(path), note] for path, note in result.notes],
-    }
-
-
-def mean_entry(results: Sequence[DatasetResult]) -> dict[str, float | None]:
+def mean_of(results: Collection[DatasetResult]) -> dict[str, float | None]:
     """Each measure's mean over the data sets that define it."""
     means: dict[str, float | None] = {}
     for measure in MEASURES:
@@ -70,19 +45,45 @@ def mean_entry(results: Sequence[DatasetResult]) -> dict[str, float | None]:
     return means
 
 
+def method_entry(session: Session, method: Method) -> dict[str, Any]:
+    """A method's part of results.json: itself, its data sets with the files behind, its means."""
+    results, datasets = session.results[method.name].values(), {}
+    for result in results:
+        labels, _ = result.labels_and_scores
+        found = probabilities(session, method, result)
+        datasets[result.name] = {
+            **result.summary,
+            "intervals": result.intervals,
+            "calibration_error": {
+                name: expected_calibration_error(labels, values) for name, values in found.items()
+            },
+            "layout": result.layout,
+            "root": str(result.root),
+            "data_sha256": result.digest,
+            "seconds": round(result.seconds, 2),
+            "skipped_files": [[str(path), reason] for path, reason in result.skipped],
+            "notes": [[str(path), note] for path, note in result.notes],
+        }
+    source = {"name": method.name, **method.source}
+    return {"method": source, "datasets": datasets, "mean": mean_of(results)}
+
+
 def build(session: Session) -> dict[str, Any]:
     """The content of results.json; further methods stand under "peers"."""
-    first = session.methods[0]
-    content: dict[str, Any] = {
+    first, *others = (method_entry(session, method) for method in session.methods)
+    for name, sweeps in session.sweeps.items():
+        first["datasets"][name]["robustness"] = {
+            sweep: [{"level": level, **r.summary, "intervals": r.intervals} for level, r in points]
+            for sweep, points in sweeps.items()
+        }
+    return {
         "format": FORMAT,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "protocol": session.protocol.name,
         "seed": session.seed,
-        "method": {"name": first.name, **first.source},
+        **first,
         "versions": versions(),
-        "datasets": {r.name: dataset_entry(session, first, r) for r in session.main},
-        "mean": mean_entry(session.main),
-        "peers": {},
+        "peers": {entry["method"]["name"]: entry for entry in others},
         "unusable": session.unusable,
         "bootstrap": {"draws": intervals.DRAWS, "coverage": intervals.COVERAGE},
         "comparisons": {
@@ -90,22 +91,6 @@ def build(session: Session) -> dict[str, Any]:
             for name, pairs in session.comparisons.items()
         },
     }
-    for name, sweeps in session.sweeps.items():
-        content["datasets"][name]["robustness"] = {
-            sweep: [
-                {"level": level, **found.summary, "intervals": found.intervals}
-                for level, found in points
-            ]
-            for sweep, points in sweeps.items()
-        }
-    for method in session.methods[1:]:
-        found = session.results.get(method.name, [])
-        content["peers"][method.name] = {
-            "method": {"name": method.name, **method.source},
-            "datasets": {r.name: dataset_entry(session, method, r) for r in found},
-            "mean": mean_entry(found),
-        }
-    return content
 
 
 def write_images_csv(path: Path, result: DatasetResult) -> None:
@@ -123,9 +108,7 @@ def write_images_csv(path: Path, result: DatasetResult) -> None:
 
 def number(value: float | None) -> str:
     """A measure as the papers print it: .912, 1.000, or a dash where it is not defined."""
-    if value is None:
-        return "-"
-    return f"{value:.3f}".removeprefix("0") if value >= 0 else f"{value:.3f}"
+    return "-" if value is None else f"{value:.3f}".removeprefix("0")
 
 
 def pair(first: float | None, second: float | None) -> str:
@@ -143,24 +126,26 @@ def cell(value: float | None, interval: list[float] | None) -> str:
 def rows(session: Session) -> list[list[str]]:
     """Header and a row per method and data set: names, counts, measures with their intervals."""
     found = [["data set", "method", "images", "masks", *(TITLES[m] for m in MEASURES), "skipped"]]
-    for method in session.methods:
-        results = session.results.get(method.name, [])
-        for result in results:
-            marks = [session.is_apart(method.name, result.name, m) for m in MEASURES]
+    for method, results in session.results.items():
+        for result in results.values():
+            pairs = session.comparisons.get(result.name, {})
+            beside = pairs.get((session.methods[0].name, method), {})
             cells = [
-                cell(result.summary[m], result.intervals.get(m)) + (ALIKE * (not apart))
-                for m, apart in zip(MEASURES, marks, strict=True)
+                cell(result.summary[m], result.intervals.get(m))
+                + ALIKE * (m in beside and not beside[m]["apart"])
+                for m in MEASURES
             ]
-            counts = [str(result.summary[key]) for key in ("images", "masks", "skipped")]
-            found.append([result.name, method.name, *counts[:2], *cells, counts[2]])
+            images, masks, skipped = (
+                str(result.summary[k]) for k in ("images", "masks", "skipped")
+            )
+            found.append([result.name, method, images, masks, *cells, skipped])
         if len(results) > 1:
-            means = mean_entry(results)
             cells = []
-            for m in MEASURES:
-                draws = [r.draws[m] for r in results if r.summary[m] is not None]
+            for m, mean in mean_of(results.values()).items():
+                draws = [r.draws[m] for r in results.values() if r.summary[m] is not None]
                 bounds = intervals.interval(np.mean(draws, axis=0) if draws else None)
-                cells.append(cell(means[m], bounds))
-            found.append(["mean", method.name, "", "", *cells, ""])
+                cells.append(cell(mean, bounds))
+            found.append(["mean", method, "", "", *cells, ""])
     return found
 
 

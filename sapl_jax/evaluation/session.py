@@ -1,14 +1,15 @@
 """One evaluation from end to end: every method on every data set, the sweeps, what is kept."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from data_pipelines.readers import Listing
+from data_pipelines.listing import TAMPERED, Listing
 from sapl_jax.errors import UserError
 from sapl_jax.evaluation import intervals
-from sapl_jax.evaluation.evaluator import DatasetResult, evaluate_dataset
-from sapl_jax.evaluation.gallery import Gallery
+from sapl_jax.evaluation.baselines import TRIVIAL
+from sapl_jax.evaluation.evaluator import DatasetResult, evaluate_dataset, evenly_spaced
 from sapl_jax.evaluation.map_folders import MapFolder
 from sapl_jax.evaluation.perturbations import Sweep, perturbation
 from sapl_jax.evaluation.protocols import Protocol
@@ -21,9 +22,8 @@ Point = tuple[int | None, DatasetResult]  # of a sweep
 class Method:
     """What is evaluated.
 
-    Attributes:
-        source: where it comes from, for the report (checkpoint, hashes, ...).
-        floor: a trivial predictor, which stands in the tables and in no figure.
+    source: where it comes from, for the report (checkpoint, hashes, ...). floor: a trivial
+    predictor, which stands in the tables and in no figure.
     """
 
     name: str
@@ -41,53 +41,49 @@ class Method:
         return lines
 
 
+def floors() -> list[Method]:
+    """The trivial predictors as methods."""
+    return [
+        Method(name, found, {"training": "none"}, floor=True) for name, found in TRIVIAL.items()
+    ]
+
+
 @dataclasses.dataclass
 class Session:
     """All results of one command. The first method is the one the report is about.
 
-    Attributes:
-        results: per method, one result per data set.
-        sweeps: per data set and sweep, the first method's (level, result); the clean picture's, of
-            level None, first.
-        galleries: per data set.
-        unusable: (data set, method, reason) of folders of maps that fit no picture.
-        comparisons: per data set and pair of methods, see `intervals.compare`.
+    results: per method and data set. sweeps: per data set and sweep, the first method's (level,
+    result); the clean picture's, of level None, first. unusable: (data set, method, reason) of
+    folders of maps that fit no picture. comparisons: per data set and pair of methods, see
+    `intervals.compare`.
     """
 
     protocol: Protocol
     methods: list[Method]
-    seed: int
-    results: dict[str, list[DatasetResult]] = dataclasses.field(default_factory=dict)
+    seed: int = 0
+    results: dict[str, dict[str, DatasetResult]] = dataclasses.field(default_factory=dict)
     sweeps: dict[str, dict[str, list[Point]]] = dataclasses.field(default_factory=dict)
-    galleries: dict[str, Gallery] = dataclasses.field(default_factory=dict)
     unusable: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
     comparisons: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = dataclasses.field(
         default_factory=dict
     )
 
-    def add(self, method: str, result: DatasetResult) -> None:
-        """Takes a result in and compares it with those of other methods on its data set."""
-        pairs = self.comparisons.setdefault(result.name, {})
-        for other in self.results:
-            for before in self.of(other, result.name):
-                pairs[other, method] = intervals.compare(
-                    self.protocol, (before.by_name, before.draws), (result.by_name, result.draws)
-                )
-        self.results.setdefault(method, []).append(result)
+    def __post_init__(self) -> None:
+        self.results = {method.name: {} for method in self.methods}
 
-    def of(self, method: str, dataset: str) -> list[DatasetResult]:
-        """A method's result on a data set, if there is one."""
-        return [found for found in self.results.get(method, []) if found.name == dataset]
-
-    def is_apart(self, method: str, dataset: str, measure: str) -> bool:
-        """Whether a method can be told from the first one; True for that and where unknown."""
-        pair = self.comparisons.get(dataset, {}).get((self.methods[0].name, method), {})
-        return pair.get(measure, {"apart": True})["apart"]
+    def on(self, dataset: str) -> dict[str, DatasetResult]:
+        """The methods' results on a data set."""
+        return {name: found[dataset] for name, found in self.results.items() if dataset in found}
 
     @property
     def main(self) -> list[DatasetResult]:
         """The first method's results."""
-        return self.results.get(self.methods[0].name, [])
+        return list(self.results[self.methods[0].name].values())
+
+    @property
+    def datasets(self) -> list[str]:
+        """The data sets that any method has results on, in order."""
+        return list(dict.fromkeys(name for found in self.results.values() for name in found))
 
 
 def run(
@@ -109,6 +105,8 @@ def run(
     Args:
         listings: (name, listing) pairs.
         seed: of the sweeps' noise.
+        gallery_size: tampered pictures of each data set, with a mask where any has one, that are
+            kept for figures; chosen by position, never by how well a method does on them.
         after_each: called with the session so far and the method whose result is new (None after a
             level of a sweep), so that the caller can save what is done.
 
@@ -117,41 +115,35 @@ def run(
     """
     session = Session(protocol, list(methods), seed)
     for name, listing in listings:
-        gallery = session.galleries[name] = Gallery(listing, gallery_size)
+        evaluate = functools.partial(
+            evaluate_dataset, listing=listing, protocol=protocol, batch_size=batch_size, label=name,
+            progress=progress,
+        )  # fmt: skip
+        tampered = [sample for sample in listing.samples if sample.label == TAMPERED]
+        masked = [sample for sample in tampered if sample.mask is not None]
+        gallery = {sample.name for sample in evenly_spaced(masked or tampered, gallery_size)}
         for method in methods:
+            keep = set() if method.floor else gallery
             try:
-                result = evaluate_dataset(
-                    method.detector,
-                    listing,
-                    protocol,
-                    batch_size=batch_size,
-                    label=name,
-                    title=f"{name}: {method.name}",
-                    observers=[] if method.floor else [gallery.observer(method.name)],
-                    progress=progress,
-                )
+                result = evaluate(method.detector, title=f"{name}: {method.name}", keep=keep)
             except UserError as error:
                 if not isinstance(method.detector, MapFolder):
                     raise
                 session.unusable.append((name, method.name, str(error)))
                 continue
-            session.add(method.name, result)
+            pairs, own = session.comparisons.setdefault(name, {}), (result.scores, result.draws)
+            for other, before in session.on(name).items():
+                theirs = (before.scores, before.draws)
+                pairs[other, method.name] = intervals.compare(protocol, theirs, own)
+            session.results[method.name][name] = result
             after_each(session, method)
         for sweep in sweeps:
             points: list[Point] = [(None, session.main[-1])]
+            session.sweeps.setdefault(name, {})[sweep.name] = points
             for level in sweep.levels:
-                result = evaluate_dataset(
-                    methods[0].detector,
-                    listing,
-                    protocol,
-                    batch_size=batch_size,
-                    label=name,
-                    title=f"{name}: {sweep.name} {level}",
-                    perturbation=perturbation(sweep, level, seed),
-                    progress=progress,
-                )
+                change, title = perturbation(sweep, level, seed), f"{name}: {sweep.name} {level}"
+                result = evaluate(methods[0].detector, title=title, perturbation=change)
                 points.append((level, result))
-                session.sweeps.setdefault(name, {})[sweep.name] = points
                 after_each(session, None)
     if not session.main:
         raise UserError("; ".join(reason for _, _, reason in session.unusable))

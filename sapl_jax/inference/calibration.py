@@ -114,8 +114,9 @@ def calibrate(
     if rank < 1:
         possible = math.ceil(1000 / (len(authentic) + 1)) / 1000
         other = f", or --false-alarms {possible:g} or higher" if len(authentic) else ""
+        noun = "picture" if len(authentic) == 1 else "pictures"
         raise UserError(
-            f"{len(authentic)} authentic pictures cannot promise a false-alarm rate of "
+            f"{len(authentic)} authentic {noun} cannot promise a false-alarm rate of "
             f"{false_alarms:g}: that takes {math.ceil(1 / false_alarms) - 1} or more. Give more "
             f"pictures{other}."
         )

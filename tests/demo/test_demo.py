@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sapl_jax.demo.illustrations import PANELS, read_metrics
+from sapl_jax.demo.outcome import PANELS, read_metrics
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,7 +61,7 @@ def test_the_demo_reports_and_a_second_run_repeats_it(finished) -> None:
     assert "data:image/png;base64," in html and 'src="http' not in html
     for heading in ("Training", "ROC", "Best pictures", "Worst pictures"):
         assert f">{heading}<" in html
-    drawn = {name for _, names in PANELS for name in names}
+    drawn = {name for names in PANELS.values() for name in names}
     assert drawn <= read_metrics(output / "run" / "metrics.jsonl").keys()
     before = measured(output)
     assert before["images"] == 8

@@ -147,7 +147,7 @@ def test_the_digest_tells_when_a_file_changed(detector, folder) -> None:
 
 def _session(detector, found) -> Session:
     session = Session(SAPL, [Method("red", detector, {"weights": "none"})], seed=0)
-    session.results["red"] = found
+    session.results["red"] = {result.name: result for result in found}
     return session
 
 
@@ -171,7 +171,7 @@ def test_the_mean_row_takes_the_data_sets_that_have_the_measure(detector, folder
     for path in (folder / "Au").iterdir():
         path.unlink()
     one = _evaluate(detector, folder, label="one")
-    mean = results.mean_entry([both, one])
+    mean = results.mean_of([both, one])
     assert mean["i_auc"] == both.summary["i_auc"]
     assert mean["p_f1"] == pytest.approx((both.summary["p_f1"] + one.summary["p_f1"]) / 2)
 

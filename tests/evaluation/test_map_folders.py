@@ -106,9 +106,7 @@ def test_bad_maps_are_left_out_by_name_and_the_run_goes_on(folder, tmp_path) -> 
         assert f"{stem}.npy" in reasons[stem] and reason in reasons[stem]
     assert "c.npy, c.npz" in reasons["c"] and found.summary["images"] == 1
     said = " ".join(note for _, note in found.notes)
-    assert (
-        "3 maps are no picture's: c.npy, c.npz, nobody.npy" in said and "is 0.25 everywhere" in said
-    )
+    assert "no picture's (1): nobody.npy" in said and "is 0.25 everywhere" in said
 
 
 def test_a_map_that_two_pictures_could_claim_is_given_to_none(folder, tmp_path) -> None:
@@ -181,8 +179,9 @@ def test_files_that_hold_no_map_are_refused(tmp_path, name, data, reason) -> Non
         cv2.imwrite(str(path), data.astype(np.uint8))
     else:
         np.save(path, data)
-    with pytest.raises(UserError, match=reason):
+    with pytest.raises(UserError, match=reason) as refused:
         read_map(path)
+    assert "pickle" not in str(refused.value)
 
 
 def test_the_command_puts_maps_beside_methods_in_one_table(

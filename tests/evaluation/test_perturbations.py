@@ -4,8 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sapl_jax.errors import UserError
-from sapl_jax.evaluation.perturbations import SWEEPS, get_sweep, perturbation
+from sapl_jax.evaluation.perturbations import SWEEPS, perturbation
 
 GREY = np.full((200, 300, 3), 128, np.uint8)
 TEXTURE = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
@@ -51,9 +50,3 @@ def test_every_level_keeps_shape_and_type_and_leaves_the_input_alone(name: str) 
         changed = perturbation(SWEEPS[name], level, 0)(TEXTURE, "a")
         assert changed.shape == TEXTURE.shape and changed.dtype == np.uint8
     np.testing.assert_array_equal(TEXTURE, before)
-
-
-def test_noise_means_variance_as_in_imdl_benco() -> None:
-    assert get_sweep("noise") is SWEEPS["noise_variance"]
-    with pytest.raises(UserError, match="jpeg, blur"):
-        get_sweep("rain")

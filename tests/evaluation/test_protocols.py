@@ -3,14 +3,7 @@
 import numpy as np
 import pytest
 
-from sapl_jax.errors import UserError
-from sapl_jax.evaluation.protocols import (
-    PROTOCOLS,
-    ImageScores,
-    get_protocol,
-    score_image,
-    summarise,
-)
+from sapl_jax.evaluation.protocols import PROTOCOLS, ImageScores, score_image, summarise
 
 
 def _map(values: list[list[float]]) -> np.ndarray:
@@ -153,8 +146,3 @@ def test_one_class_has_no_image_measures_and_no_mask_no_pixel_measures(name: str
     for measure in ("i_auc", "i_f1", "balanced_accuracy", "p_f1", "p_f1_best", "p_auc", "p_iou"):
         assert summary[measure] is None
     assert (summary["images"], summary["tampered"], summary["masks"]) == (2, 2, 0)
-
-
-def test_an_unknown_protocol_lists_the_known_ones() -> None:
-    with pytest.raises(UserError, match="benco, mvss, sapl, trufor, wscl"):
-        get_protocol("cvpr")

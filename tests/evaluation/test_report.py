@@ -13,14 +13,13 @@ import pytest
 from data_pipelines.readers import read_dataset
 from sapl_jax import evaluate
 from sapl_jax.errors import UserError
-from sapl_jax.evaluation import features, figures, report, results
+from sapl_jax.evaluation import figures, report, results
+from sapl_jax.evaluation.baselines import CLASSICS, TRIVIAL
 from sapl_jax.evaluation.document import Section, Table, to_html, to_markdown
-from sapl_jax.evaluation.floors import TRIVIAL
-from sapl_jax.evaluation.gallery import SIDE
-from sapl_jax.evaluation.perturbations import Sweep
+from sapl_jax.evaluation.evaluator import SIDE, Loaded, Shown
+from sapl_jax.evaluation.perturbations import SWEEPS
 from sapl_jax.evaluation.protocols import PROTOCOLS
 from sapl_jax.evaluation.session import Method, run
-from sapl_jax.inference.drawing import shrink
 from tests.evaluation.red_pictures import RedDetector, picture, write_grey, write_rgb
 
 PNG = b"\x89PNG"
@@ -107,22 +106,22 @@ def test_table_1_has_our_row_and_says_that_a_copy_is_incomplete(tmp_path, folder
     listings = [("Columbia", read_dataset("columbia", root)), ("m", read_dataset("folder", folder))]
     methods = [Method("red", RedDetector(), {})]
     session = run(methods, listings, PROTOCOLS["sapl"], progress=False)
-    section = report._table_1(session)
-    table = next(part for part in section.parts if isinstance(part, Table))
+    parts = report.table_1(session)
+    table = next(part for part in parts if isinstance(part, Table))
     rows = {row[0]: row[1:] for row in table.rows}
     assert rows["SAPL (paper)"][1] == ".432 / .999"
     assert rows["WSCL (MIL-FCN)"][4] == ".110 / -"
     assert rows["red (here)"] == ["-", ".667 / 1.000", "-", "-", "-", "-"]
-    assert any("instead of 183 and 180" in str(part) for part in section.parts)
+    assert any("instead of 183 and 180" in str(part) for part in parts)
     # A mean over one of five sets would not compare, and P-F1 by other rules neither.
     other = run(methods, listings, PROTOCOLS["mvss"], progress=False)
-    assert any("do not compare" in str(part) for part in report._table_1(other).parts)
+    assert any("do not compare" in str(part) for part in report.table_1(other))
 
 
 def test_without_a_published_test_set_there_is_no_table_1(folder) -> None:
     listings = [("m", read_dataset("folder", folder))]
     session = run([Method("red", RedDetector(), {})], listings, PROTOCOLS["sapl"], progress=False)
-    assert report._table_1(session) is None
+    assert report.table_1(session) == []
 
 
 def test_one_class_without_masks_still_gives_a_report(tmp_path) -> None:
@@ -145,7 +144,7 @@ def test_a_skipped_name_that_is_not_utf8_is_reported_escaped(folder, tmp_path) -
 
 
 def test_sweeps_start_with_the_clean_picture_and_see_every_level(folder) -> None:
-    sweep = Sweep("blur", "blur", "kernel", (3, 23))
+    sweep = SWEEPS["blur"]
     session = run(
         [Method("red", RedDetector(), {})],
         [("m", read_dataset("folder", folder))],
@@ -154,10 +153,11 @@ def test_sweeps_start_with_the_clean_picture_and_see_every_level(folder) -> None
         progress=False,
     )
     points = session.sweeps["m"]["blur"]
-    assert [level for level, _ in points] == [None, 3, 23]
+    assert [level for level, _ in points] == [None, *sweep.levels]
     assert points[0][1].summary == session.main[0].summary
-    assert points[2][1].summary["p_f1"] != points[0][1].summary["p_f1"]
-    assert figures.robustness_curves(sweep, {"m": points}, ("i_auc", "p_f1"))[:4] == PNG
+    assert points[-1][1].summary["p_f1"] != points[0][1].summary["p_f1"]
+    (drawn,) = figures.robustness_curves(session)
+    assert drawn.name == "robustness_blur" and drawn.png[:4] == PNG
 
 
 class _FeatureDetector(RedDetector):
@@ -175,25 +175,37 @@ class _FeatureDetector(RedDetector):
 
 
 def test_edge_patches_of_two_kinds_are_two_clusters(folder) -> None:
-    found = features.edge_patch_embedding(_FeatureDetector(), read_dataset("folder", folder))
-    assert len(found.points) == 5 * 7 and found.tampered.sum() == 3 * 7
-    centres = [found.points[found.tampered == kind].mean(0) for kind in (False, True)]
-    nearest = np.linalg.norm(found.points[:, None] - np.array(centres)[None], axis=-1).argmin(1)
-    assert (nearest == found.tampered).all()
-    again = features.edge_patch_embedding(_FeatureDetector(), read_dataset("folder", folder))
-    np.testing.assert_array_equal(found.points, again.points)
-    assert figures.embedding(found, "m")[:4] == PNG
+    found = report.edge_patch_embedding(_FeatureDetector(), read_dataset("folder", folder))
+    points, tampered = found
+    assert len(points) == 5 * 7 and tampered.sum() == 3 * 7
+    centres = [points[tampered == kind].mean(0) for kind in (False, True)]
+    nearest = np.linalg.norm(points[:, None] - np.array(centres)[None], axis=-1).argmin(1)
+    assert (nearest == tampered).all()
+    again = report.edge_patch_embedding(_FeatureDetector(), read_dataset("folder", folder))
+    np.testing.assert_array_equal(points, again[0])
+    assert figures.embedding(*found, "m").png[:4] == PNG
+
+
+def test_the_report_shows_edge_patches_of_the_detector_that_gives_them(folder, tmp_path) -> None:
+    listings, detector = [("m", read_dataset("folder", folder))], _FeatureDetector()
+    session = run([Method("red", detector, {})], listings, PROTOCOLS["sapl"], progress=False)
+    report.write(session, tmp_path, detector, listings)
+    assert (tmp_path / "figures" / "tsne_m.png").read_bytes()[:4] == PNG
+    assert "Edge-patch features" in (tmp_path / "report.md").read_text()
 
 
 def test_edge_patches_of_one_class_are_not_embedded(tmp_path) -> None:
     write_rgb(tmp_path / "Tp" / "a.png", picture(3))
     listing = read_dataset("folder", tmp_path)
-    assert features.edge_patch_embedding(_FeatureDetector(), listing) is None
+    assert report.edge_patch_embedding(_FeatureDetector(), listing) is None
 
 
 def test_gallery_pictures_are_kept_small() -> None:
-    assert shrink(np.zeros((3000, 1500, 3), np.uint8), SIDE).shape == (SIDE, SIDE // 2, 3)
-    assert shrink(np.zeros((30, 20), np.float32), SIDE).shape == (30, 20)
+    large = np.zeros((3000, 1500, 3), np.uint8)
+    for image, size in ((large, (SIDE, SIDE // 2)), (large[:30, :20], (30, 20))):
+        (found,) = RedDetector().analyse([image])
+        shown = Shown.of(Loaded(None, image, image[..., 0], [], ""), found)
+        assert [part.shape[:2] for part in shown] == [size] * 3
 
 
 def test_training_pictures_are_left_out_on_request(monkeypatch, folder, tmp_path) -> None:
@@ -230,6 +242,28 @@ def test_an_output_that_is_a_file_is_refused_before_any_work(monkeypatch, folder
 def test_wrong_flags_are_clear_errors(monkeypatch, folder, tmp_path, arguments, message) -> None:
     with pytest.raises(UserError, match=message):
         _run(monkeypatch, "--dataset", f"m={folder}", "--output", tmp_path / "out", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("flags", "known"),
+    [
+        (("--protocol", "cvpr"), PROTOCOLS),
+        (("--robustness", "rain"), SWEEPS),
+        (("--method", "x"), CLASSICS),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_known_ones(monkeypatch, capsys, flags, known) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        _run(monkeypatch, "--dataset", "a=b", "--output", "c", *flags)
+    refusal = capsys.readouterr().err.splitlines()[-1]
+    assert all(name in refusal for name in known)
+
+
+def test_noise_means_variance_as_in_imdl_benco() -> None:
+    flags = ["--dataset", "a=b", "--output", "c", "--robustness"]
+    assert evaluate.parse_arguments([*flags, "noise", "jpeg"]).robustness == [
+        *("noise_variance", "jpeg")
+    ]
 
 
 def test_provenance_reads_as_text_not_as_python():

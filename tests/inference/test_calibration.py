@@ -105,6 +105,7 @@ def test_the_rate_that_a_refusal_suggests_is_accepted(count) -> None:
     labels, scores = np.zeros(count, int), np.linspace(0, 1, count)
     with pytest.raises(UserError) as refused:
         _calibrate(labels, scores, false_alarms=1e-5)
+    assert str(refused.value).startswith(f"{count} authentic picture{'s' * (count > 1)} cannot")
     suggested = float(str(refused.value).split("--false-alarms ")[1].split()[0])
     assert _calibrate(labels, scores, false_alarms=suggested).alarms == 0
 

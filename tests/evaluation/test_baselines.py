@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sapl_jax.evaluation import classics
+from sapl_jax.evaluation import baselines
 
 
 def _noisy_picture(rng: np.random.Generator, sigma: np.ndarray) -> np.ndarray:
@@ -20,7 +20,7 @@ def _two_noises(height: int = 160, width: int = 192) -> tuple[np.ndarray, np.nda
 
 
 def test_the_wavelet_filter_is_orthonormal() -> None:
-    low, high = classics._DB8_LOW, classics._DB8_HIGH
+    low, high = baselines._DB8_LOW, baselines._DB8_HIGH
     assert low.sum() == pytest.approx(np.sqrt(2))
     assert high.sum() == pytest.approx(0, abs=1e-9)
     for shift in range(0, 8, 2):
@@ -30,7 +30,7 @@ def test_the_wavelet_filter_is_orthonormal() -> None:
 
 def test_noise_levels_are_the_sigmas_that_were_added() -> None:
     image, _ = _two_noises()
-    levels = classics.noise_levels(image)
+    levels = baselines.noise_levels(image)
     assert levels.shape == (10, 12)
     assert np.median(levels[2:6, 3:7]) == pytest.approx(12, rel=0.15)
     assert np.median(levels[6:]) == pytest.approx(3, rel=0.15)
@@ -38,12 +38,12 @@ def test_noise_levels_are_the_sigmas_that_were_added() -> None:
 
 def test_noi1_marks_the_region_of_other_noise() -> None:
     image, pasted = _two_noises()
-    analysis = classics.classic("noi1").analyse([image])[0]
+    analysis = baselines.CLASSICS["noi1"].analyse([image])[0]
     assert analysis.heat_map.shape == pasted.shape
     assert (analysis.heat_map[pasted] > 0.5).mean() > 0.9
     assert (analysis.heat_map[~pasted] > 0.5).mean() < 0.1
     even = _noisy_picture(np.random.default_rng(1), np.full((160, 192), 3.0))
-    clean = classics.classic("noi1").analyse([even])[0]
+    clean = baselines.CLASSICS["noi1"].analyse([even])[0]
     assert analysis.score > clean.score
 
 
@@ -64,9 +64,9 @@ def test_cfa1_marks_the_region_without_demosaicing_traces(shift: int) -> None:
     scene = cv2.GaussianBlur(rng.random((64, 48)).astype(np.float32), (0, 0), 1.0)
     pasted = np.rint((scene - scene.min()) / np.ptp(scene) * 200 + 20).astype(np.uint8)
     image[32:96, 40:88] = pasted[..., None]
-    evidence = classics.cfa_evidence(image)
+    evidence = baselines.cfa_evidence(image)
     assert np.median(evidence) > 1 and abs(np.median(evidence[5:11, 6:10])) < 0.5
-    heat_map = classics.classic("cfa1").analyse([image])[0].heat_map
+    heat_map = baselines.CLASSICS["cfa1"].analyse([image])[0].heat_map
     assert heat_map[40:88, 48:80].mean() > 0.8
     assert heat_map[:24].mean() < 0.2
 
@@ -74,30 +74,30 @@ def test_cfa1_marks_the_region_without_demosaicing_traces(shift: int) -> None:
 def test_absence_probability_separates_two_gaussians() -> None:
     rng = np.random.default_rng(3)
     evidence = np.concatenate([rng.normal(0, 0.3, 300), rng.normal(3, 0.5, 700)])
-    probability = classics.absence_probability(evidence)
+    probability = baselines.absence_probability(evidence)
     assert (probability[:300] > 0.5).mean() > 0.98 and (probability[300:] < 0.5).mean() > 0.98
 
 
-@pytest.mark.parametrize("name", classics.CLASSICS)
+@pytest.mark.parametrize("name", baselines.CLASSICS)
 def test_working_in_strips_changes_nothing(name: str, monkeypatch) -> None:
     image, _ = _two_noises()
-    whole = classics.classic(name).analyse([image])[0]
-    monkeypatch.setattr(classics, "_STRIP", 32)
-    strips = classics.classic(name).analyse([image])[0]
+    whole = baselines.CLASSICS[name].analyse([image])[0]
+    monkeypatch.setattr(baselines, "_STRIP", 32)
+    strips = baselines.CLASSICS[name].analyse([image])[0]
     np.testing.assert_allclose(whole.heat_map, strips.heat_map, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", classics.CLASSICS)
+@pytest.mark.parametrize("name", baselines.CLASSICS)
 @pytest.mark.parametrize("size", [(1, 1), (5, 300), (17, 33)])
 def test_any_size_gives_a_finite_map_of_that_size(name: str, size: tuple[int, int]) -> None:
     image = np.random.default_rng(4).integers(0, 256, (*size, 3), np.uint8)
-    analysis = classics.classic(name).analyse([image])[0]
+    analysis = baselines.CLASSICS[name].analyse([image])[0]
     assert analysis.heat_map.shape == size and np.isfinite(analysis.heat_map).all()
     assert analysis.heat_map.min() >= 0 and analysis.heat_map.max() <= 1
     assert 0 <= analysis.score <= 1
 
 
-@pytest.mark.parametrize("name", classics.CLASSICS)
+@pytest.mark.parametrize("name", baselines.CLASSICS)
 def test_a_flat_picture_is_not_an_error(name: str) -> None:
-    analysis = classics.classic(name).analyse([np.full((64, 64, 3), 128, np.uint8)])[0]
+    analysis = baselines.CLASSICS[name].analyse([np.full((64, 64, 3), 128, np.uint8)])[0]
     assert np.isfinite(analysis.score) and np.isfinite(analysis.heat_map).all()

@@ -8,10 +8,10 @@ import pytest
 from data_pipelines.generator.folder import generate
 from data_pipelines.readers import read_dataset
 from data_pipelines.soft_edges import DEFAULT_OPTIONS, soft_edge_map
-from sapl_jax.demo.illustrations import best_and_worst, case_figure, read_metrics, training_curves
-from sapl_jax.evaluation import protocols
+from sapl_jax.demo.outcome import best_and_worst, case, read_metrics, training_curves
+from sapl_jax.evaluation import figures, protocols
+from sapl_jax.evaluation.baselines import TRIVIAL
 from sapl_jax.evaluation.evaluator import evaluate_dataset
-from sapl_jax.evaluation.floors import TRIVIAL
 
 PNG = b"\x89PNG"
 
@@ -24,7 +24,7 @@ def listing(tmp_path_factory):
 
 def evaluate(name, listing):
     return evaluate_dataset(
-        TRIVIAL[name], listing, protocols.get_protocol("sapl"), batch_size=4, progress=False
+        TRIVIAL[name], listing, protocols.PROTOCOLS["sapl"], batch_size=4, progress=False
     )
 
 
@@ -59,12 +59,13 @@ def test_the_edge_map_is_that_of_the_method(listing) -> None:
 
 def test_best_pictures_have_the_highest_f1_and_worst_the_lowest(listing) -> None:
     result = evaluate("edge map alone", listing)
-    best, worst = best_and_worst(TRIVIAL["edge map alone"], listing, result, 2)
+    best, worst = best_and_worst(TRIVIAL["edge map alone"], listing, result, 2).values()
     f1 = sorted(r.scores.p_f1 for r in result.records if r.scores.p_f1 is not None)
-    assert [case.p_f1 for case in best] == f1[::-1][:2]
-    assert [case.p_f1 for case in worst] == f1[:2]
-    assert case_figure(best, DEFAULT_OPTIONS, 0.5).startswith(PNG)
-    assert case_figure([], DEFAULT_OPTIONS, 0.5) is None
+    assert [record.scores.p_f1 for record in best] == f1[::-1][:2]
+    assert [record.scores.p_f1 for record in worst] == f1[:2]
+    rows = [case(record, DEFAULT_OPTIONS, 0.5) for record in best]
+    assert figures.pictures("best", rows, "")[0].png.startswith(PNG)
+    assert figures.pictures("best", [], "") == []
 
 
 def test_curves_are_read_past_a_broken_line(tmp_path) -> None:
@@ -74,5 +75,5 @@ def test_curves_are_read_past_a_broken_line(tmp_path) -> None:
     path.write_text("\n".join(lines))
     metrics = read_metrics(path)
     assert len(metrics["loss"][0]) == 39 and metrics["val_i_auc"][1].tolist() == [0.7]
-    assert training_curves(metrics).startswith(PNG)
-    assert training_curves({}) is None
+    assert training_curves(metrics)[0].png.startswith(PNG)
+    assert training_curves({}) == []
