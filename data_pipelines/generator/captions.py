@@ -1,8 +1,7 @@
 """Captioned pictures for pretraining: what a whole picture shows and how it was processed.
 
-A picture is a generated scene, or a real photograph taken again, with the same simulated camera.
-Nothing here is a forgery, and no caption says authentic or tampered: every word is true of the
-whole picture.
+A picture is a generated scene, or a real photograph taken again, by a simulated camera. None is a
+forgery, and no caption says authentic or tampered: every word is true of the whole picture.
 """
 
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
 from data_pipelines.generator.camera import Camera, level, sample_camera
 from data_pipelines.generator.examples import finish, stream
@@ -59,7 +59,7 @@ def captioned_picture(
     is not known, so it has no words for content.
     """
     frame = 2 * round(0.6 * size)
-    rng = np.random.default_rng(np.random.SeedSequence([seed, number]))
+    rng = stream(seed, number)
     camera = sample_camera(rng)
     if photographs:
         camera = _milder(rng, camera)
@@ -77,16 +77,14 @@ def captioned_picture(
     return Captioned(picture, tuple(content), (*camera.words(), *edits, grain))
 
 
-def _milder(rng: np.random.Generator, camera: Camera) -> Camera:
+def _milder(rng: Generator, camera: Camera) -> Camera:
     """The camera with less noise, as a photograph brings its own, and saving at 50 to 99."""
-    less = rng.uniform()
-    return replace(
-        camera, read_noise=less * camera.read_noise, shot_noise=less**2 * camera.shot_noise,
-        quality=int(100 - 50 * rng.uniform(0.2, 1) ** 3),
-    )  # fmt: skip
+    less, quality = rng.uniform(), int(100 - 50 * rng.uniform(0.2, 1) ** 3)
+    read, shot = less * camera.read_noise, less**2 * camera.shot_noise
+    return replace(camera, read_noise=read, shot_noise=shot, quality=quality)
 
 
-def _photographed(rng: np.random.Generator, picture: np.ndarray, frame: int) -> np.ndarray:
+def _photographed(rng: Generator, picture: np.ndarray, frame: int) -> np.ndarray:
     """Linear light, float32 [frame, frame, 3] in [0, 1], of a random square of a photograph.
 
     It is shrunk, by up to 2, and never enlarged where the photograph is large enough.
@@ -104,38 +102,28 @@ def _finish(
     """The finished square picture and the words for its resampling and retouching."""
     rng = stream(seed, number, 3)
     picture, resampling = _resample(rng, frame, size)
-    picture, retouching = _retouch(rng, picture)
-    jpeg, _ = finish(rng, picture, None, size)
-    return decode(jpeg), (resampling, retouching)
+    retouching = HISTORY["retouching"][int(rng.choice(3, p=(0.7, 0.15, 0.15)))]
+    if retouching == "softened":
+        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(1.2, 3.0))
+    elif retouching == "smeared":
+        picture = cv2.medianBlur(np.ascontiguousarray(picture), int(rng.choice((5, 7, 9))))
+    return decode(finish(rng, picture, None, size)[0]), (resampling, retouching)
 
 
-def _resample(rng: np.random.Generator, frame: np.ndarray, size: int) -> tuple[np.ndarray, str]:
+def _resample(rng: Generator, frame: np.ndarray, size: int) -> tuple[np.ndarray, str]:
     """A square of `size` pixels out of the frame, and the word for how it was resampled."""
     word = HISTORY["resampling"][int(rng.choice(4, p=(0.4, 0.2, 0.2, 0.2)))]
     side = frame.shape[0]
     if word == "straight":
         top, left = rng.integers(0, side - size + 1, 2)
         return frame[top : top + size, left : left + size], word
-    angle, scale = 0.0, 1.0
     if word == "turned":
-        angle = rng.uniform(3, 30) * rng.choice((-1, 1))
-    elif word == "enlarged":
-        scale = rng.uniform(1.2, 2.2)
+        angle, scale = rng.uniform(3, 30) * rng.choice((-1, 1)), 1.0
     else:
-        scale = rng.uniform(0.84, 0.95)
+        angle, scale = 0.0, rng.uniform(*((1.2, 2.2) if word == "enlarged" else (0.84, 0.95)))
     matrix = cv2.getRotationMatrix2D(((side - 1) / 2, (side - 1) / 2), angle, scale)
     matrix[:, 2] += (size - side) / 2
     turned = cv2.warpAffine(
         frame, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
     )
     return turned, word
-
-
-def _retouch(rng: np.random.Generator, picture: np.ndarray) -> tuple[np.ndarray, str]:
-    """A whole-picture filter or none, and the word for it."""
-    word = HISTORY["retouching"][int(rng.choice(3, p=(0.7, 0.15, 0.15)))]
-    if word == "softened":
-        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(1.2, 3.0))
-    elif word == "smeared":
-        picture = cv2.medianBlur(np.ascontiguousarray(picture), int(rng.choice((5, 7, 9))))
-    return picture, word
