@@ -43,10 +43,9 @@ def prepare(
 ) -> Prepared:
     """Prepares the pictures below `root`, or reuses what an earlier call made of the same input.
 
-    dataset: a name in BUILDERS. output: where records go; None for TFDS's own folder
-    (TFDS_DATA_DIR or ~/tensorflow_datasets). The folder's name carries a fingerprint of the files
-    (names and sizes) and of every setting, so other input never meets these records. A call that
-    is interrupted leaves nothing that looks done; a second process waits for the first.
+    dataset: a name in BUILDERS. output: where records go, in a folder named after a fingerprint of
+    the files and settings; None for TFDS's own (TFDS_DATA_DIR or ~/tensorflow_datasets). A call
+    that is interrupted leaves nothing that looks done; a second process waits for the first.
 
     Raises UserError for a bad root (see `read_dataset`), one class only, no readable picture, an
     output folder that cannot be written, or a full disk.
@@ -60,11 +59,7 @@ def prepare(
     config = PictureConfig(
         name=f"{geometry.size}p{geometry.patch}-{mark}",  # part of the folder's path
         description=f"Longer side {geometry.size}, patches of {geometry.patch} pixels.",
-        geometry=geometry,
-        options=options,
-        val_fraction=val_fraction,
-        seed=seed,
-        fingerprint=mark,
+        plan=Prepared(Path(), dataset, geometry, options, val_fraction, seed, mark),
     )
     data_dir = Path(output).expanduser() if output else Path(tfds.core.constants.DATA_DIR)
     try:
@@ -78,7 +73,11 @@ def prepare(
         with hold_lock(folder.parent / ".lock", waiting_for="prepares the same data"):
             reused = (folder / METADATA).is_file()
             if not reused:
-                _remove_leftovers(folder)
+                # Killed runs leave unfinished folders beside this one, or a broken one.
+                for left in folder.parent.glob(f"*incomplete*{folder.name}*"):
+                    shutil.rmtree(left, ignore_errors=True)
+                if folder.exists():
+                    shutil.rmtree(folder)
                 _build(builder, listing.root)
     except (OSError, RuntimeError) as error:  # The record writer's own is a RuntimeError.
         reason = str(error)
@@ -95,6 +94,9 @@ def _build(builder: PictureBuilder, root: Path) -> None:
     import data_pipelines.quiet_tensorflow  # noqa: F401
 
     tfds.disable_progress_bar()  # ours counts pictures over the whole split and shows the rate
+    download = tfds.download.DownloadConfig(
+        manual_dir=root, try_download_gcs=False, compute_stats="skip"
+    )
     log = cv2.utils.logging
     threads, level = cv2.getNumThreads(), log.getLogLevel()
     cv2.setNumThreads(1)  # the builder's own threads fill the cores
@@ -102,23 +104,10 @@ def _build(builder: PictureBuilder, root: Path) -> None:
     try:
         # TFDS announces downloads that do not happen; errors are exceptions, not output.
         with redirect_stdout(io.StringIO()):
-            builder.download_and_prepare(
-                download_config=tfds.download.DownloadConfig(
-                    manual_dir=root, try_download_gcs=False, compute_stats="skip"
-                ),
-                file_format="array_record",
-            )
+            builder.download_and_prepare(download_config=download, file_format="array_record")
     finally:
         cv2.setNumThreads(threads)
         log.setLogLevel(level)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Removes what killed runs left: unfinished folders beside `folder`, or a broken one."""
-    for left in folder.parent.glob(f"*incomplete*{folder.name}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    if folder.exists():
-        shutil.rmtree(folder)
 
 
 def main() -> int | None:

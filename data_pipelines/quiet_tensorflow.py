@@ -3,31 +3,22 @@
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 
+# What C++ code writes to stderr is kept, and given back if the import fails.
+sys.stderr.flush()
+_stderr = os.dup(2)
+with tempfile.TemporaryFile() as _notes:
+    os.dup2(_notes.fileno(), 2)
+    try:
+        import tensorflow as tf
 
-@contextmanager
-def _hold_stderr() -> Iterator[None]:
-    """Keeps what C++ code writes to stderr, and gives it back if the code in the block fails."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as notes:
-        os.dup2(notes.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            notes.seek(0)
-            os.write(kept, notes.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
-with _hold_stderr():
-    import tensorflow as tf
-
-    # The accelerator belongs to JAX; TensorFlow would take all of its memory.
-    tf.config.set_visible_devices([], "GPU")
-    tf.config.set_visible_devices([], "TPU")
+        # The accelerator belongs to JAX; TensorFlow would take all of its memory.
+        tf.config.set_visible_devices([], "GPU")
+        tf.config.set_visible_devices([], "TPU")
+    except BaseException:
+        _notes.seek(0)
+        os.write(_stderr, _notes.read())
+        raise
+    finally:
+        os.dup2(_stderr, 2)
+        os.close(_stderr)

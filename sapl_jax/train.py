@@ -37,7 +37,7 @@ class RecordData:
     @property
     def num_train(self) -> int:
         """Training pictures over all processes."""
-        return self.prepared.num_train
+        return self.prepared.num_examples("train")
 
     def train_batches(self, start_step: int) -> Iterator[dict[str, Any]]:
         """Training batches from `start_step` on."""
@@ -57,7 +57,7 @@ class RecordData:
         """The held-out pictures; none where the records have no validation split."""
         from data_pipelines import record_batches
 
-        if not self.prepared.num_val:
+        if not self.prepared.num_examples("validation"):
             return iter(())
         size = self.config.train.eval_batch_size or self.config.train.batch_size
         return record_batches.eval_batches(self.prepared, **self._share(size))

@@ -100,7 +100,7 @@ def _tree(rng: np.random.Generator, scene: Scene, foot: tuple[float, float], siz
             radius = int(16 * size * rng.uniform(0.012, 0.035))
             cv2.circle(leaves, (16 * centre).astype(int), radius, 255, -1, cv2.LINE_AA, 4)
     scene.paint_mask(wood, floats([0.07, 0.05, 0.035]) * np.float32(rng.uniform(0.5, 2)), None)
-    shade = fractal_noise(rng, *shape, 0.95, 24)
+    shade = fractal_noise(rng, shape[0], shape[1], 0.95, 24)
     light = floats([0.2, 0.36, 0.06]) * rng.uniform(0.6, 1.5)
     if rng.random() < 0.2:
         light = floats([0.5, 0.2, 0.05])
