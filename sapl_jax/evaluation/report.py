@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.diagnosis import EXPECTED
+from data_pipelines.doctor import EXPECTED
 from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions
 from sapl_jax.evaluation import figures, results
 from sapl_jax.evaluation.document import Picture, Section, Table, to_html, to_markdown
