@@ -34,11 +34,10 @@ def read_folder(root: str | Path) -> Listing:
 def read_casia_v2(root: str | Path) -> Listing:
     """Lists CASIA v2.0: `Au/`, `Tp/`, masks `<stem>_gt.png` in `Gt/` or `CASIA 2 Groundtruth/`.
 
-    Masks pair by exact stem. Copies of the set disagree on the D (splicing) or S (copy-move)
-    in 99 names; a picture and a mask left over are paired where they alone share the serial
-    number at the end of the name, and a note says how many were. The names of tampered pictures
-    carry the two authentic pictures they were made from: these become `Sample.sources`. Raises
-    UserError where most names are not CASIA's, too.
+    Masks pair by exact stem, else by serial number: copies of the set disagree on the D (splicing)
+    or S (copy-move) in 99 names. The names of tampered pictures carry the two authentic pictures
+    they were made from: these become `Sample.sources`. Raises UserError where most names are not
+    CASIA's, too.
     """
     listing = _read("casia_v2", root, ("Gt", "CASIA 2 Groundtruth", "CASIA2 Groundtruth"))
     strange = [sample for sample in listing.samples if not casia_sources(sample.image.stem)]
@@ -62,9 +61,8 @@ def casia_sources(stem: str) -> tuple[str, ...]:
 
 def _read(name: str, root: str | Path, mask_folders: tuple[str, ...]) -> Listing:
     root = existing_root(root)
-    listing = Listing(name, root, samples=[])
-    authentic = listing.pictures_in(find_folder(root, "Au"))
-    tampered = listing.pictures_in(find_folder(root, "Tp"))
+    listing = Listing(name, root)
+    authentic, tampered = (listing.pictures_in(find_folder(root, name)) for name in ("Au", "Tp"))
     if not authentic and not tampered:
         inner = [entry for entry in sorted(root.iterdir()) if entry.is_dir()]
         hint = (
@@ -80,11 +78,10 @@ def _read(name: str, root: str | Path, mask_folders: tuple[str, ...]) -> Listing
     known = _generated_sources(root) if name == "folder" else {}
     for label, paths in ((AUTHENTIC, authentic), (TAMPERED, tampered)):
         for path in paths:
-            mask = masks.get(path.stem) if label == TAMPERED else None
             sources = known.get(path.relative_to(root).as_posix(), (path.stem,))
             if name == "casia_v2":
                 sources = casia_sources(path.stem)
-            listing.add(path, label, mask, sources=sources)
+            listing.add(path, label, masks.get(path.stem), sources=sources)
     return listing.finished("Au/ and Tp/")
 
 

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from re import Match
 from typing import Any
 
 from sapl_jax.errors import UserError
@@ -19,8 +20,8 @@ PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
 class Outlines:
     """Tampered regions as polygons, which some sets have instead of mask pictures.
 
-    size: (height, width) in pixels of the picture they were drawn on.
-    polygons: x and y of each corner in turn, in pixels.
+    size: (height, width) of the picture they were drawn on. polygons: x and y of each corner in
+    turn. All in pixels.
     """
 
     size: tuple[int, int]
@@ -34,10 +35,8 @@ class Sample:
     name: path below the root with "/" between folders, unique in the listing.
     label: AUTHENTIC (0) or TAMPERED (1).
     mask: file of the pixel-level truth, or None. Listing never opens it.
-    sources: scenes that the picture shows, where the names tell; pictures that share one are
-        kept on the same side of a training and validation split.
-    mask_style: how the mask says "tampered", a style of `data_pipelines.masks`; or the regions
-        that the file `mask` gives for this picture, where it is no picture.
+    sources: scenes that the picture shows, where names tell; a split never parts those that share.
+    mask_style: a style of `data_pipelines.masks`, or what `mask` draws, where it is no picture.
     """
 
     name: str
@@ -54,7 +53,7 @@ class Listing:
 
     name: str
     root: Path
-    samples: list[Sample]
+    samples: list[Sample] = field(default_factory=list)
     skipped: list[tuple[Path, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -63,9 +62,12 @@ class Listing:
         return sum(sample.label == label for sample in self.samples)
 
     def add(self, path: Path, label: int, mask: Path | None = None, **more: Any) -> None:
-        """Adds the sample at `path`, below the root; `more` are other fields of `Sample`."""
+        """Adds the sample at `path`, below the root; `more` are other fields of `Sample`.
+
+        An authentic picture gets no mask, whatever is given.
+        """
         name = path.relative_to(self.root).as_posix()
-        self.samples.append(Sample(name, path, label, mask, **more))
+        self.samples.append(Sample(name, path, label, mask if label else None, **more))
 
     def pictures_in(self, folder: Path | None, passing_over: str = "") -> list[Path]:
         """Pictures directly in a folder; none without one. Other files count as skipped.
@@ -75,6 +77,14 @@ class Listing:
         pictures, others = list_pictures(folder) if folder else ([], [])
         self.skipped += [entry for entry in others if entry[0].name.lower() != passing_over]
         return pictures
+
+    def named(self, folder: Path | None, pattern: str, names: str) -> Iterator[tuple[Path, Match]]:
+        """Pictures in a folder whose stem is like `pattern`; others are skipped, not of `names`."""
+        for path in self.pictures_in(folder):
+            if found := re.fullmatch(pattern, path.stem, re.IGNORECASE | re.DOTALL):
+                yield path, found
+            else:
+                self.skipped.append((path, f"not a name of {names}"))
 
     def finished(self, expected: str) -> "Listing":
         """Sorts the samples. UserError where there are none: `expected` is what a root holds."""
@@ -119,8 +129,8 @@ def walk_files(
 ) -> Iterator[str]:
     """Paths of all files below a folder, sorted within folders, behind links too.
 
-    A folder that several links lead to, or a loop of them, is walked once. Hidden files and
-    folders are passed over, and so is the folder whose real path is `leave_out`.
+    Each folder is walked once, even in a loop of links. Hidden files and folders are passed over,
+    and so is the folder whose real path is `leave_out`.
     """
     visited = set()
     for folder, folders, names in os.walk(root, onerror=on_error, followlinks=True):
@@ -144,8 +154,7 @@ def find_folder(root: Path, *names: str) -> Path | None:
 def list_pictures(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Picture files directly in `folder`, sorted by name, and (other file, reason) pairs.
 
-    Hidden files, which systems leave behind, are passed over in silence. A name that is no text,
-    which no record or report could hold, is told with its bytes escaped.
+    Hidden files are passed over. A name that is no text is told with its bytes escaped.
     """
     pictures, others = [], []
     for path in sorted(folder.iterdir()):
@@ -158,18 +167,17 @@ def list_pictures(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
             others.append((path, "a folder; pictures are only looked for one level deep"))
         elif not path.is_file():
             others.append((path, "a link to nothing, or no regular file"))
-        elif path.suffix.lower() in PICTURE_SUFFIXES:
-            pictures.append(path)
-        else:
+        elif path.suffix.lower() not in PICTURE_SUFFIXES:
             others.append((path, f"not a picture file ({path.suffix or 'no extension'})"))
+        else:
+            pictures.append(path)
     return pictures, others
 
 
 def masks_by_stem(folder: Path | None, ending: str = "_gt") -> dict[str, Path]:
     """Mask files `<stem><ending>.<suffix>` of a folder, by the stem of their picture.
 
-    Only the last suffix is cut, so dotted stems stay whole. A digit may follow the ending, as in
-    CASIA's `_gt3`. png is preferred where a stem has several masks.
+    A digit may follow the ending, as in CASIA's `_gt3`. png is preferred among several masks.
     """
     masks: dict[str, Path] = {}
     for path in list_pictures(folder)[0] if folder else ():
@@ -195,13 +203,11 @@ def pair_by_number(stems: Iterable[str], masks: dict[str, Path], listing: Listin
     """
     pictures = set(stems)
     without: dict[str | None, list[str]] = defaultdict(list)
-    left: dict[str | None, list[Path]] = defaultdict(list)
-    for stem in pictures - masks.keys():
-        without[trailing_number(stem)].append(stem)
-    for stem in masks.keys() - pictures:
-        left[trailing_number(stem)].append(masks[stem])
+    left: dict[str | None, list[str]] = defaultdict(list)
+    for stem in pictures ^ masks.keys():
+        (left if stem in masks else without)[trailing_number(stem)].append(stem)
     numbers = [n for n in without if n and len(without[n]) == len(left.get(n, ())) == 1]
-    masks.update({without[number][0]: left[number][0] for number in numbers})
+    masks.update({without[number][0]: masks[left[number][0]] for number in numbers})
     if found := len(numbers):
         listing.notes.append(
             f"{found} masks have another name than their picture (older copies swap D and S "

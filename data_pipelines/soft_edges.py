@@ -40,13 +40,8 @@ class EdgeOptions:
     @classmethod
     def from_config(cls, image: Any) -> "EdgeOptions":
         """The options in the part `image` of a training configuration."""
-        return cls(
-            kappa=image.edge_kappa,
-            alpha_min=image.edge_alpha_min,
-            alpha_max=image.edge_alpha_max,
-            canny_low=image.canny_low,
-            canny_high=image.canny_high,
-        )
+        alphas = image.edge_alpha_min, image.edge_alpha_max
+        return cls(image.edge_kappa, *alphas, image.canny_low, image.canny_high)
 
 
 DEFAULT_OPTIONS = EdgeOptions()

@@ -41,7 +41,7 @@ def read_casia_v1(root: str | Path) -> Listing:
     `<stem>_gt.png` the mask of `<stem>`, or the one that alone has its serial number. Where a
     picture is there twice, the corrected copy in a "Modified" folder wins.
     """
-    listing = Listing("casia_v1", existing_root(root), samples=[])
+    listing = Listing("casia_v1", existing_root(root))
     masks: dict[str, Path] = {}
     pictures: dict[str, Path] = {}
     hint = ""
@@ -89,34 +89,29 @@ def read_casia_v1(root: str | Path) -> Listing:
 
 def read_columbia(root: str | Path) -> Listing:
     """Lists Columbia: `4cam_auth/`, `4cam_splc/` and in it `edgemask/<stem>_edgemask.jpg`."""
-    listing = Listing("columbia", existing_root(root), samples=[])
-    for path in listing.pictures_in(find_folder(listing.root, "4cam_auth"), "edgemask"):
-        listing.add(path, AUTHENTIC)
-    tampered = find_folder(listing.root, "4cam_splc")
-    masks = masks_by_stem(tampered and find_folder(tampered, "edgemask"), "_edgemask")
-    for path in listing.pictures_in(tampered, "edgemask"):
-        listing.add(path, TAMPERED, masks.get(path.stem), mask_style="columbia")
+    listing = Listing("columbia", existing_root(root))
+    for name, label in (("4cam_auth", AUTHENTIC), ("4cam_splc", TAMPERED)):
+        folder = find_folder(listing.root, name)
+        masks = masks_by_stem(folder and find_folder(folder, "edgemask"), "_edgemask")
+        for path in listing.pictures_in(folder, "edgemask"):
+            listing.add(path, label, masks.get(path.stem), mask_style="columbia")
     return listing.finished("4cam_auth/ and 4cam_splc/ with pictures")
 
 
 def read_coverage(root: str | Path) -> Listing:
     """Lists COVERAGE: `image/N.tif` authentic, `image/Nt.tif` tampered, `mask/Nforged.tif`."""
-    listing = Listing("coverage", existing_root(root), samples=[])
+    listing = Listing("coverage", existing_root(root))
     masks = masks_by_stem(find_folder(listing.root, "mask"), "forged")
-    for path in listing.pictures_in(find_folder(listing.root, "image")):
-        found = re.fullmatch(r"(\d+)(t?)", path.stem, re.IGNORECASE)
-        if found is None:
-            listing.skipped.append((path, "not a name of COVERAGE (1.tif or 1t.tif)"))
-        elif found.group(2):
-            listing.add(path, TAMPERED, masks.get(found.group(1)), sources=(found.group(1),))
-        else:
-            listing.add(path, AUTHENTIC, sources=(found.group(1),))
+    images = find_folder(listing.root, "image")
+    for path, found in listing.named(images, r"(\d+)(t?)", "COVERAGE (1.tif or 1t.tif)"):
+        label = TAMPERED if found[2] else AUTHENTIC
+        listing.add(path, label, masks.get(found[1]), sources=(found[1],))
     return listing.finished("image/1.tif and image/1t.tif")
 
 
 def read_imd2020(root: str | Path) -> Listing:
     """Lists IMD2020: per scene `<id>/<id>_orig.jpg`, tampered `<x>.jpg|png`, `<x>_mask.png`."""
-    listing = Listing("imd2020", existing_root(root), samples=[])
+    listing = Listing("imd2020", existing_root(root))
     for folder in sorted(entry for entry in listing.root.iterdir() if entry.is_dir()):
         masks = masks_by_stem(folder, "_mask")
         for path in listing.pictures_in(folder):
@@ -139,11 +134,19 @@ def read_nist16(root: str | Path) -> Listing:
     for localization: its authentic pictures are near duplicates of each other and are not listed.
     Raises UserError where the table is absent or of other columns, too.
     """
-    listing = Listing("nist16", existing_root(root), samples=[])
-    table = listing.root / NIST16_TABLE
+    listing = Listing("nist16", existing_root(root))
+    table, columns = listing.root / NIST16_TABLE, ("IsTarget", "ProbeFileName", "ProbeMaskFileName")
     if not table.is_file():
         raise UserError(f"{listing.root}: not NIST16, there is no {NIST16_TABLE}")
-    rows = _nist16_rows(table)
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, delimiter="|")
+            missing = ", ".join(name for name in columns if name not in (reader.fieldnames or ()))
+            if missing:
+                raise UserError(f"{table}: no column {missing}; expected a table split by |")
+            rows = [[(row[name] or "").strip() for name in columns] for row in reader]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{table}: not a table of text split by | ({error})") from error
     wanted = [(name, mask_name) for target, name, mask_name in rows if target == "Y"]
     listed: set[str] = set()
     for name, mask_name in wanted:
@@ -165,16 +168,12 @@ def read_dso1(root: str | Path) -> Listing:
 
     Masks have the picture's name, in `DSO-1-Fake-Images-Masks/`; black = tampered.
     """
-    listing = Listing("dso1", existing_root(root), samples=[])
+    listing = Listing("dso1", existing_root(root))
     masks = masks_by_stem(find_folder(listing.root, "DSO-1-Fake-Images-Masks"), "")
-    for path in listing.pictures_in(find_folder(listing.root, "DSO-1")):
-        kind = path.stem.lower().partition("-")[0]
-        if kind == "splicing":
-            listing.add(path, TAMPERED, masks.get(path.stem), mask_style="black")
-        elif kind == "normal":
-            listing.add(path, AUTHENTIC)
-        else:
-            listing.skipped.append((path, "not a name of DSO-1 (normal-01 or splicing-01)"))
+    folder, names = find_folder(listing.root, "DSO-1"), "DSO-1 (normal-01 or splicing-01)"
+    for path, found in listing.named(folder, "(?:normal|(splicing))(?:-.*)?", names):
+        label = TAMPERED if found[1] else AUTHENTIC
+        listing.add(path, label, masks.get(path.stem), mask_style="black")
     return listing.finished("DSO-1/ and DSO-1-Fake-Images-Masks/, as in tifs-database")
 
 
@@ -184,18 +183,15 @@ def read_cocoglide(root: str | Path) -> Listing:
     The mask of a fake is named like the real picture, `mask/<object>_<id>_mask.png`, so COCO's id
     tells the pair.
     """
-    listing = Listing("cocoglide", existing_root(root), samples=[])
+    listing = Listing("cocoglide", existing_root(root))
     masks: dict[str | None, list[Path]] = defaultdict(list)
-    for stem, mask in masks_by_stem(find_folder(listing.root, "mask"), "_mask").items():
-        masks[trailing_number(stem)].append(mask)
-    for folder, label in (("real", AUTHENTIC), ("fake", TAMPERED)):
-        for path in listing.pictures_in(find_folder(listing.root, folder)):
-            number = trailing_number(re.sub("_up$", "", path.stem))
-            if number is None:
-                listing.skipped.append((path, "not a name of CocoGlide, which ends in COCO's id"))
-                continue
-            found = masks[number] if label == TAMPERED else []
-            listing.add(path, label, found[0] if len(found) == 1 else None, sources=(number,))
+    for stem, file in masks_by_stem(find_folder(listing.root, "mask"), "_mask").items():
+        masks[trailing_number(stem)].append(file)
+    for name, label in (("real", AUTHENTIC), ("fake", TAMPERED)):
+        folder, names = find_folder(listing.root, name), "CocoGlide, which ends in COCO's id"
+        for path, found in listing.named(folder, r".*[_.](\d+)(_up)?", names):
+            mask = masks[found[1]][0] if len(masks[found[1]]) == 1 else None
+            listing.add(path, label, mask, sources=(found[1],))
     return listing.finished("real/, fake/ and mask/")
 
 
@@ -206,7 +202,7 @@ def read_autosplice(root: str | Path) -> Listing:
     Forged_JPEG75 hold the same edits compressed more: give one of them as the root to read it
     instead.
     """
-    listing = Listing("autosplice", existing_root(root), samples=[])
+    listing = Listing("autosplice", existing_root(root))
     forged = find_folder(listing.root, "Forged_JPEG100", "Forged_JPEG90", "Forged_JPEG75")
     if listing.root.name.lower().startswith("forged_jpeg"):
         forged, listing.root = listing.root, listing.root.parent
@@ -230,36 +226,17 @@ def read_comofod(root: str | Path) -> Listing:
     Left out are the coloured masks `NNN_M` and the versions after blurring, noise or compression,
     such as `NNN_F_JC3.jpg`: 24 of each picture. Masks mark the copy and what was copied.
     """
-    listing = Listing("comofod", existing_root(root), samples=[])
+    listing = Listing("comofod", existing_root(root))
     masks = masks_by_stem(listing.root, "_B")
+    pattern, names = r"(\d+)_([OFBM])(_\w+)?", "CoMoFoD (001_O.png or 001_F.png)"
     processed = 0
-    for path in listing.pictures_in(listing.root):
-        found = re.fullmatch(r"(\d+)_([OFBM])(_\w+)?", path.stem, re.IGNORECASE)
-        if found is None:
-            listing.skipped.append((path, "not a name of CoMoFoD (001_O.png or 001_F.png)"))
-        elif found.group(3):
+    for path, found in listing.named(listing.root, pattern, names):
+        if found[3]:
             processed += 1
-        elif found.group(2).upper() in "OF":
-            tampered = found.group(2).upper() == "F"
-            mask = masks.get(found.group(1)) if tampered else None
-            listing.add(path, TAMPERED if tampered else AUTHENTIC, mask, sources=(found.group(1),))
+        elif found[2].upper() in "OF":
+            label = TAMPERED if found[2].upper() == "F" else AUTHENTIC
+            listing.add(path, label, masks.get(found[1]), sources=(found[1],))
     listing.notes.append("masks mark the copied region as well as its copy")
     if processed:
         listing.notes.append(f"{processed} blurred, noisy or compressed versions are left out")
     return listing.finished("001_O.png, 001_F.png and 001_B.png in this folder itself")
-
-
-def _nist16_rows(table: Path) -> list[tuple[str, ...]]:
-    """(IsTarget, ProbeFileName, ProbeMaskFileName) of every row; cells that are absent are ""."""
-    wanted = ("IsTarget", "ProbeFileName", "ProbeMaskFileName")
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file, delimiter="|")
-            missing = [column for column in wanted if column not in (rows.fieldnames or ())]
-            if missing:
-                raise UserError(
-                    f"{table}: no column {', '.join(missing)}; expected a table split by |"
-                )
-            return [tuple((row[column] or "").strip() for column in wanted) for row in rows]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{table}: not a table of text split by | ({error})") from error
