@@ -8,15 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from data_pipelines.listing import (
-    AUTHENTIC,
-    TAMPERED,
-    Listing,
-    Outlines,
-    Sample,
-    existing_root,
-    is_file,
-)
+from data_pipelines.listing import AUTHENTIC, TAMPERED, Listing, Outlines, existing_root, is_file
 from sapl_jax.errors import UserError
 
 # What JSON of another form raises when it is read as annotations.
@@ -26,32 +18,31 @@ _OF_ANOTHER_FORM = (
 Row = tuple[str, str | None, bool]  # picture, mask, whether it is tampered
 
 
-def read_mvss_txt(path: str | Path) -> Listing:
+def read_mvss_txt(path: Path) -> Listing:
     """Lists a txt file of lines `image mask label`, mask `None` where there is none, label 0 or 1.
 
     Relative paths are looked for beside the list, in the folder above it, then in the current
     folder. Lines whose files are missing are skipped with the reason. Raises UserError for a file
     that is no such list or none of whose pictures is there.
     """
-    return _read_list("mvss_txt", Path(path).expanduser(), _txt_rows)
+    return _read_list("mvss_txt", path, _txt_rows)
 
 
-def read_casia_v1plus(path: str | Path) -> Listing:
+def read_casia_v1plus(path: Path) -> Listing:
     """Lists CASIA v1.0 "plus" from its MVSS-Net list, `CASIAv1plus.txt` or the folder that has it.
 
     The list replaces the authentic pictures that CASIA v2.0 shares by ones of Corel.
     """
-    path = Path(path).expanduser()
     path = path / "CASIAv1plus.txt" if path.is_dir() else path
     return _read_list("casia_v1plus", path, _txt_rows)
 
 
-def read_benco_json(path: str | Path) -> Listing:
+def read_benco_json(path: Path) -> Listing:
     """Lists an IMDL-BenCo JSON file, `[[image, mask], [image, "Negative"], ...]`.
 
     "Negative" marks an authentic picture. Paths and errors as for `read_mvss_txt`.
     """
-    return _read_list("benco_json", Path(path).expanduser(), _json_rows)
+    return _read_list("benco_json", path, _json_rows)
 
 
 def _json_rows(listing: Listing, path: Path) -> Iterator[Row]:
@@ -107,9 +98,8 @@ def _read_list(
     if not path.is_file():
         what = "a folder" if path.is_dir() else "not there"
         raise UserError(f"no list at {path}: it is {what}, expected a list file")
-    listing = Listing(name, path.parent)
-    first: dict[str, Sample] = {}
-    again = []
+    listing, again = Listing(name, path.parent), []
+    names = set()
     for image, mask, tampered in read_rows(listing, path):
         found = _locate(path, image)
         if found is None:
@@ -119,22 +109,23 @@ def _read_list(
         file = _locate(path, mask) if mask is not None and tampered else None
         if mask is not None and tampered and file is None:
             listing.notes.append(f"{image}: its mask {mask} is not there, so it counts without one")
-        label = TAMPERED if tampered else AUTHENTIC
-        sample = Sample(Path(image).as_posix(), found, label, file, (), style)
-        if first.setdefault(sample.name, sample) is not sample:
+        label, name = TAMPERED if tampered else AUTHENTIC, Path(image).as_posix()
+        if name in names:
             again.append((found, "listed a second time"))
-    if not first:
+        else:
+            listing.add(found, label, file, name, mask_style=style)
+        names.add(name)
+    if not names:
         missing = f", for instance {listing.skipped[0][0]}" if listing.skipped else ""
         raise UserError(
             f"{path}: none of the pictures it lists is there{missing}; relative paths are looked "
             f"for in {path.parent}, {path.parent.parent} and {Path.cwd()}"
         )
     listing.skipped += again
-    listing.samples = sorted(first.values(), key=lambda sample: sample.name)
-    return listing
+    return listing.finished("pictures")
 
 
-def read_openforensics(root: str | Path) -> Listing:
+def read_openforensics(root: Path) -> Listing:
     """Lists one part of OpenForensics from its annotations, such as `Test-Challenge_poly.json`.
 
     root: that file, or a folder with one such file. A picture with any fake face is tampered, and
@@ -142,7 +133,6 @@ def read_openforensics(root: str | Path) -> Listing:
     are looked for in `Images/<part>/`, in `<part>/`, and beside the file. Raises UserError for a
     file that holds something else, a folder with none or several, or where no picture is there.
     """
-    root = Path(root).expanduser()
     tables = [root] if root.is_file() else sorted(existing_root(root).glob("*_poly.json"))
     if len(tables) != 1:
         names = ", ".join(path.name for path in tables) or "none"

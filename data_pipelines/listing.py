@@ -49,7 +49,10 @@ class Sample:
 
 @dataclass
 class Listing:
-    """A data set as found: samples sorted by name, skipped files with reasons, notes."""
+    """A data set as found: samples sorted by name, skipped files with reasons, notes.
+
+    UserError where the root is no folder. Its methods look below the root, for readers.
+    """
 
     name: str
     root: Path
@@ -57,16 +60,30 @@ class Listing:
     skipped: list[tuple[Path, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.root = existing_root(self.root)
+
     def count(self, label: int) -> int:
         """Number of samples with this label."""
         return sum(sample.label == label for sample in self.samples)
 
-    def add(self, path: Path, label: int, mask: Path | None = None, **more: Any) -> None:
-        """Adds the sample at `path`, below the root; `more` are other fields of `Sample`.
+    def folder(self, *names: str, below: Path | None = None) -> Path | None:
+        """The first of the folders `names` that is directly below the root, in any case, or None.
 
-        An authentic picture gets no mask, whatever is given.
+        below: another folder to look in.
         """
-        name = path.relative_to(self.root).as_posix()
+        entries = (below or self.root).iterdir()
+        there = {entry.name.lower(): entry for entry in entries if entry.is_dir()}
+        return next((there[name.lower()] for name in names if name.lower() in there), None)
+
+    def add(
+        self, path: Path, label: int, mask: Path | None = None, name: str = "", **more: Any
+    ) -> None:
+        """Adds a sample, as `Sample` has it; an authentic picture gets no mask.
+
+        name: where it is not the path below the root.
+        """
+        name = name or path.relative_to(self.root).as_posix()
         self.samples.append(Sample(name, path, label, mask if label else None, **more))
 
     def pictures_in(self, folder: Path | None, passing_over: str = "") -> list[Path]:
@@ -78,6 +95,11 @@ class Listing:
         self.skipped += [entry for entry in others if entry[0].name.lower() != passing_over]
         return pictures
 
+    def all_pictures(self) -> list[Path]:
+        """Picture files anywhere below the root."""
+        paths = sorted(map(Path, walk_files(self.root)))
+        return [path for path in paths if path.suffix.lower() in PICTURE_SUFFIXES]
+
     def named(self, folder: Path | None, pattern: str, names: str) -> Iterator[tuple[Path, Match]]:
         """Pictures in a folder whose stem is like `pattern`; others are skipped, not of `names`."""
         for path in self.pictures_in(folder):
@@ -86,22 +108,45 @@ class Listing:
             else:
                 self.skipped.append((path, f"not a name of {names}"))
 
+    def masks_in(self, folder: Path | None, ending: str = "_gt") -> dict[str, Path]:
+        """Mask files `<stem><ending>.<suffix>` of a folder, by the stem of their picture.
+
+        A digit may follow the ending, as in CASIA's `_gt3`. png is preferred among several masks.
+        """
+        masks: dict[str, Path] = {}
+        for path in list_pictures(folder)[0] if folder else ():
+            if found := re.fullmatch(rf"(.+){ending}\d?", path.stem, re.IGNORECASE):
+                other = masks.setdefault(found[1], path)
+                if path.suffix.lower() == ".png" != other.suffix.lower():
+                    masks[found[1]] = path
+        return masks
+
+    def pair_by_number(self, stems: Iterable[str], masks: dict[str, Path]) -> None:
+        """Adds to `masks` those of pictures that have another name, by CASIA's serial number.
+
+        Copies of the sets disagree on names: D (splicing) and S (copy-move), the order of the two
+        sources, dots for underscores. Paired are a picture and a mask left over that alone share
+        the number; a note says how many were.
+        """
+        pictures = set(stems)
+        without: dict[str | None, list[str]] = defaultdict(list)
+        left: dict[str | None, list[str]] = defaultdict(list)
+        for stem in pictures ^ masks.keys():
+            (left if stem in masks else without)[trailing_number(stem)].append(stem)
+        numbers = [n for n in without if n and len(without[n]) == len(left.get(n, ())) == 1]
+        masks.update({without[number][0]: masks[left[number][0]] for number in numbers})
+        if numbers:
+            self.notes.append(
+                f"{len(numbers)} masks have another name than their picture (older copies swap D "
+                "and S or the two sources) and were paired by their serial number"
+            )
+
     def finished(self, expected: str) -> "Listing":
         """Sorts the samples. UserError where there are none: `expected` is what a root holds."""
         if not self.samples:
             raise UserError(f"{self.root}: found no picture of {self.name}; expected {expected}")
         self.samples.sort(key=lambda sample: sample.name)
         return self
-
-    def require_both_classes(self) -> None:
-        """Raises UserError unless there are authentic and tampered pictures, as training needs."""
-        counts = {name: self.count(label) for label, name in enumerate(LABEL_NAMES)}
-        if not all(counts.values()):
-            raise UserError(
-                f"{self.root}: found {counts['authentic']} authentic and {counts['tampered']} "
-                "tampered pictures; training needs both. Put authentic pictures into Au/ and "
-                "tampered ones into Tp/"
-            )
 
 
 def is_file(path: Path) -> bool:
@@ -145,12 +190,6 @@ def walk_files(
                 yield os.path.join(folder, name)
 
 
-def find_folder(root: Path, *names: str) -> Path | None:
-    """The first of the folders `names` directly below `root`, upper or lower case, or None."""
-    below = {entry.name.lower(): entry for entry in root.iterdir() if entry.is_dir()}
-    return next((below[name.lower()] for name in names if name.lower() in below), None)
-
-
 def list_pictures(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Picture files directly in `folder`, sorted by name, and (other file, reason) pairs.
 
@@ -174,42 +213,7 @@ def list_pictures(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     return pictures, others
 
 
-def masks_by_stem(folder: Path | None, ending: str = "_gt") -> dict[str, Path]:
-    """Mask files `<stem><ending>.<suffix>` of a folder, by the stem of their picture.
-
-    A digit may follow the ending, as in CASIA's `_gt3`. png is preferred among several masks.
-    """
-    masks: dict[str, Path] = {}
-    for path in list_pictures(folder)[0] if folder else ():
-        if found := re.fullmatch(rf"(.+){ending}\d?", path.stem, re.IGNORECASE):
-            other = masks.setdefault(found.group(1), path)
-            if path.suffix.lower() == ".png" != other.suffix.lower():
-                masks[found.group(1)] = path
-    return masks
-
-
 def trailing_number(stem: str) -> str | None:
     """The digits after the last underscore or dot of a stem, CASIA's serial number, or None."""
     found = re.search(r"[_.](\d+)$", stem)
     return found.group(1) if found else None
-
-
-def pair_by_number(stems: Iterable[str], masks: dict[str, Path], listing: Listing) -> None:
-    """Adds to `masks` those of pictures that have another name, by CASIA's serial number.
-
-    Copies of the sets disagree on names: D (splicing) and S (copy-move), the order of the two
-    sources, dots for underscores. Paired are a picture and a mask left over that alone share the
-    number; a note says how many were.
-    """
-    pictures = set(stems)
-    without: dict[str | None, list[str]] = defaultdict(list)
-    left: dict[str | None, list[str]] = defaultdict(list)
-    for stem in pictures ^ masks.keys():
-        (left if stem in masks else without)[trailing_number(stem)].append(stem)
-    numbers = [n for n in without if n and len(without[n]) == len(left.get(n, ())) == 1]
-    masks.update({without[number][0]: masks[left[number][0]] for number in numbers})
-    if found := len(numbers):
-        listing.notes.append(
-            f"{found} masks have another name than their picture (older copies swap D and S "
-            "or the two sources) and were paired by their serial number"
-        )
