@@ -3,16 +3,11 @@
 import cv2
 import numpy as np
 
-_SUBSAMPLING = {
-    "4:4:4": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-    "4:2:0": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
-}
-
 
 def encode(picture: np.ndarray, quality: int, subsampling: str) -> bytes:
-    """JPEG bytes of a picture, uint8 RGB [H, W, 3], at a quality from 1 to 100."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
-    options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _SUBSAMPLING[subsampling]]
+    """JPEG bytes of a picture, uint8 RGB [H, W, 3]; quality 1 to 100, subsampling 4:4:4 or 4:2:0."""
+    factor = getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{subsampling.replace(':', '')}")
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor]
     done, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
     if not done:  # a side is over JPEG's limit
         raise ValueError(f"OpenCV cannot encode a picture of shape {picture.shape} as JPEG")

@@ -7,6 +7,8 @@ import errno
 import io
 import os
 import shutil
+import sys
+import tempfile
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -89,10 +91,29 @@ def prepare(
     return replace(open_prepared(folder), reused=reused)
 
 
-def _build(builder: PictureBuilder, root: Path) -> None:
-    # TFDS imports TensorFlow when it first needs it; this one comes first and is quiet.
-    import data_pipelines.quiet_tensorflow  # noqa: F401
+def _import_tensorflow() -> None:
+    """Imports it before TFDS does, without its start-up notes, which would hide ours."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as notes:
+        os.dup2(notes.fileno(), 2)  # where C++ code writes
+        try:
+            import tensorflow as tf
 
+            # The accelerator belongs to JAX; TensorFlow would take all of its memory.
+            tf.config.set_visible_devices([], "GPU")
+            tf.config.set_visible_devices([], "TPU")
+        except BaseException:
+            notes.seek(0)
+            os.write(stderr, notes.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def _build(builder: PictureBuilder, root: Path) -> None:
+    _import_tensorflow()
     tfds.disable_progress_bar()  # ours counts pictures over the whole split and shows the rate
     download = tfds.download.DownloadConfig(
         manual_dir=root, try_download_gcs=False, compute_stats="skip"
@@ -110,7 +131,7 @@ def _build(builder: PictureBuilder, root: Path) -> None:
         log.setLogLevel(level)
 
 
-def main() -> int | None:
+def main() -> None:
     """The command: flags, prepare, summary."""
     parser = Parser("sapl prepare", __doc__)
     parser.add_argument("--dataset", required=True, choices=sorted(BUILDERS))
@@ -125,17 +146,9 @@ def main() -> int | None:
     flags = parser.parse_args()
     check_numbers(flags, val_fraction=(0, 0.99), workers=(1, 1024))
     absl.logging.set_verbosity(absl.logging.ERROR)  # TFDS warns of every config not built in
-    prepared = prepare(
-        flags.dataset,
-        flags.root,
-        flags.output,
-        Geometry(flags.size, flags.patch),
-        seed=flags.seed,
-        val_fraction=flags.val_fraction,
-        workers=flags.workers,
-    )
-    print(summary(prepared))
-    return None
+    more = {"seed": flags.seed, "val_fraction": flags.val_fraction, "workers": flags.workers}
+    geometry = Geometry(flags.size, flags.patch)
+    print(summary(prepare(flags.dataset, flags.root, flags.output, geometry, **more)))
 
 
 def summary(prepared: Prepared) -> str:

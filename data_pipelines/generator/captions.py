@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from data_pipelines.generator.camera import Camera, level, sample_camera
+from data_pipelines.generator.camera import level, sample_camera
 from data_pipelines.generator.examples import finish, stream
 from data_pipelines.generator.scenes import render_scene
 from data_pipelines.images import read_image
@@ -62,7 +62,10 @@ def captioned_picture(
     rng = stream(seed, number)
     camera = sample_camera(rng)
     if photographs:
-        camera = _milder(rng, camera)
+        # Less noise, as a photograph brings its own; saved at 50 to 99.
+        less, quality = rng.uniform(), int(100 - 50 * rng.uniform(0.2, 1) ** 3)
+        read, shot = less * camera.read_noise, less**2 * camera.shot_noise
+        camera = replace(camera, read_noise=read, shot_noise=shot, quality=quality)
         path = photographs[int(rng.integers(len(photographs)))]
         radiance, content = _photographed(rng, read_image(path), frame), []
     else:
@@ -75,13 +78,6 @@ def captioned_picture(
     noise = float(np.sqrt(np.mean(np.square(picture.astype(np.float32) - reference))))
     grain = level(noise, GRAIN_LIMITS, HISTORY["grain"])
     return Captioned(picture, tuple(content), (*camera.words(), *edits, grain))
-
-
-def _milder(rng: Generator, camera: Camera) -> Camera:
-    """The camera with less noise, as a photograph brings its own, and saving at 50 to 99."""
-    less, quality = rng.uniform(), int(100 - 50 * rng.uniform(0.2, 1) ** 3)
-    read, shot = less * camera.read_noise, less**2 * camera.shot_noise
-    return replace(camera, read_noise=read, shot_noise=shot, quality=quality)
 
 
 def _photographed(rng: Generator, picture: np.ndarray, frame: int) -> np.ndarray:

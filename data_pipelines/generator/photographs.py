@@ -37,10 +37,6 @@ class Library:
     segments: dict[str, Path]
     split: str
 
-    def groups(self) -> int:
-        """The number of groups: photographs i and j share one where i = j modulo it."""
-        return max(1, min(_GROUPS, len(self.pictures) // _GROUP_SIZE))
-
     def settings(self) -> dict[str, Any]:
         """What tells this library from others: names and sizes in bytes of its files, hashed."""
         files = [*self.pictures, *(self.segments.get(p.stem) for p in self.pictures)]
@@ -96,8 +92,9 @@ def forged_kind_of(seed: int, number: int) -> str:
 
 def _chosen(library: Library, seed: int, number: int) -> tuple[Path, Path]:
     """The photographs, target and donor, of picture `number`; they differ."""
-    group, turn = number // 2 % library.groups(), number // 2 // library.groups()
-    members = library.pictures[group :: library.groups()]
+    groups = max(1, min(_GROUPS, len(library.pictures) // _GROUP_SIZE))
+    turn, group = divmod(number // 2, groups)
+    members = library.pictures[group::groups]
     order = stream(seed, group, 5).permutation(len(members))
     step = int(stream(seed, number, 6).integers(1, len(members)))
     return tuple(members[order[(turn + k) % len(members)]] for k in (0, step))
