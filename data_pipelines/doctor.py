@@ -89,8 +89,20 @@ def diagnose(
     listing: Listing, examined: Sequence[Examined], against: Sequence[tuple[str, Listing]] = ()
 ) -> list[Finding]:
     """Everything that is wrong with a data set, most serious first."""
-    pictures = _pictures(listing, examined)
-    return _classes(listing) + pictures + _masks(examined) + _duplicates(listing, against)
+    skipped = (f"{path}: {reason}" for path, reason in listing.skipped)
+    unreadable = (item.unreadable for item in examined if item.unreadable)
+    sizes = ((item.sample.image, item.size) for item in examined if item.size)
+    small = (f"{path}: {size[1]}x{size[0]}" for path, size in sizes if min(size) < MIN_SIDE)
+    what = f"pictures have a side under {MIN_SIDE} pixels"
+    mend = "remove them, or convert pictures without loss (png, tif)"
+    return [
+        *_classes(listing),
+        *_if_any(skipped, "files are not used", mend),
+        *_if_any(unreadable, "pictures cannot be read", "download them again"),
+        *_if_any(small, what, "check that they are pictures, not thumbnails"),
+        *_masks(examined),
+        *_duplicates(listing, against),
+    ]
 
 
 def _classes(listing: Listing) -> list[Finding]:
@@ -115,20 +127,6 @@ def _if_any(files: Iterable[object], what: str, mend: str) -> list[Finding]:
     """A finding that these files, whose number stands before `what`, have in common."""
     found = tuple(map(str, files))
     return [Finding(f"{len(found)} {what}", mend, found)] if found else []
-
-
-def _pictures(listing: Listing, examined: Sequence[Examined]) -> list[Finding]:
-    skipped = (f"{path}: {reason}" for path, reason in listing.skipped)
-    unreadable = (item.unreadable for item in examined if item.unreadable)
-    sizes = ((item.sample.image, item.size) for item in examined if item.size)
-    small = (f"{path}: {size[1]}x{size[0]}" for path, size in sizes if min(size) < MIN_SIDE)
-    what = f"pictures have a side under {MIN_SIDE} pixels"
-    mend = "remove them, or convert pictures without loss (png, tif)"
-    return [
-        *_if_any(skipped, "files are not used", mend),
-        *_if_any(unreadable, "pictures cannot be read", "download them again"),
-        *_if_any(small, what, "check that they are pictures, not thumbnails"),
-    ]
 
 
 def _masks(examined: Sequence[Examined]) -> list[Finding]:

@@ -91,23 +91,6 @@ class Camera:
             picture = cv2.addWeighted(picture, 1 + self.sharpening, soft, -self.sharpening, 0)
         return picture
 
-    def words(self) -> list[str]:
-        """The processing history in words, for captions: one word per property."""
-        warmth = self.white_balance[0] / self.white_balance[1]
-        return [
-            level(self.blur, (0.8, 1.0), ("sharp", "soft", "blurred")),
-            "smoothed" if self.denoising > 0 else "untouched",
-            level(self.sharpening, (0.05, 0.7), ("plain", "crisp", "harsh")),
-            self.demosaicing,
-            level(self.quality, (90, 95), ("coarse", "medium", "high")),
-            level(warmth, (0.9, 1.1), ("cool", "neutral", "warm")),
-        ]
-
-
-def level(value: float, limits: tuple[float, ...], names: tuple[str, ...]) -> str:
-    """The name of the interval, between `limits`, that `value` is in."""
-    return names[int(np.searchsorted(limits, value))]
-
 
 def sample_camera(rng: np.random.Generator) -> Camera:
     """Draws a camera: from clean studio pictures to cheap phones in the dark."""

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from data_pipelines.generator.camera import level, sample_camera
+from data_pipelines.generator.camera import sample_camera
 from data_pipelines.generator.examples import finish, stream
 from data_pipelines.generator.scenes import render_scene
 from data_pipelines.images import read_image
@@ -46,10 +46,6 @@ class Captioned:
     history: tuple[str, ...]  # in the order of HISTORY
 
 
-# Limits between the words for grain: noise in the finished picture, in grey levels (RMS).
-GRAIN_LIMITS = (1.0, 2.0, 3.0, 4.5, 7.0, 11.0)
-
-
 def captioned_picture(
     seed: int, number: int, size: int, photographs: Sequence[Path] = ()
 ) -> Captioned:
@@ -75,9 +71,18 @@ def captioned_picture(
     # Both go the same way, so their difference is the noise that is left in the finished picture.
     picture, edits = _finish(camera.shoot(radiance, rng), seed, number, size)
     reference, _ = _finish(noiseless.shoot(radiance, rng), seed, number, size)
-    noise = float(np.sqrt(np.mean(np.square(picture.astype(np.float32) - reference))))
-    grain = level(noise, GRAIN_LIMITS, HISTORY["grain"])
-    return Captioned(picture, tuple(content), (*camera.words(), *edits, grain))
+    noise = np.sqrt(np.mean(np.square(picture.astype(np.float32) - reference)))  # grey levels
+    numbers = {  # and the limits between their words
+        "focus": (camera.blur, (0.8, 1.0)),
+        "denoising": (camera.denoising, (0.0,)),
+        "sharpening": (camera.sharpening, (0.05, 0.7)),
+        "compression": (camera.quality, (90, 95)),
+        "balance": (camera.white_balance[0] / camera.white_balance[1], (0.9, 1.1)),
+        "grain": (noise, (1.0, 2.0, 3.0, 4.5, 7.0, 11.0)),
+    }
+    words = {k: HISTORY[k][int(np.searchsorted(limits, v))] for k, (v, limits) in numbers.items()}
+    words |= edits | {"demosaicing": camera.demosaicing}
+    return Captioned(picture, tuple(content), tuple(words[name] for name in HISTORY))
 
 
 def _photographed(rng: Generator, picture: np.ndarray, frame: int) -> np.ndarray:
@@ -94,32 +99,26 @@ def _photographed(rng: Generator, picture: np.ndarray, frame: int) -> np.ndarray
 
 def _finish(
     frame: np.ndarray, seed: int, number: int, size: int
-) -> tuple[np.ndarray, tuple[str, str]]:
+) -> tuple[np.ndarray, dict[str, str]]:
     """The finished square picture and the words for its resampling and retouching."""
-    rng = stream(seed, number, 3)
-    picture, resampling = _resample(rng, frame, size)
+    rng, side = stream(seed, number, 3), frame.shape[0]
+    resampling = HISTORY["resampling"][int(rng.choice(4, p=(0.4, 0.2, 0.2, 0.2)))]
+    if resampling == "straight":
+        top, left = rng.integers(0, side - size + 1, 2)
+        picture = frame[top : top + size, left : left + size]
+    else:
+        angle, scale = 0.0, 1.0
+        if resampling == "turned":
+            angle = rng.uniform(3, 30) * rng.choice((-1, 1))
+        else:
+            scale = rng.uniform(*((1.2, 2.2) if resampling == "enlarged" else (0.84, 0.95)))
+        matrix = cv2.getRotationMatrix2D(((side - 1) / 2, (side - 1) / 2), angle, scale)
+        matrix[:, 2] += (size - side) / 2
+        picture = cv2.warpAffine(frame, matrix, (size, size), borderMode=cv2.BORDER_REFLECT)
     retouching = HISTORY["retouching"][int(rng.choice(3, p=(0.7, 0.15, 0.15)))]
     if retouching == "softened":
         picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(1.2, 3.0))
     elif retouching == "smeared":
         picture = cv2.medianBlur(np.ascontiguousarray(picture), int(rng.choice((5, 7, 9))))
-    return decode(finish(rng, picture, None, size)[0]), (resampling, retouching)
-
-
-def _resample(rng: Generator, frame: np.ndarray, size: int) -> tuple[np.ndarray, str]:
-    """A square of `size` pixels out of the frame, and the word for how it was resampled."""
-    word = HISTORY["resampling"][int(rng.choice(4, p=(0.4, 0.2, 0.2, 0.2)))]
-    side = frame.shape[0]
-    if word == "straight":
-        top, left = rng.integers(0, side - size + 1, 2)
-        return frame[top : top + size, left : left + size], word
-    if word == "turned":
-        angle, scale = rng.uniform(3, 30) * rng.choice((-1, 1)), 1.0
-    else:
-        angle, scale = 0.0, rng.uniform(*((1.2, 2.2) if word == "enlarged" else (0.84, 0.95)))
-    matrix = cv2.getRotationMatrix2D(((side - 1) / 2, (side - 1) / 2), angle, scale)
-    matrix[:, 2] += (size - side) / 2
-    turned = cv2.warpAffine(
-        frame, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
-    )
-    return turned, word
+    words = {"resampling": resampling, "retouching": retouching}
+    return decode(finish(rng, picture, None, size)[0]), words
