@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +81,7 @@ class PictureBuilder(tfds.core.GeneratorBasedBuilder):
             generators["validation"] = self._generate_examples("validation", split.validation)
         return generators
 
-    def _generate_examples(
-        self, split: str, samples: Sequence[Sample]
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _generate_examples(self, split: str, samples: list[Sample]) -> Iterator[tuple[str, Any]]:
         counts = self._counts[split] = dict.fromkeys(LABEL_NAMES, 0)
         found = read_ahead(self._example, samples, 4 * self.workers, threads=self.workers)
         look = {"desc": f"preparing {split}", "unit": " pictures", "disable": not self.progress}

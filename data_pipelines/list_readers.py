@@ -91,16 +91,14 @@ def _locate(list_file: Path, name: str) -> Path | None:
     return next((folder / name for folder in folders if is_file(folder / name)), None)
 
 
-def _read_list(
-    name: str, path: Path, read_rows: Callable[[Listing, Path], Iterator[Row]]
-) -> Listing:
-    """Lists the pictures of `read_rows`, which may skip lines; each name once."""
+def _read_list(name: str, path: Path, rows: Callable[[Listing, Path], Iterator[Row]]) -> Listing:
+    """Lists the pictures of `rows`, which may skip lines; each name once."""
     if not path.is_file():
         what = "a folder" if path.is_dir() else "not there"
         raise UserError(f"no list at {path}: it is {what}, expected a list file")
     listing, again = Listing(name, path.parent), []
     names = set()
-    for image, mask, tampered in read_rows(listing, path):
+    for image, mask, tampered in rows(listing, path):
         found = _locate(path, image)
         if found is None:
             listing.skipped.append((Path(image), "in the list, but there is no such file"))

@@ -53,9 +53,8 @@ def prepare(
     output folder that cannot be written, or a full disk.
     """
     if dataset not in BUILDERS:
-        raise UserError(
-            f"cannot prepare {dataset!r} for training; choose one of: {', '.join(BUILDERS)}"
-        )
+        names = ", ".join(BUILDERS)
+        raise UserError(f"cannot prepare {dataset!r} for training; choose one of: {names}")
     listing = read_dataset(dataset, root, both_classes=True)
     mark = fingerprint(listing, geometry, options, val_fraction, seed)
     config = PictureConfig(
@@ -115,9 +114,8 @@ def _import_tensorflow() -> None:
 def _build(builder: PictureBuilder, root: Path) -> None:
     _import_tensorflow()
     tfds.disable_progress_bar()  # ours counts pictures over the whole split and shows the rate
-    download = tfds.download.DownloadConfig(
-        manual_dir=root, try_download_gcs=False, compute_stats="skip"
-    )
+    options = {"manual_dir": root, "try_download_gcs": False, "compute_stats": "skip"}
+    download = tfds.download.DownloadConfig(**options)
     log = cv2.utils.logging
     threads, level = cv2.getNumThreads(), log.getLogLevel()
     cv2.setNumThreads(1)  # the builder's own threads fill the cores
@@ -161,10 +159,8 @@ def summary(prepared: Prepared) -> str:
         lines.append(f"  {split}: {total} pictures ({parts})")
     if prepared.num_skipped:
         lines.append(f"  skipped: {prepared.num_skipped} files, listed in skipped.json there")
-    if prepared.num_shared_sources:
-        lines.append(
-            f"  {prepared.num_shared_sources} validation pictures share a source with training"
-        )
+    if shared := prepared.num_shared_sources:
+        lines.append(f"  {shared} validation pictures share a source with training")
     return "\n".join(lines)
 
 

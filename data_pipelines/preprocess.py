@@ -55,10 +55,8 @@ def preprocess(
     """Resizes, finds soft edges, pads. rgb: uint8 [H, W, 3] of any size."""
     resized = resize(rgb, geometry)
     height, width = resized.shape[:2]
-    edge_map, valid = (
-        patch_edge_map(resized, geometry, options),
-        valid_patches(height, width, geometry),
-    )
+    edge_map = patch_edge_map(resized, geometry, options)
+    valid = valid_patches(height, width, geometry)
     return Preprocessed(pad(resized, geometry), edge_map, valid, (height, width))
 
 

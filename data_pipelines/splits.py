@@ -5,6 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from scipy.cluster.hierarchy import DisjointSet
+
 from data_pipelines.listing import AUTHENTIC, TAMPERED, Sample
 from sapl_jax.errors import UserError
 
@@ -28,9 +30,7 @@ def split_samples(samples: Sequence[Sample], val_fraction: float, seed: int) -> 
     Raises UserError unless 0 <= val_fraction < 1.
     """
     if not 0 <= val_fraction < 1:
-        raise UserError(
-            f"validation fraction {val_fraction}: expected a number from 0 up to, not including, 1"
-        )
+        raise UserError(f"validation fraction {val_fraction}: expected at least 0 and less than 1")
     wanted = {}
     for label in (AUTHENTIC, TAMPERED):
         total = sum(sample.label == label for sample in samples)
@@ -64,21 +64,13 @@ def split_samples(samples: Sequence[Sample], val_fraction: float, seed: int) -> 
 
 def linked_groups(samples: Sequence[Sample]) -> list[list[Sample]]:
     """Groups of samples connected by common sources, each sorted by name."""
-    parent: dict[str, str] = {}
-
-    def root(source: str) -> str:
-        parent.setdefault(source, source)
-        while parent[source] != source:
-            parent[source] = parent[parent[source]]
-            source = parent[source]
-        return source
-
+    linked = DisjointSet(source for sample in samples for source in sample.sources)
     for sample in samples:
         for source in sample.sources[1:]:
-            parent[root(source)] = root(sample.sources[0])
+            linked.merge(sample.sources[0], source)
     groups: dict[str, list[Sample]] = defaultdict(list)
     for sample in sorted(samples, key=lambda s: s.name):
-        key = f"source {root(sample.sources[0])}" if sample.sources else f"name {sample.name}"
+        key = f"source {linked[sample.sources[0]]}" if sample.sources else f"name {sample.name}"
         groups[key].append(sample)
     return list(groups.values())
 

@@ -54,10 +54,8 @@ def read_casia_v1(root: Path) -> Listing:
         else:
             listing.skipped.append((path, f"the same name as {other}, which is used"))
     if not pictures:
-        raise UserError(
-            f"{listing.root}: found no CASIA v1.0 picture (Au/Au_ani_0001.jpg, Sp/Sp_D_....jpg)"
-            f"{hint}"
-        )
+        names = "Au/Au_ani_0001.jpg, Sp/Sp_D_....jpg"
+        raise UserError(f"{listing.root}: found no CASIA v1.0 picture ({names}){hint}")
     tampered = {stem for stem in pictures if _CASIA_V1_TAMPERED.match(stem)}
     corrected = {trailing_number(stem) for stem in tampered if modified(pictures[stem])}
     listing.pair_by_number(tampered, masks)
@@ -200,9 +198,8 @@ def read_autosplice(root: Path) -> Listing:
         mask = masks.get(path.stem, masks.get(source))
         listing.add(path, TAMPERED, mask, sources=(source,), mask_style="nonzero")
     if forged:
-        listing.notes.append(
-            f"forgeries are those of {forged.name}; other Forged_JPEG folders hold the same edits"
-        )
+        note = "other Forged_JPEG folders hold the same edits"
+        listing.notes.append(f"forgeries are those of {forged.name}; {note}")
     return listing.finished("Authentic/, Forged_JPEG100/ and Mask/")
 
 

@@ -69,8 +69,8 @@ def captioned_picture(
         radiance, content = scene.radiance, scene.words
     noiseless = replace(camera, read_noise=0.0, shot_noise=0.0)
     # Both go the same way, so their difference is the noise that is left in the finished picture.
-    picture, edits = _finish(camera.shoot(radiance, rng), seed, number, size)
-    reference, _ = _finish(noiseless.shoot(radiance, rng), seed, number, size)
+    picture, edits = _finish(stream(seed, number, 3), camera.shoot(radiance, rng), size)
+    reference, _ = _finish(stream(seed, number, 3), noiseless.shoot(radiance, rng), size)
     noise = np.sqrt(np.mean(np.square(picture.astype(np.float32) - reference)))  # grey levels
     numbers = {  # and the limits between their words
         "focus": (camera.blur, (0.8, 1.0)),
@@ -97,11 +97,9 @@ def _photographed(rng: Generator, picture: np.ndarray, frame: int) -> np.ndarray
     return cv2.pow(cv2.resize(square, (frame, frame), interpolation=how) / np.float32(255), 2.2)
 
 
-def _finish(
-    frame: np.ndarray, seed: int, number: int, size: int
-) -> tuple[np.ndarray, dict[str, str]]:
+def _finish(rng: Generator, frame: np.ndarray, size: int) -> tuple[np.ndarray, dict[str, str]]:
     """The finished square picture and the words for its resampling and retouching."""
-    rng, side = stream(seed, number, 3), frame.shape[0]
+    side = frame.shape[0]
     resampling = HISTORY["resampling"][int(rng.choice(4, p=(0.4, 0.2, 0.2, 0.2)))]
     if resampling == "straight":
         top, left = rng.integers(0, side - size + 1, 2)

@@ -76,12 +76,8 @@ def generate(
         raise UserError(f"--seed {seed}: expected 0 or more")
     if world not in examples.WORLDS:
         raise UserError(f"--world {world}: expected one of {', '.join(examples.WORLDS)}")
-    settings: dict[str, Any] = {
-        "generator": "sapl_jax",
-        "version": VERSION,
-        "seed": seed,
-        "size": size,
-    }
+    settings: dict[str, Any] = {"generator": "sapl_jax", "version": VERSION}
+    settings |= {"seed": seed, "size": size}
     if photographs is not None:
         library = forged.open_library(photographs, segments, split)
         settings |= library.settings()
@@ -102,12 +98,8 @@ def generate(
         with hold_lock(folder / MARK, waiting_for="generates the same pictures"):
             missing = [n for n in range(images) if not (folder / recipe.path(n)).is_file()]
             done = _write_all(folder, missing, recipe, workers or os.cpu_count() or 1)
-            look = {
-                "unit": "pictures",
-                "desc": f"generating {folder.name}",
-                "disable": not progress,
-            }
-            for _ in ProgressBar(done, total=images, initial=images - len(missing), **look):
+            look = {"unit": "pictures", "initial": images - len(missing), "disable": not progress}
+            for _ in ProgressBar(done, total=images, desc=f"generating {folder.name}", **look):
                 pass
             _write_sources(folder, images, recipe)
     except OSError as error:

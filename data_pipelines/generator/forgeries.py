@@ -79,17 +79,14 @@ def draw_paste(
         matrix[1, 2] += rng.uniform(tall / 4, max(height - tall / 4, tall / 4)) - centre[1]
         if scale == 1 and angle == 0:  # A plain paste lands on whole pixels, as in any editor.
             matrix[:, 2] = np.round(matrix[:, 2])
-        mask = cv2.warpAffine(region, matrix, (width, height), flags=cv2.INTER_LINEAR)
+        mask = cv2.warpAffine(region, matrix, (width, height))
         mask = np.where(mask > 127, 255, 0).astype(np.uint8)
         if fits(mask) and (source is not target or np.mean(region[mask > 0] > 0) < 0.5):
             break
     picture = source.picture
     if scale < 1:  # Editors average before they shrink.
         picture = cv2.GaussianBlur(picture, (0, 0), 0.5 / scale)
-    moved = cv2.warpAffine(
-        picture, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
-    )
-    return moved, mask
+    return cv2.warpAffine(picture, matrix, (width, height), borderMode=cv2.BORDER_REFLECT), mask
 
 
 def half_turned(low: float, high: float, angle: float) -> DrawTurn:

@@ -114,7 +114,14 @@ def photograph_example(library: Library, seed: int, number: int, size: int = 256
         picture, mask = forgeries.remove(rng, target)
     elif kind != "authentic":
         donor = _view(rng, library, other, longer, True) if kind == "splicing" else target
-        picture, mask = _paste(rng, target, donor)
+        turn, draws = forgeries.half_turned(0.7, 1.4, 30), range(CANDIDATES)
+        pastes = [forgeries.draw_paste(rng, donor, target, turn, objects=0.9) for _ in draws]
+        above, mask = max(pastes, key=lambda paste: forgeries.outline_step(picture, *paste))
+        # Hard as scissors cut, or slightly softened as an editor's brush does.
+        if rng.random() < 0.6:
+            picture = np.where(mask[..., None] > 0, above, picture)
+        else:
+            picture = forgeries.blend(picture, above, mask, rng.uniform(0.4, 1.0))
     jpeg, mask = finish(stream(seed, number, 2), picture, mask, size)
     return Example(jpeg, mask, kind)
 
@@ -177,17 +184,3 @@ def _objects(labels: np.ndarray) -> list[np.ndarray]:
         if forgeries.fits(mask):
             masks.append(mask)
     return masks
-
-
-def _paste(rng: Generator, target: forgeries.Source, donor: forgeries.Source) -> forgeries.Pasted:
-    """Pastes an object of `donor`, perhaps scaled and turned, into `target` (maybe the same)."""
-    turn = forgeries.half_turned(0.7, 1.4, 30)
-    pastes = [
-        forgeries.draw_paste(rng, donor, target, turn, objects=0.9) for _ in range(CANDIDATES)
-    ]
-    above, mask = max(pastes, key=lambda paste: forgeries.outline_step(target.picture, *paste))
-    # Hard as scissors cut, or slightly softened as an editor's brush does.
-    soft = 0.0 if rng.random() < 0.6 else rng.uniform(0.4, 1.0)
-    if soft:
-        return forgeries.blend(target.picture, above, mask, soft), mask
-    return np.where(mask[..., None] > 0, above, target.picture), mask
