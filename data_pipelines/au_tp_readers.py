@@ -26,10 +26,9 @@ def read_folder(root: Path) -> Listing:
 def read_casia_v2(root: Path) -> Listing:
     """Lists CASIA v2.0: `Au/`, `Tp/`, masks `<stem>_gt.png` in `Gt/` or `CASIA 2 Groundtruth/`.
 
-    Masks pair by exact stem, else by serial number: copies of the set disagree on the D (splicing)
-    or S (copy-move) in 99 names. The names of tampered pictures carry the two authentic pictures
-    they were made from: these become `Sample.sources`. Raises UserError where most names are not
-    CASIA's, too.
+    Masks pair by exact stem, else by serial number: copies disagree on the D (splicing) or S
+    (copy-move) in 99 names. Names of tampered pictures carry the authentic ones, their `sources`.
+    Raises UserError where most names are not CASIA's, too.
     """
     listing = _read("casia_v2", root, ("Gt", "CASIA 2 Groundtruth", "CASIA2 Groundtruth"))
     strange = [sample for sample in listing.samples if not casia_sources(sample.image.stem)]
@@ -45,9 +44,9 @@ def read_casia_v2(root: Path) -> Listing:
 def casia_sources(stem: str) -> tuple[str, ...]:
     """Ids, such as "ani00100", of the authentic pictures behind a CASIA v2.0 name; () if none."""
     if found := _AUTHENTIC_NAME.fullmatch(stem):
-        return (f"{found.group(1)}{found.group(2)}".lower(),)
+        return ((found[1] + found[2]).lower(),)
     if found := _TAMPERED_NAME.fullmatch(stem):
-        return tuple(sorted({found.group(1).lower(), found.group(2).lower()}))
+        return tuple(sorted({found[1].lower(), found[2].lower()}))
     return ()
 
 

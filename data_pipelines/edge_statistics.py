@@ -2,12 +2,12 @@
 
 python -m data_pipelines.edge_statistics --dataset NAME --root PATH --output DIR
 
-Over the tampered pictures that have a mask, four regions: tampered edges (a band along the mask's
-outline), authentic edges (a band along the picture's Canny edges outside the mask), and what is
-left of the tampered and of the authentic part. In each, the means of local variance, Sobel
-gradient, local skewness and excess kurtosis of the grey picture; then the distribution of these
-means over the pictures. The widths of band and window are ours, the paper gives none. CASIA v1's
-medians are printed beside: by the paper's premise tampered edges have more variance and gradient.
+Four regions of each tampered picture that has a mask: tampered edges (a band along the mask's
+outline), authentic edges (a band along Canny edges outside the mask), and what is left of the
+tampered and of the authentic part. In each, the means of local variance, Sobel gradient, skewness
+and excess kurtosis of the grey picture; then their distribution over the pictures. The widths of
+band and window are ours, the paper gives none. CASIA v1's medians are printed beside: by the
+paper's premise tampered edges have more variance and gradient than authentic ones.
 """
 
 import dataclasses

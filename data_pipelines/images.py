@@ -69,9 +69,8 @@ def read_header(data: bytes, origin: str | Path = "picture") -> ImageFile:
             except Exception as error:  # of any kind, by what is damaged
                 what = f"truncated or corrupt {plugin.format} header ({error})"
                 raise UnreadableImage(f"{origin}: {what}") from error
-    raise UnreadableImage(
-        f"{origin}: not a JPEG, PNG, BMP, TIFF or WebP picture (it starts with {data[:8]!r})"
-    )
+    start = f"it starts with {data[:8]!r}"
+    raise UnreadableImage(f"{origin}: not a JPEG, PNG, BMP, TIFF or WebP picture ({start})")
 
 
 def read_bytes(path: str | Path, max_bytes: int | None = None) -> bytes:

@@ -49,10 +49,7 @@ class Sample:
 
 @dataclass
 class Listing:
-    """A data set as found: samples sorted by name, skipped files with reasons, notes.
-
-    UserError where the root is no folder. Its methods look below the root, for readers.
-    """
+    """A data set as found, samples sorted by name. UserError where the root is no folder."""
 
     name: str
     root: Path
@@ -68,10 +65,7 @@ class Listing:
         return sum(sample.label == label for sample in self.samples)
 
     def folder(self, *names: str, below: Path | None = None) -> Path | None:
-        """The first of the folders `names` that is directly below the root, in any case, or None.
-
-        below: another folder to look in.
-        """
+        """The first folder of `names`, in any case, directly below the root or another folder."""
         entries = (below or self.root).iterdir()
         there = {entry.name.lower(): entry for entry in entries if entry.is_dir()}
         return next((there[name.lower()] for name in names if name.lower() in there), None)
@@ -79,18 +73,12 @@ class Listing:
     def add(
         self, path: Path, label: int, mask: Path | None = None, name: str = "", **more: Any
     ) -> None:
-        """Adds a sample, as `Sample` has it; an authentic picture gets no mask.
-
-        name: where it is not the path below the root.
-        """
+        """Adds a sample, named by its path below the root; an authentic picture gets no mask."""
         name = name or path.relative_to(self.root).as_posix()
         self.samples.append(Sample(name, path, label, mask if label else None, **more))
 
     def pictures_in(self, folder: Path | None, passing_over: str = "") -> list[Path]:
-        """Pictures directly in a folder; none without one. Other files count as skipped.
-
-        passing_over: name of a folder, in lower case, that belongs there.
-        """
+        """Pictures directly in a folder. All else but `passing_over`, in lower case, is skipped."""
         pictures, others = list_pictures(folder) if folder else ([], [])
         self.skipped += [entry for entry in others if entry[0].name.lower() != passing_over]
         return pictures
@@ -124,9 +112,8 @@ class Listing:
     def pair_by_number(self, stems: Iterable[str], masks: dict[str, Path]) -> None:
         """Adds to `masks` those of pictures that have another name, by CASIA's serial number.
 
-        Copies of the sets disagree on names: D (splicing) and S (copy-move), the order of the two
-        sources, dots for underscores. Paired are a picture and a mask left over that alone share
-        the number; a note says how many were.
+        Copies of the sets disagree on D (splicing) and S (copy-move), the order of sources, dots.
+        Paired are a picture and a mask left over that alone share the number; a note counts them.
         """
         pictures = set(stems)
         without: dict[str | None, list[str]] = defaultdict(list)

@@ -52,18 +52,14 @@ def load_mask(path: Path, image: np.ndarray, style: str | Outlines = "white") ->
         return Mask(grey)
     if grey.shape == (width, height):
         turns = _turns_that_follow_edges(grey, image)
-        note = (
-            f"mask is turned: {found} for a {wanted} picture; turned 90 degrees to the "
-            f"{'left' if turns == 1 else 'right'}, where it follows the picture's edges"
-        )
+        note = f"mask is turned: {found} for a {wanted} picture; turned 90 degrees to the "
+        note += f"{'left' if turns == 1 else 'right'}, where it follows the picture's edges"
         return Mask(np.ascontiguousarray(np.rot90(grey, turns)), note)
     if abs((mask_width / width) / (mask_height / height) - 1) <= _ASPECT_TOLERANCE:
         resized = cv2.resize(grey, (width, height), interpolation=cv2.INTER_NEAREST)
         return Mask(resized, f"mask is {found}, picture {wanted}: resized")
-    raise UnusableMask(
-        f"{path}: mask is {found} but its picture is {wanted}; the shapes do not match, so check "
-        "that it belongs to this picture"
-    )
+    mend = "the shapes do not match, so check that it belongs to this picture"
+    raise UnusableMask(f"{path}: mask is {found} but its picture is {wanted}; {mend}")
 
 
 def _read(path: Path, style: str) -> np.ndarray:

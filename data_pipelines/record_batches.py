@@ -52,15 +52,13 @@ def train_batches(
     batch = {"image": uint8 [B, C, C, 3], "edge_map": float32 [B, g, g], "valid": bool [B, g, g],
     "label": int32 [B]}, B = `batch_size` examples of this process. The global batch of a step has
     B * process_count examples at the positions n = step * B * process_count + ...; process p
-    holds the p-th slice of it. Position n is example n % N of a permutation of epoch n // N, so
-    example and flips depend on (seed, n) only: any start step is exact and immediate, and the
-    order of examples is the same for every number of processes.
+    holds the p-th slice of it. Position n is example n % N of a permutation of epoch n // N, so any
+    start step is exact and immediate, and the order is the same for every number of processes.
 
     Flips, each with probability 1/2, turn the whole canvas: picture, edge map and valid patches
-    alike. A flipped picture that is smaller than the canvas then touches the other border, and
-    every patch keeps exactly its pixels and its edge value. The share `jpeg_share` of the examples,
-    of either class and others in each epoch, is saved once more as JPEG (4:2:0, quality 60 to 98):
-    then a class cannot be told by the format its files happen to have. Edge maps stay as they are.
+    alike, so every patch keeps its pixels and its edge value. The share `jpeg_share` of the
+    examples, of either class and others in each epoch, is saved once more as JPEG (4:2:0, quality
+    60 to 98), so that formats do not tell classes. Edge maps stay as they are.
 
     threads: that read and decode, None for one per core. Raises UserError where there are no
     training pictures or the records cannot be read.

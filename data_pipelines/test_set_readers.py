@@ -113,10 +113,9 @@ def read_imd2020(root: Path) -> Listing:
 def read_nist16(root: Path) -> Listing:
     """Lists the tampered pictures of NIST16 (NC2016) from its reference table.
 
-    The table is `reference/manipulation/NC2016-manipulation-ref.csv`, columns split by "|"; rows
-    with `IsTarget` = Y give `ProbeFileName` and `ProbeMaskFileName`, black = tampered. The set is
-    for localization: its authentic pictures are near duplicates of each other and are not listed.
-    Raises UserError where the table is absent or of other columns, too.
+    Its rows with `IsTarget` = Y give `ProbeFileName` and `ProbeMaskFileName`, black = tampered.
+    Authentic pictures are near duplicates of each other and are not listed. Raises UserError where
+    the table is absent or of other columns, too.
     """
     listing = Listing("nist16", root)
     table, columns = listing.root / NIST16_TABLE, ("IsTarget", "ProbeFileName", "ProbeMaskFileName")
@@ -164,8 +163,7 @@ def read_dso1(root: Path) -> Listing:
 def read_cocoglide(root: Path) -> Listing:
     """Lists CocoGlide: `real/<object>_<id>.png`, `fake/glide_inpainting_val2017_<id>_up.png`.
 
-    The mask of a fake is named like the real picture, `mask/<object>_<id>_mask.png`, so COCO's id
-    tells the pair.
+    Masks are named like the real picture, `mask/<object>_<id>_mask.png`: COCO's id tells the pair.
     """
     listing = Listing("cocoglide", root)
     masks: dict[str | None, list[Path]] = defaultdict(list)
@@ -183,8 +181,7 @@ def read_autosplice(root: Path) -> Listing:
     """Lists AutoSplice: `Authentic/<id>.jpg`, `Forged_JPEG100/<id>_<k>.jpg`, `Mask/<id>_mask.png`.
 
     All edits of a picture share its mask, where anything but 0 is tampered. Forged_JPEG90 and
-    Forged_JPEG75 hold the same edits compressed more: give one of them as the root to read it
-    instead.
+    Forged_JPEG75, the same edits compressed more, are read instead where one of them is the root.
     """
     listing = Listing("autosplice", root)
     forged = listing.folder("Forged_JPEG100", "Forged_JPEG90", "Forged_JPEG75")

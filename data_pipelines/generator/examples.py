@@ -105,8 +105,7 @@ def finish(
 ) -> tuple[bytes, np.ndarray | None]:
     """The last steps of every picture, tampered with or not, uint8 [H, W, 3]: JPEG bytes and mask.
 
-    Sometimes other brightness and contrast, sometimes saved once by the editor; then published
-    with `size` pixels on the longer side.
+    Half are made brighter or darker, half saved by an editor; all published at `size` pixels.
     """
     if rng.random() >= 0.5:
         alpha, beta = rng.uniform(0.85, 1.15), rng.uniform(-12, 12)
