@@ -163,6 +163,22 @@ def _is_whole_jpeg(data: bytes) -> bool:
     return data[at : at + 2] == b"\xff\xda" and data.find(b"\xff\xd9", at) > 0
 
 
+def encode_jpeg(picture: np.ndarray, quality: int, subsampling: str) -> bytes:
+    """JPEG of a picture, uint8 RGB [H, W, 3]; quality 1 to 100, subsampling 4:4:4 or 4:2:0."""
+    factor = getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{subsampling.replace(':', '')}")
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor]
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
+    if not done:  # a side is over JPEG's limit
+        raise ValueError(f"OpenCV cannot encode a picture of shape {picture.shape} as JPEG")
+    return data.tobytes()
+
+
+def resave(picture: np.ndarray, quality: int, subsampling: str) -> np.ndarray:
+    """What a JPEG save and load makes of a picture, uint8 RGB [H, W, 3]; as `encode_jpeg`."""
+    data = np.frombuffer(encode_jpeg(picture, quality, subsampling), np.uint8)
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB))
+
+
 _MODES = {
     "1": "one-bit",
     "L": "grey",

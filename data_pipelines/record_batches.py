@@ -16,7 +16,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
-from data_pipelines.jpeg import resave
+from data_pipelines.images import resave
 from data_pipelines.prepared import Prepared, open_prepared
 from data_pipelines.preprocess import Geometry, pad, valid_patches
 from data_pipelines.read_ahead import read_ahead

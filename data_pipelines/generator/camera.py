@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from data_pipelines.jpeg import resave
+from data_pipelines.images import resave
 
 # The colours of a Bayer cell's second row, by those of its first.
 _SECOND_ROW = {"RG": "GB", "GR": "BG", "BG": "GR", "GB": "RG"}

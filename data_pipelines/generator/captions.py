@@ -15,8 +15,7 @@ from numpy.random import Generator
 from data_pipelines.generator.camera import sample_camera
 from data_pipelines.generator.examples import finish, stream
 from data_pipelines.generator.scenes import render_scene
-from data_pipelines.images import read_image
-from data_pipelines.jpeg import decode
+from data_pipelines.images import decode_image, read_image
 
 # Each property of the history takes one of its words in every picture.
 HISTORY: dict[str, tuple[str, ...]] = {
@@ -119,4 +118,4 @@ def _finish(rng: Generator, frame: np.ndarray, size: int) -> tuple[np.ndarray, d
     elif retouching == "smeared":
         picture = cv2.medianBlur(np.ascontiguousarray(picture), int(rng.choice((5, 7, 9))))
     words = {"resampling": resampling, "retouching": retouching}
-    return decode(finish(rng, picture, None, size)[0]), words
+    return decode_image(finish(rng, picture, None, size)[0], "picture"), words

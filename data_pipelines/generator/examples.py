@@ -9,7 +9,7 @@ from numpy.random import Generator
 from data_pipelines.generator import forgeries, seams
 from data_pipelines.generator.camera import Camera, sample_camera
 from data_pipelines.generator.scenes import render_scene
-from data_pipelines.jpeg import encode, resave
+from data_pipelines.images import encode_jpeg, resave
 
 # interior: forgeries of other noise or resampling, seams blended. seam: nothing but the outline.
 WORLDS = ("interior", "seam", "both")
@@ -120,4 +120,4 @@ def finish(
             mask = cv2.resize(mask, shape, interpolation=cv2.INTER_AREA)
             mask = np.where(mask > 127, 255, 0).astype(np.uint8)
     quality = int(rng.integers(91, 99))
-    return encode(picture, quality, ("4:4:4", "4:2:0")[int(rng.integers(2))]), mask
+    return encode_jpeg(picture, quality, ("4:4:4", "4:2:0")[int(rng.integers(2))]), mask
