@@ -155,19 +155,17 @@ def existing_root(root: str | Path) -> Path:
 
 
 def walk_files(
-    root: str | Path,
-    leave_out: str | None = None,
-    on_error: Callable[[OSError], None] | None = None,
+    root: str | Path, barred: str | None = None, on_error: Callable[[OSError], None] | None = None
 ) -> Iterator[str]:
     """Paths of all files below a folder, sorted within folders, behind links too.
 
     Each folder is walked once, even in a loop of links. Hidden files and folders are passed over,
-    and so is the folder whose real path is `leave_out`.
+    and so is the folder whose real path is `barred`.
     """
     visited = set()
     for folder, folders, names in os.walk(root, onerror=on_error, followlinks=True):
         real = os.path.realpath(folder)
-        if real in visited or (leave_out and Path(real).is_relative_to(leave_out)):
+        if real in visited or (barred and Path(real).is_relative_to(barred)):
             folders.clear()
             continue
         visited.add(real)

@@ -12,7 +12,6 @@ from sapl_jax.errors import UserError
 from sapl_jax.files import write_json
 
 METADATA = "prepared.json"
-SKIPPED = "skipped.json"
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,8 @@ def fingerprint(
 
 def write_metadata(prepared: Prepared, skipped: list[tuple[str, str]]) -> None:
     """Writes prepared.json and skipped.json beside the records already in the folder."""
-    folder = prepared.dir
-    write_json(folder / SKIPPED, [{"file": file, "reason": reason} for file, reason in skipped])
+    folder, rows = prepared.dir, [{"file": file, "reason": reason} for file, reason in skipped]
+    write_json(folder / "skipped.json", rows)
     content = asdict(prepared)
     del content["dir"], content["reused"]
     records = {p.name: p.stat().st_size for p in sorted(folder.glob("*.array_record*"))}
