@@ -111,10 +111,8 @@ def _classes(listing: Listing) -> list[Finding]:
     findings = []
     if counts != expected:
         what = "{} authentic and {} tampered pictures; a complete copy has {} and {}"
-        mend = (
-            "download the missing part, or keep in mind that numbers from this copy do not "
-            "compare with published ones"
-        )
+        mend = "download the missing part, or keep in mind that numbers from this copy do not "
+        mend += "compare with published ones"
         findings.append(Finding(what.format(*counts, *expected), mend))
     mend = "training needs both classes; evaluation leaves I-AUC out without them"
     for label, name in enumerate(LABEL_NAMES):
@@ -134,23 +132,16 @@ def _masks(examined: Sequence[Examined]) -> list[Finding]:
     with_mask = [item for item in tampered if item.sample.mask is not None]
     if not with_mask:
         return []
-    findings = [
-        *_if_any(
-            (item.sample.image for item in tampered if item.sample.mask is None),
-            f"of {len(tampered)} tampered pictures have no mask",
-            "add the masks, or let pixel measures rest on the others (training needs none)",
-        ),
-        *_if_any(
-            (item.mask_problem for item in with_mask if item.mask_problem),
-            "masks cannot be used",
-            "replace them; their pictures count in image-level measures only",
-        ),
-        *_if_any(
-            (item.sample.mask for item in with_mask if item.share == 0),
-            "masks have no tampered pixel",
-            "check the polarity (white = tampered) and that the file is the right one",
-        ),
-    ]
+    bare = (item.sample.image for item in tampered if item.sample.mask is None)
+    what = f"of {len(tampered)} tampered pictures have no mask"
+    mend = "add the masks, or let pixel measures rest on the others (training needs none)"
+    findings = _if_any(bare, what, mend)
+    unusable = (item.mask_problem for item in with_mask if item.mask_problem)
+    mend = "replace them; their pictures count in image-level measures only"
+    findings += _if_any(unusable, "masks cannot be used", mend)
+    empty = (item.sample.mask for item in with_mask if item.share == 0)
+    mend = "check the polarity (white = tampered) and that the file is the right one"
+    findings += _if_any(empty, "masks have no tampered pixel", mend)
     shares = [item.share for item in with_mask if item.share is not None]
     # Forgers paste objects: in every known set the median mask covers far less than half.
     if len(shares) >= 5 and (median := np.median(shares)) > 0.5:

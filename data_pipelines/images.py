@@ -11,13 +11,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import PngImagePlugin
-from PIL.BmpImagePlugin import BmpImageFile
+from PIL import BmpImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 from PIL.Image import Image
 from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from sapl_jax.errors import UserError
 
@@ -25,7 +21,7 @@ MAX_PIXELS = 200_000_000
 _EXIF_ORIENTATION = 0x0112
 
 
-class _Tiff(TiffImageFile):
+class _Tiff(TiffImagePlugin.TiffImageFile):
     """A TIFF of any layout, of the size that is stored: OpenCV says what can be decoded."""
 
     def _setup(self) -> None:
@@ -37,12 +33,12 @@ class _Tiff(TiffImageFile):
 
 # Not Image.open: it has a limit of pixels of its own, and takes a JPEG with a depth map for two.
 _PLUGINS: dict[bytes, type[ImageFile]] = {
-    b"\xff\xd8\xff": JpegImageFile,
+    b"\xff\xd8\xff": JpegImagePlugin.JpegImageFile,
     b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile,
-    b"BM": BmpImageFile,
+    b"BM": BmpImagePlugin.BmpImageFile,
     b"II": _Tiff,
     b"MM": _Tiff,
-    b"RIFF": WebPImageFile,
+    b"RIFF": WebPImagePlugin.WebPImageFile,
 }
 # Pillow's own limit, 1 MiB, refuses pictures for the metadata that photograph programs leave.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY

@@ -12,9 +12,7 @@ from data_pipelines.listing import AUTHENTIC, TAMPERED, Listing, Outlines, exist
 from sapl_jax.errors import UserError
 
 # What JSON of another form raises when it is read as annotations.
-_OF_ANOTHER_FORM = (
-    ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError,
-)  # fmt: skip
+_MALFORMED = (ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError)
 Row = tuple[str, str | None, bool]  # picture, mask, whether it is tampered
 
 
@@ -179,7 +177,7 @@ def _annotated(table: Path) -> list[tuple[str, list[bool], Outlines]]:
             )
             size = (int(row["height"]), int(row["width"]))
             pictures.append((name, are_fake, Outlines(size, polygons)))
-    except _OF_ANOTHER_FORM as error:
+    except _MALFORMED as error:
         raise UserError(
             f"{table}: not annotations of OpenForensics ({type(error).__name__}: {error}). "
             "Expected JSON with categories, images and annotations; copy the file again"

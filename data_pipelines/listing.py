@@ -20,12 +20,11 @@ PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
 class Outlines:
     """Tampered regions as polygons, which some sets have instead of mask pictures.
 
-    size: (height, width) of the picture they were drawn on. polygons: x and y of each corner in
-    turn. All in pixels.
+    All numbers are pixels of the picture they were drawn on.
     """
 
-    size: tuple[int, int]
-    polygons: tuple[tuple[float, ...], ...]
+    size: tuple[int, int]  # height, width
+    polygons: tuple[tuple[float, ...], ...]  # x and y of each corner in turn
 
 
 @dataclass(frozen=True)

@@ -85,10 +85,7 @@ def captioned_picture(
 
 
 def _photographed(rng: Generator, picture: np.ndarray, frame: int) -> np.ndarray:
-    """Linear light, float32 [frame, frame, 3] in [0, 1], of a random square of a photograph.
-
-    It is shrunk, by up to 2, and never enlarged where the photograph is large enough.
-    """
+    """Linear light, float32 [frame, frame, 3] in [0, 1], of a random square, shrunk by up to 2."""
     side = min(*picture.shape[:2], round(frame * rng.uniform(1, 2)))
     y, x = (int(rng.integers(length - side + 1)) for length in picture.shape[:2])
     square = picture[y : y + side, x : x + side][:, :: rng.choice((1, -1))]

@@ -12,7 +12,7 @@ from data_pipelines.generator.scenes import blob
 KINDS = ("splicing", "copy-move", "removal")
 SHARES = (0.04, 0.25)  # the smallest and the largest share of a picture that a forgery covers
 SOFT = (0.4, 1.6)  # Gaussian sigmas of an outline, pixels: an edge softened over up to two
-DrawTurn = Callable[[Generator], tuple[float, float]]  # scale and angle of one paste
+Turn = Callable[[], tuple[float, float]]  # draws scale and angle of one paste
 Pasted = tuple[np.ndarray, np.ndarray]  # a picture, uint8 [H, W, 3], and its mask, uint8 [H, W]
 
 
@@ -58,17 +58,17 @@ def choose_region(rng: Generator, source: Source, objects: float = 0.5) -> np.nd
 
 
 def draw_paste(
-    rng: Generator, source: Source, target: Source, draw_turn: DrawTurn, objects: float = 0.5
+    rng: Generator, source: Source, target: Source, turn: Turn, objects: float = 0.5
 ) -> Pasted:
     """A region of `source` (see `choose_region`) moved onto a canvas as large as `target`.
 
-    `draw_turn` gives its scale and its angle in degrees. Returns the moved picture, uint8
+    `turn` draws its scale and its angle in degrees. Returns the moved picture, uint8
     [H, W, 3], and the region's mask. In `source` itself a copy hides less than half of its origin.
     """
     height, width = target.picture.shape[:2]
     while True:
         region = choose_region(rng, source, objects)
-        scale, angle = draw_turn(rng)
+        scale, angle = turn()
         left, top, wide, tall = cv2.boundingRect(region)
         centre = (left + wide / 2, top + tall / 2)
         matrix = cv2.getRotationMatrix2D(centre, angle, scale)
@@ -79,8 +79,8 @@ def draw_paste(
         matrix[1, 2] += rng.uniform(tall / 4, max(height - tall / 4, tall / 4)) - centre[1]
         if scale == 1 and angle == 0:  # A plain paste lands on whole pixels, as in any editor.
             matrix[:, 2] = np.round(matrix[:, 2])
-        mask = cv2.warpAffine(region, matrix, (width, height))
-        mask = np.where(mask > 127, 255, 0).astype(np.uint8)
+        moved = cv2.warpAffine(region, matrix, (width, height))
+        mask = np.where(moved > 127, 255, 0).astype(np.uint8)
         if fits(mask) and (source is not target or np.mean(region[mask > 0] > 0) < 0.5):
             break
     picture = source.picture
@@ -89,14 +89,10 @@ def draw_paste(
     return cv2.warpAffine(picture, matrix, (width, height), borderMode=cv2.BORDER_REFLECT), mask
 
 
-def half_turned(low: float, high: float, angle: float) -> DrawTurn:
-    """Scales from `low` to `high` and angles up to `angle` for half of the pastes, else 1 and 0."""
-
-    def draw(rng: Generator) -> tuple[float, float]:
-        turned = rng.random() < 0.5
-        return (rng.uniform(low, high), rng.uniform(-angle, angle)) if turned else (1.0, 0.0)
-
-    return draw
+def half_turned(rng: Generator, low: float, high: float, angle: float) -> tuple[float, float]:
+    """For half of the pastes a scale from `low` to `high` and an angle up to `angle`, else 1, 0."""
+    turned = rng.random() < 0.5
+    return (rng.uniform(low, high), rng.uniform(-angle, angle)) if turned else (1.0, 0.0)
 
 
 def blend(below: np.ndarray, above: np.ndarray, mask: np.ndarray, soft: float) -> np.ndarray:
@@ -115,7 +111,7 @@ def outline_step(below: np.ndarray, above: np.ndarray, mask: np.ndarray) -> floa
 def splice(rng: Generator, target: Source, donor: Source) -> Pasted:
     """Pastes a region of another camera's picture: (uint8 [H, W, 3], mask uint8 [H, W])."""
     below = target.picture
-    above, mask = draw_paste(rng, donor, target, half_turned(0.75, 1.25, 25))
+    above, mask = draw_paste(rng, donor, target, lambda: half_turned(rng, 0.75, 1.25, 25))
     if rng.random() < 0.5:  # The region's mean colour moves towards that of the picture.
         shift = rng.uniform(0.3, 0.9) * (below.mean((0, 1)) - above[mask > 0].mean(0))
         above = np.clip(np.rint(above + shift.astype(np.float32)), 0, 255).astype(np.uint8)
@@ -125,11 +121,11 @@ def splice(rng: Generator, target: Source, donor: Source) -> Pasted:
 def copy_move(rng: Generator, target: Source) -> Pasted:
     """Copies a region within the picture, scaled, turned and blended; the mask is the copy."""
 
-    def draw_turn(rng: Generator) -> tuple[float, float]:
+    def turn() -> tuple[float, float]:
         limits = (1.3, 2.2) if rng.random() < 0.7 else (0.5, 0.75)
         return rng.uniform(*limits), rng.uniform(-30, 30)
 
-    above, mask = draw_paste(rng, target, target, draw_turn)
+    above, mask = draw_paste(rng, target, target, turn)
     return blend(target.picture, above, mask, rng.uniform(*SOFT)), mask
 
 

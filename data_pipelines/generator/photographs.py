@@ -8,6 +8,7 @@ set can be split again without sharing one.
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,9 @@ def open_library(
     """
     if split not in SPLITS:
         raise UserError(f"--split {split}: expected one of {', '.join(SPLITS)}")
-    found = _pictures(folder, "--photographs")
+    found, (low, high) = _pictures(folder, "--photographs"), SPLITS[split]
     hashes = [hashlib.sha256(f"split/{path.stem}".encode()).digest()[:4] for path in found]
     ranked = sorted(zip((int.from_bytes(h) / 2**32 for h in hashes), found, strict=True))
-    low, high = SPLITS[split]
     pictures = tuple(path for share, path in ranked if low <= share < high)
     if len(pictures) < 2:
         raise UserError(
@@ -114,8 +114,8 @@ def photograph_example(library: Library, seed: int, number: int, size: int = 256
         picture, mask = forgeries.remove(rng, target)
     elif kind != "authentic":
         donor = _view(rng, library, other, longer, True) if kind == "splicing" else target
-        turn, draws = forgeries.half_turned(0.7, 1.4, 30), range(CANDIDATES)
-        pastes = [forgeries.draw_paste(rng, donor, target, turn, objects=0.9) for _ in draws]
+        turn = partial(forgeries.half_turned, rng, 0.7, 1.4, 30)
+        pastes = [forgeries.draw_paste(rng, donor, target, turn, 0.9) for _ in range(CANDIDATES)]
         above, mask = max(pastes, key=lambda paste: forgeries.outline_step(picture, *paste))
         # Hard as scissors cut, or slightly softened as an editor's brush does.
         if rng.random() < 0.6:

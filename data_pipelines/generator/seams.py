@@ -63,11 +63,10 @@ def _piece(
 ) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
     """The strongest of CANDIDATES: mask uint8 [H, W], layer float32 [H, W, 3], move (x, y)."""
     height, width = target.shape[:2]
-    below = Source(target, [])
     best, strength = None, -1.0
     while best is None:
         for _ in range(CANDIDATES):
-            mask = choose_region(rng, below)
+            mask = choose_region(rng, Source(target, []))
             left, top, wide, tall = cv2.boundingRect(mask)
             # The piece's origin lies inside the picture, as many whole cells away.
             x, y = (
