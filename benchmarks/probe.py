@@ -25,8 +25,7 @@ import numpy as np
 
 from data_pipelines.edge_statistics import local_statistics
 from data_pipelines.generator.photographs import open_library
-from data_pipelines.images import read_image
-from data_pipelines.jpeg import resave
+from data_pipelines.images import read_image, resave
 from data_pipelines.listing import TAMPERED, Sample
 from data_pipelines.masks import load_mask
 from data_pipelines.preprocess import Geometry, pad, resize, valid_patches

@@ -7,22 +7,14 @@ import csv
 import re
 from pathlib import Path
 
-from data_pipelines.listing import (
-    AUTHENTIC,
-    TAMPERED,
-    Listing,
-    existing_root,
-    find_folder,
-    masks_by_stem,
-    pair_by_number,
-)
+from data_pipelines.listing import AUTHENTIC, TAMPERED, Listing
 from sapl_jax.errors import UserError
 
 _AUTHENTIC_NAME = re.compile(r"au_([a-z]{3})_?(\d+)", re.IGNORECASE)
 _TAMPERED_NAME = re.compile(r"tp_[ds]_.*_([a-z]{3}\d{5})_([a-z]{3}\d{5})_\d+", re.IGNORECASE)
 
 
-def read_folder(root: str | Path) -> Listing:
+def read_folder(root: Path) -> Listing:
     """Lists any `Au/` + `Tp/` tree with optional masks `Gt/<stem>_gt.png`.
 
     One of the two folders may be missing or empty. Pictures of `Au/` and `Tp/` that have the
@@ -31,14 +23,12 @@ def read_folder(root: str | Path) -> Listing:
     return _read("folder", root, ("Gt",))
 
 
-def read_casia_v2(root: str | Path) -> Listing:
+def read_casia_v2(root: Path) -> Listing:
     """Lists CASIA v2.0: `Au/`, `Tp/`, masks `<stem>_gt.png` in `Gt/` or `CASIA 2 Groundtruth/`.
 
-    Masks pair by exact stem. Copies of the set disagree on the D (splicing) or S (copy-move)
-    in 99 names; a picture and a mask left over are paired where they alone share the serial
-    number at the end of the name, and a note says how many were. The names of tampered pictures
-    carry the two authentic pictures they were made from: these become `Sample.sources`. Raises
-    UserError where most names are not CASIA's, too.
+    Masks pair by exact stem, else by serial number: copies disagree on the D (splicing) or S
+    (copy-move) in 99 names. Names of tampered pictures carry the authentic ones, their `sources`.
+    Raises UserError where most names are not CASIA's, too.
     """
     listing = _read("casia_v2", root, ("Gt", "CASIA 2 Groundtruth", "CASIA2 Groundtruth"))
     strange = [sample for sample in listing.samples if not casia_sources(sample.image.stem)]
@@ -54,37 +44,34 @@ def read_casia_v2(root: str | Path) -> Listing:
 def casia_sources(stem: str) -> tuple[str, ...]:
     """Ids, such as "ani00100", of the authentic pictures behind a CASIA v2.0 name; () if none."""
     if found := _AUTHENTIC_NAME.fullmatch(stem):
-        return (f"{found.group(1)}{found.group(2)}".lower(),)
+        return ((found[1] + found[2]).lower(),)
     if found := _TAMPERED_NAME.fullmatch(stem):
-        return tuple(sorted({found.group(1).lower(), found.group(2).lower()}))
+        return tuple(sorted({found[1].lower(), found[2].lower()}))
     return ()
 
 
-def _read(name: str, root: str | Path, mask_folders: tuple[str, ...]) -> Listing:
-    root = existing_root(root)
-    listing = Listing(name, root, samples=[])
-    authentic = listing.pictures_in(find_folder(root, "Au"))
-    tampered = listing.pictures_in(find_folder(root, "Tp"))
+def _read(name: str, root: Path, mask_folders: tuple[str, ...]) -> Listing:
+    listing = Listing(name, root)
+    authentic, tampered = (listing.pictures_in(listing.folder(name)) for name in ("Au", "Tp"))
     if not authentic and not tampered:
         inner = [entry for entry in sorted(root.iterdir()) if entry.is_dir()]
         hint = (
             f" (folders found: {', '.join(entry.name for entry in inner[:8]) or 'none'}). Expected "
             "Au/ with authentic and Tp/ with tampered pictures (jpg, png, bmp, tif)"
         )
-        if nested := next((entry for entry in inner if find_folder(entry, "Au", "Tp")), None):
-            hint = f"; {nested} has such folders, did you mean that?"
+        if nested := [entry for entry in inner if listing.folder("Au", "Tp", below=entry)]:
+            hint = f"; {nested[0]} has such folders, did you mean that?"
         raise UserError(f"{root}: found no picture in Au/ or Tp/ here{hint}")
-    masks = masks_by_stem(find_folder(root, *mask_folders))
+    masks = listing.masks_in(listing.folder(*mask_folders))
     if name == "casia_v2":
-        pair_by_number((path.stem for path in tampered), masks, listing)
+        listing.pair_by_number((path.stem for path in tampered), masks)
     known = _generated_sources(root) if name == "folder" else {}
     for label, paths in ((AUTHENTIC, authentic), (TAMPERED, tampered)):
         for path in paths:
-            mask = masks.get(path.stem) if label == TAMPERED else None
             sources = known.get(path.relative_to(root).as_posix(), (path.stem,))
             if name == "casia_v2":
                 sources = casia_sources(path.stem)
-            listing.add(path, label, mask, sources=sources)
+            listing.add(path, label, masks.get(path.stem), sources=sources)
     return listing.finished("Au/ and Tp/")
 
 

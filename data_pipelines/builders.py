@@ -3,8 +3,7 @@
 import dataclasses
 import os
 from abc import abstractmethod
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from data_pipelines.images import UnreadableImage, decode_image, read_bytes
-from data_pipelines.prepared import write_metadata
-from data_pipelines.preprocess import PAPER_GEOMETRY, Geometry, patch_edge_map, resize
+from data_pipelines.prepared import Prepared, write_metadata
+from data_pipelines.preprocess import patch_edge_map, resize
 from data_pipelines.progress_bars import ProgressBar
 from data_pipelines.read_ahead import read_ahead
-from data_pipelines.readers import LABEL_NAMES, Listing, Sample, read_dataset
-from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions
+from data_pipelines.readers import LABEL_NAMES, Sample, read_dataset
 from data_pipelines.splits import split_samples
 from sapl_jax.errors import UserError
 from sapl_jax.files import sha256_of
@@ -29,13 +27,9 @@ _PNG_LEVEL = 1
 
 @dataclasses.dataclass(eq=False)
 class PictureConfig(tfds.core.BuilderConfig):
-    """Settings of prepared records. `fingerprint` ties them to the files of one root."""
+    """Settings of prepared records: `plan`, whose counts are still to come."""
 
-    geometry: Geometry = PAPER_GEOMETRY
-    options: EdgeOptions = DEFAULT_OPTIONS
-    val_fraction: float = 0.1
-    seed: int = 0
-    fingerprint: str = ""
+    plan: Prepared = Prepared()
 
 
 class PictureBuilder(tfds.core.GeneratorBasedBuilder):
@@ -61,56 +55,46 @@ class PictureBuilder(tfds.core.GeneratorBasedBuilder):
         """Name of the data set's reader. Abstract, so that TFDS does not register this class."""
 
     def _info(self) -> tfds.core.DatasetInfo:
-        grid = self.builder_config.geometry.grid
+        grid = self.builder_config.plan.geometry.grid
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+            "edge_map": tfds.features.Tensor(shape=(grid, grid), dtype=np.float32),
+            "label": tfds.features.ClassLabel(names=list(LABEL_NAMES)),
+            "name": tfds.features.Text(),
+            "original_size": tfds.features.Tensor(shape=(2,), dtype=np.int32),
+            "sha256": tfds.features.Text(),
+        }
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
-                    "edge_map": tfds.features.Tensor(shape=(grid, grid), dtype=np.float32),
-                    "label": tfds.features.ClassLabel(names=list(LABEL_NAMES)),
-                    "name": tfds.features.Text(),
-                    "original_size": tfds.features.Tensor(shape=(2,), dtype=np.int32),
-                    "sha256": tfds.features.Text(),
-                }
-            ),
-            supervised_keys=("image", "label"),
+            features=tfds.features.FeaturesDict(features), supervised_keys=("image", "label")
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        config = self.builder_config
-        listing = read_dataset(self.DATASET, Path(dl_manager.manual_dir), both_classes=True)
-        split = split_samples(listing.samples, config.val_fraction, config.seed)
-        self._listing: Listing = listing
-        self._shared = split.shared
+        plan = self.builder_config.plan
+        self._listing = read_dataset(self.DATASET, dl_manager.manual_dir, both_classes=True)
+        split = split_samples(self._listing.samples, plan.val_fraction, plan.seed)
+        shared = split.shared
+        self._plan = dataclasses.replace(plan, dataset=self.DATASET, num_shared_sources=shared)
         self._unreadable: list[tuple[str, str]] = []
-        self._counts: dict[str, Counter[str]] = {}
+        self._counts: dict[str, dict[str, int]] = {}
         generators = {"train": self._generate_examples("train", split.train)}
         if split.validation:
             generators["validation"] = self._generate_examples("validation", split.validation)
         return generators
 
-    def _generate_examples(
-        self, split: str, samples: Sequence[Sample]
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
-        counts = self._counts[split] = Counter(dict.fromkeys(LABEL_NAMES, 0))
-        bar = ProgressBar(
-            total=len(samples),
-            desc=f"preparing {split}",
-            unit=" pictures",
-            disable=not self.progress,
-        )
-        with bar:
-            found = read_ahead(self._example, samples, 4 * self.workers, threads=self.workers)
-            for sample, result in zip(samples, found, strict=True):
-                bar.update()
-                if isinstance(result, UnreadableImage):
-                    self._unreadable.append((sample.name, str(result)))
-                    bar.set_postfix(skipped=len(self._unreadable))
-                    continue
-                counts[LABEL_NAMES[sample.label]] += 1
-                yield sample.name, result
+    def _generate_examples(self, split: str, samples: list[Sample]) -> Iterator[tuple[str, Any]]:
+        counts = self._counts[split] = dict.fromkeys(LABEL_NAMES, 0)
+        found = read_ahead(self._example, samples, 4 * self.workers, threads=self.workers)
+        look = {"desc": f"preparing {split}", "unit": " pictures", "disable": not self.progress}
+        bar = ProgressBar(zip(samples, found, strict=True), total=len(samples), **look)
+        for sample, result in bar:
+            if isinstance(result, UnreadableImage):
+                self._unreadable.append((sample.name, str(result)))
+                bar.set_postfix(skipped=len(self._unreadable))
+                continue
+            counts[LABEL_NAMES[sample.label]] += 1
+            yield sample.name, result
         lacking = [name for name in LABEL_NAMES if not counts[name]]
-        if lacking == list(LABEL_NAMES) or (lacking and split == "train"):
+        if len(lacking) == 2 or (lacking and split == "train"):
             first = "; ".join(reason for _, reason in self._unreadable[:3])
             raise UserError(
                 f"no readable {' or '.join(lacking)} picture for the {split} split in "
@@ -119,18 +103,18 @@ class PictureBuilder(tfds.core.GeneratorBasedBuilder):
             )
 
     def _example(self, sample: Sample) -> dict[str, Any] | UnreadableImage:
-        config = self.builder_config
+        plan = self.builder_config.plan
         try:
             data = read_bytes(sample.image)
             picture = decode_image(data, sample.image)
         except UnreadableImage as error:
             return error
-        resized = resize(picture, config.geometry)
+        resized = resize(picture, plan.geometry)
         bgr = cv2.cvtColor(resized, cv2.COLOR_RGB2BGR)
         _, png = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])
         return {
             "image": png.tobytes(),
-            "edge_map": patch_edge_map(resized, config.geometry, config.options),
+            "edge_map": patch_edge_map(resized, plan.geometry, plan.options),
             "label": sample.label,
             "name": sample.name,
             "original_size": np.asarray(picture.shape[:2], np.int32),
@@ -139,25 +123,14 @@ class PictureBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
         super()._download_and_prepare(dl_manager, download_config)
-        config = self.builder_config
-        listed = [
-            (path.relative_to(self._listing.root).as_posix(), reason)
-            for path, reason in self._listing.skipped
-        ]
+        root = self._listing.root
+        listed = [(p.relative_to(root).as_posix(), reason) for p, reason in self._listing.skipped]
         skipped = sorted(listed + self._unreadable)
-        content = {
-            "dataset": self.DATASET,
-            "geometry": dataclasses.asdict(config.geometry),
-            "options": dataclasses.asdict(config.options),
-            "val_fraction": config.val_fraction,
-            "seed": config.seed,
-            "fingerprint": config.fingerprint,
-            "counts": {split: dict(counts) for split, counts in self._counts.items()},
-            "num_skipped": len(skipped),
-            "num_shared_sources": self._shared,
-        }
         # TFDS renames this folder to its final name afterwards, so nothing here looks done before.
-        write_metadata(Path(self.data_path), content, skipped)
+        prepared = dataclasses.replace(
+            self._plan, dir=Path(self.data_path), counts=self._counts, num_skipped=len(skipped)
+        )
+        write_metadata(prepared, skipped)
 
 
 class Folder(PictureBuilder):

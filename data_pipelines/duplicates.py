@@ -1,7 +1,8 @@
 """Finds byte-identical pictures, inside a data set or between a test and a training set."""
 
-import collections
+from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from data_pipelines.listing import Listing
@@ -9,7 +10,7 @@ from sapl_jax.files import file_sha256
 
 
 def _by_size(paths: Iterable[Path]) -> dict[int, list[Path]]:
-    found = collections.defaultdict(list)
+    found = defaultdict(list)
     for path in paths:
         if path.is_file():
             found[path.stat().st_size].append(path)
@@ -18,7 +19,7 @@ def _by_size(paths: Iterable[Path]) -> dict[int, list[Path]]:
 
 def identical_groups(paths: Iterable[Path]) -> list[list[Path]]:
     """Groups of two or more files with the same bytes, each sorted; only equal sizes are hashed."""
-    groups = collections.defaultdict(list)
+    groups = defaultdict(list)
     for same_size in _by_size(paths).values():
         for path in same_size if len(same_size) > 1 else ():
             groups[file_sha256(path)].append(path)
@@ -39,10 +40,8 @@ def identical_across(paths: Iterable[Path], others: Iterable[Path]) -> dict[Path
 
 def without_training_pictures(listing: Listing, training: Listing) -> Listing:
     """The listing without pictures that the training set has too; these are listed as skipped."""
-    same = identical_across(
-        [sample.image for sample in listing.samples], [sample.image for sample in training.samples]
-    )
-    reason = "byte-identical to {} of the training set"
-    found = [(path, reason.format(other)) for path, other in same.items()]
+    tested, known = ([sample.image for sample in one.samples] for one in (listing, training))
+    same = identical_across(tested, known)
+    found = [(p, f"byte-identical to {other} of the training set") for p, other in same.items()]
     kept = [sample for sample in listing.samples if sample.image not in same]
-    return Listing(listing.name, listing.root, kept, listing.skipped + found, listing.notes)
+    return replace(listing, samples=kept, skipped=listing.skipped + found)

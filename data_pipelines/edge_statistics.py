@@ -2,13 +2,12 @@
 
 python -m data_pipelines.edge_statistics --dataset NAME --root PATH --output DIR
 
-Over the tampered pictures that have a mask, four regions: tampered edges (a band along the mask's
-outline), authentic edges (a band along the picture's Canny edges outside the mask), and what is
-left of the tampered and of the authentic part. In each, the mean over its pixels of the local
-variance, the Sobel gradient, the local skewness and the local excess kurtosis of the grey picture;
-then the distribution of these means over the pictures. Width of the band and of the local window
-are ours, the paper gives none. CASIA v1's medians are printed beside: the paper's premise is that
-tampered edges have more variance and gradient than authentic ones.
+Four regions of each tampered picture that has a mask: tampered edges (a band along the mask's
+outline), authentic edges (a band along Canny edges outside the mask), and what is left of the
+tampered and of the authentic part. In each, the means of local variance, Sobel gradient, skewness
+and excess kurtosis of the grey picture; then their distribution over the pictures. The widths of
+band and window are ours, the paper gives none. CASIA v1's medians are printed beside: by the
+paper's premise tampered edges have more variance and gradient than authentic ones.
 """
 
 import dataclasses
@@ -29,6 +28,7 @@ from data_pipelines.soft_edges import canny_edges
 from sapl_jax.errors import Parser, UserError, run_main
 from sapl_jax.files import make_output_folder, write_json
 
+Summary = dict[str, dict[str, dict[str, float]]]
 REGIONS = ("tampered edges", "authentic edges", "tampered interior", "authentic interior")
 STATISTICS = ("local variance", "Sobel gradient", "skewness", "excess kurtosis")
 # Medians over the 798 pictures of CASIA v1 that have usable masks, by this module, per region.
@@ -58,9 +58,8 @@ class Options:
 
 def regions(rgb: np.ndarray, mask: np.ndarray, options: Options) -> np.ndarray:
     """The four REGIONS, bool [4, H, W], disjoint. rgb: uint8 [H, W, 3]; mask: bool [H, W]."""
-    near = cv2.getStructuringElement(
-        cv2.MORPH_ELLIPSE, (2 * options.band + 1, 2 * options.band + 1)
-    )
+    width = 2 * options.band + 1
+    near = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
     inside = mask.astype(np.uint8)
     outline = (cv2.dilate(inside, near) > 0) & (cv2.erode(inside, near) == 0)
     edges = cv2.dilate(canny_edges(rgb).astype(np.uint8), near) > 0
@@ -77,11 +76,10 @@ def local_statistics(rgb: np.ndarray, window: int = 7) -> np.ndarray:
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float64)
     gradient = cv2.magnitude(cv2.Sobel(grey, cv2.CV_64F, 1, 0), cv2.Sobel(grey, cv2.CV_64F, 0, 1))
     centred = grey - grey.mean()  # smaller powers, less cancellation
-    moments = [
+    m1, m2, m3, m4 = (
         cv2.boxFilter(centred**k, cv2.CV_64F, (window, window), borderType=cv2.BORDER_REFLECT)
         for k in (1, 2, 3, 4)
-    ]
-    m1, m2, m3, m4 = moments
+    )
     variance = np.maximum(m2 - m1**2, 0)
     third = m3 - 3 * m1 * m2 + 2 * m1**3
     fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
@@ -98,13 +96,10 @@ def measure_picture(rgb: np.ndarray, mask: np.ndarray, options: Options) -> np.n
     if found.sum((1, 2)).min() < _MIN_PIXELS:
         return None
     statistics = local_statistics(rgb, options.window)
-    means = np.full((len(REGIONS), len(STATISTICS)), np.nan)
-    for row, region in zip(means, found, strict=True):
-        values = statistics[:, region]
-        counts = np.isfinite(values).sum(1)
-        enough = counts >= _MIN_PIXELS
-        row[enough] = (np.nansum(values, 1) / np.maximum(counts, 1))[enough]
-    return means if np.isfinite(means).all() else None
+    values = [statistics[:, region] for region in found]
+    counts = np.array([np.isfinite(region).sum(1) for region in values])
+    sums = np.array([np.nansum(region, 1) for region in values])
+    return sums / counts if counts.min() >= _MIN_PIXELS else None
 
 
 def measure_all(
@@ -129,43 +124,39 @@ def measure_all(
     return np.array(means).reshape(-1, len(REGIONS), len(STATISTICS)), reasons
 
 
-def summarise(means: np.ndarray) -> dict[str, dict[str, dict[str, float]]]:
+def summarise(means: np.ndarray) -> Summary:
     """Mean, median and quartiles over the pictures, per statistic and region.
 
     means: [N, 4 regions, 4 statistics]. Each statistic also has the share of pictures whose
     tampered edges are above their authentic ones.
     """
-    summary: dict[str, dict[str, dict[str, float]]] = {}
+    summary: Summary = {}
     for s, statistic in enumerate(STATISTICS):
         summary[statistic] = {}
-        for r, region in enumerate(REGIONS):
-            values = means[:, r, s]
-            quartiles = map(float, np.quantile(values, [0.25, 0.5, 0.75]))
-            found = dict(zip(("quartile_1", "median", "quartile_3"), quartiles, strict=True))
-            summary[statistic][region] = {"mean": float(values.mean()), **found}
+        for region, values in zip(REGIONS, means[:, :, s].T, strict=True):
+            found = [values.mean(), *np.quantile(values, [0.25, 0.5, 0.75])]
+            names = ("mean", "quartile_1", "median", "quartile_3")
+            summary[statistic][region] = dict(zip(names, map(float, found), strict=True))
         above = float((means[:, 0, s] > means[:, 1, s]).mean())
         summary[statistic]["tampered edges above authentic edges"] = {"share": above}
     return summary
 
 
-def table(summary: dict[str, dict[str, dict[str, float]]]) -> str:
+def table(summary: Summary) -> str:
     """Medians per statistic and region, CASIA v1's below, as a table for the screen."""
     lines = [" " * 16 + "".join(f"{region:>20}" for region in REGIONS)]
     for statistic in STATISTICS:
         medians = [summary[statistic][region]["median"] for region in REGIONS]
-        rows = {statistic: medians, "  on CASIA v1": CASIA_V1.get(statistic, ())}
-        for name, row in rows.items():
+        for name, row in ((statistic, medians), ("  on CASIA v1", CASIA_V1.get(statistic, ()))):
             lines += [f"{name:16}" + "".join(f"{value:20.2f}" for value in row)] if row else []
     return "\n".join(lines)
 
 
 def plot(means: np.ndarray, path: Path, title: str) -> None:
     """Writes the figure: one panel per statistic, one box per region over the pictures."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=10)
     colours = ("#D55E00", "#0072B2", "#F0B58A", "#8DBFE0")
     axes = figure.subplots(1, len(STATISTICS))
@@ -175,9 +166,8 @@ def plot(means: np.ndarray, path: Path, title: str) -> None:
         for box, colour in zip(boxes, colours, strict=True):
             box.set_facecolor(colour)
         axis.set_title(statistic, fontsize=10)
-        axis.set_xticks([])
+        axis.set(xticks=[], axisbelow=True)
         axis.grid(axis="y", color="0.9")
-        axis.set_axisbelow(True)
     figure.legend(boxes, REGIONS, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     figure.savefig(path, dpi=120)
 
@@ -203,15 +193,9 @@ def main() -> None:
     if len(means) == 0:
         raise UserError(f"{arguments.root}: none of {len(samples)} pictures could be measured")
     summary = summarise(means)
-    content = {
-        "dataset": arguments.dataset,
-        "root": str(arguments.root),
-        "pictures": len(means),
-        "left_out": reasons,
-        "options": dataclasses.asdict(options),
-        "statistics": summary,
-        "casia_v1_medians": CASIA_V1,
-    }
+    content = {"dataset": arguments.dataset, "root": str(arguments.root), "pictures": len(means)}
+    content |= {"left_out": reasons, "options": dataclasses.asdict(options)}
+    content |= {"statistics": summary, "casia_v1_medians": CASIA_V1}
     write_json(arguments.output / "edge_statistics.json", content)
     title = f"{arguments.dataset}: {len(means)} pictures"
     plot(means, arguments.output / "edge_statistics.png", title)

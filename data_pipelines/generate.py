@@ -10,7 +10,7 @@ from data_pipelines.generator.photographs import SPLITS
 from sapl_jax.errors import Parser, UserError, check_numbers, run_main
 
 
-def main() -> int | None:
+def main() -> None:
     """The command: flags, generate, summary."""
     parser = Parser("sapl generate", __doc__)
     parser.add_argument("--output", required=True, help="folder to write; empty, absent or ours")
@@ -38,19 +38,9 @@ def main() -> int | None:
         raise UserError("--world is for generated pictures: leave it out with --photographs")
     if not flags.photographs and (flags.segments or flags.split):
         raise UserError("--segments and --split are for photographs: give --photographs too")
-    folder = generate(
-        flags.output,
-        flags.images,
-        flags.seed,
-        flags.size,
-        world=flags.world or "interior",
-        photographs=flags.photographs,
-        segments=flags.segments,
-        split=flags.split or "train",
-        workers=flags.workers,
-    )
+    flags.world, flags.split = flags.world or "interior", flags.split or "train"
+    folder = generate(**vars(flags))
     print(f"{flags.images} pictures in {folder}: Au/ (authentic), Tp/ (tampered), Gt/ (masks)")
-    return None
 
 
 if __name__ == "__main__":

@@ -11,13 +11,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import PngImagePlugin
-from PIL.BmpImagePlugin import BmpImageFile
+from PIL import BmpImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 from PIL.Image import Image
 from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from sapl_jax.errors import UserError
 
@@ -25,7 +21,7 @@ MAX_PIXELS = 200_000_000
 _EXIF_ORIENTATION = 0x0112
 
 
-class _Tiff(TiffImageFile):
+class _Tiff(TiffImagePlugin.TiffImageFile):
     """A TIFF of any layout, of the size that is stored: OpenCV says what can be decoded."""
 
     def _setup(self) -> None:
@@ -37,12 +33,12 @@ class _Tiff(TiffImageFile):
 
 # Not Image.open: it has a limit of pixels of its own, and takes a JPEG with a depth map for two.
 _PLUGINS: dict[bytes, type[ImageFile]] = {
-    b"\xff\xd8\xff": JpegImageFile,
+    b"\xff\xd8\xff": JpegImagePlugin.JpegImageFile,
     b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile,
-    b"BM": BmpImageFile,
+    b"BM": BmpImagePlugin.BmpImageFile,
     b"II": _Tiff,
     b"MM": _Tiff,
-    b"RIFF": WebPImageFile,
+    b"RIFF": WebPImagePlugin.WebPImageFile,
 }
 # Pillow's own limit, 1 MiB, refuses pictures for the metadata that photograph programs leave.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
@@ -55,10 +51,10 @@ class UnreadableImage(UserError):
 
 
 def read_header(data: bytes, origin: str | Path = "picture") -> ImageFile:
-    """The picture in `data` as Pillow's header readers see it: format, size, mode, frames.
+    """The picture in `data` as Pillow sees it, not decoded: format, size, mode, frames.
 
-    Nothing is decoded. `origin` is the name that errors carry. Raises UnreadableImage for bytes
-    that are no JPEG, PNG, BMP, TIFF or WebP picture, or have a damaged header.
+    `origin` is the name that errors carry. Raises UnreadableImage for bytes that are no JPEG, PNG,
+    BMP, TIFF or WebP picture, or have a damaged header.
     """
     for magic, plugin in _PLUGINS.items():
         if data.startswith(magic):
@@ -67,12 +63,10 @@ def read_header(data: bytes, origin: str | Path = "picture") -> ImageFile:
             except MemoryError:
                 raise
             except Exception as error:  # of any kind, by what is damaged
-                raise UnreadableImage(
-                    f"{origin}: truncated or corrupt {plugin.format} header ({error})"
-                ) from error
-    raise UnreadableImage(
-        f"{origin}: not a JPEG, PNG, BMP, TIFF or WebP picture (it starts with {data[:8]!r})"
-    )
+                what = f"truncated or corrupt {plugin.format} header ({error})"
+                raise UnreadableImage(f"{origin}: {what}") from error
+    start = f"it starts with {data[:8]!r}"
+    raise UnreadableImage(f"{origin}: not a JPEG, PNG, BMP, TIFF or WebP picture ({start})")
 
 
 def read_bytes(path: str | Path, max_bytes: int | None = None) -> bytes:
@@ -93,30 +87,26 @@ def read_bytes(path: str | Path, max_bytes: int | None = None) -> bytes:
 def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads a picture as uint8 RGB [H, W, 3].
 
-    JPEG, PNG, BMP, TIFF (first page) and WebP, recognised by content, not by name. Grey and
-    palette pictures become RGB, 16-bit ones are scaled to 8 bits, an alpha channel is dropped
-    (the colours below it stay as stored, nothing is blended). The EXIF orientation is ignored:
-    masks and traces belong to the pixels as stored.
+    JPEG, PNG, BMP, TIFF (first page) and WebP, recognised by content. Grey and palette pictures
+    become RGB, 16-bit ones are scaled to 8 bits, an alpha channel is dropped, nothing blended. The
+    EXIF orientation is ignored: masks and traces belong to the pixels as stored.
 
     Raises UnreadableImage for a missing, empty, truncated or corrupt file, one that is not a
-    picture, and one whose header announces more than `max_pixels` pixels (checked before
-    decoding).
+    picture, and one whose header announces more than `max_pixels` pixels.
     """
     return decode_image(read_bytes(path), path, max_pixels)
 
 
 def decode_image(data: bytes, origin: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """`read_image` for bytes already read; `origin` is the name that errors carry."""
-    return cv2.cvtColor(
-        decode_pixels(data, origin, cv2.IMREAD_COLOR, max_pixels), cv2.COLOR_BGR2RGB
-    )
+    pixels = decode_pixels(data, origin, cv2.IMREAD_COLOR, max_pixels)
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
 def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads a mask as uint8 [H, W], grey values as stored (one-bit files give 0 and 255).
 
-    Colour is reduced to luma; EXIF orientation is ignored. Raises UnreadableImage like
-    `read_image`.
+    Colour is reduced to luma; orientation and errors as for `read_image`.
     """
     return decode_pixels(read_bytes(path), path, cv2.IMREAD_GRAYSCALE, max_pixels)
 
@@ -124,11 +114,10 @@ def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 def decode_pixels(data: bytes, origin: str | Path, mode: int, max_pixels: int) -> np.ndarray:
     """A picture's pixels as OpenCV gives them in a mode (cv2.IMREAD_*), BGR; as `read_image`."""
     header = read_header(data, origin)
+    announced = f"{header.width} x {header.height} pixels"
     if header.width * header.height > max_pixels:
-        raise UnreadableImage(
-            f"{origin}: {header.width} x {header.height} pixels, more than the limit of "
-            f"{max_pixels}; make it smaller or raise the limit"
-        )
+        limit = f"more than the limit of {max_pixels}; make it smaller or raise the limit"
+        raise UnreadableImage(f"{origin}: {announced}, {limit}")
     if header.format == "JPEG" and not _is_whole_jpeg(data):
         raise UnreadableImage(f"{origin}: truncated JPEG, or one with damaged segments")
     pixels = None
@@ -142,10 +131,8 @@ def decode_pixels(data: bytes, origin: str | Path, mode: int, max_pixels: int) -
     if isinstance(header, _Tiff):
         pixels = _turned_back(pixels, header.tag_v2.get(_EXIF_ORIENTATION))
     if pixels.shape[1::-1] != header.size:
-        raise UnreadableImage(
-            f"{origin}: the header says {header.width} x {header.height} pixels, the data hold "
-            f"{pixels.shape[1]} x {pixels.shape[0]}"
-        )
+        held = f"{pixels.shape[1]} x {pixels.shape[0]}"
+        raise UnreadableImage(f"{origin}: the header says {announced}, the data hold {held}")
     return pixels
 
 
@@ -163,14 +150,29 @@ def _turned_back(pixels: np.ndarray, orientation: object) -> np.ndarray:
 def _is_whole_jpeg(data: bytes) -> bool:
     """Whether segment follows segment up to the pixels, and a mark ends these.
 
-    OpenCV refuses cut pixels, but skips damaged segments and does not notice that the end mark is
-    missing.
+    OpenCV refuses cut pixels, but neither damaged segments nor a missing end mark.
     """
     at = 2
     while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
         is_fill = data[at + 1 : at + 2] == b"\xff"
         at += 1 if is_fill else 2 + max(2, int.from_bytes(data[at + 2 : at + 4]))
     return data[at : at + 2] == b"\xff\xda" and data.find(b"\xff\xd9", at) > 0
+
+
+def encode_jpeg(picture: np.ndarray, quality: int, subsampling: str) -> bytes:
+    """JPEG of a picture, uint8 RGB [H, W, 3]; quality 1 to 100, subsampling 4:4:4 or 4:2:0."""
+    factor = getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{subsampling.replace(':', '')}")
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor]
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
+    if not done:  # a side is over JPEG's limit
+        raise ValueError(f"OpenCV cannot encode a picture of shape {picture.shape} as JPEG")
+    return data.tobytes()
+
+
+def resave(picture: np.ndarray, quality: int, subsampling: str) -> np.ndarray:
+    """What a JPEG save and load makes of a picture, uint8 RGB [H, W, 3]; as `encode_jpeg`."""
+    data = np.frombuffer(encode_jpeg(picture, quality, subsampling), np.uint8)
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB))
 
 
 _MODES = {
@@ -192,16 +194,14 @@ def oddities(data: bytes) -> list[str]:
 
     Reads the header only. A file that Pillow cannot open gives [] (reading it says what is wrong).
     """
-    found: list[str] = []
     try:
         image = read_header(data)
         # The base class's, since PNG's own decodes the pixels on its way to metadata behind them.
         orientation = Image.getexif(image).get(_EXIF_ORIENTATION, 1)
     except Exception:  # of any kind, by what is damaged
-        return found
+        return []
     mode = "I;16" if image.mode.startswith("I;16") else image.mode
-    if mode in _MODES:
-        found.append(_MODES[mode])
+    found = [_MODES[mode]] if mode in _MODES else []
     # Pillow calls 16-bit colour plain RGB, but decodes it as RGB;16B or the like.
     if any(re.search(r"RGB\w*;16", str(tile.args)) for tile in image.tile):
         found.append("16-bit colour, scaled to 8 bits")

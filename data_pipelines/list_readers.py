@@ -4,46 +4,46 @@ import json
 import math
 import re
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from data_pipelines.listing import (
-    AUTHENTIC,
-    TAMPERED,
-    Listing,
-    Outlines,
-    Sample,
-    existing_root,
-    is_file,
-)
+from data_pipelines.listing import AUTHENTIC, TAMPERED, Listing, Outlines, existing_root, is_file
 from sapl_jax.errors import UserError
 
+# What JSON of another form raises when it is read as annotations.
+_MALFORMED = (ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError)
+Row = tuple[str, str | None, bool]  # picture, mask, whether it is tampered
 
-def read_mvss_txt(path: str | Path) -> Listing:
+
+def read_mvss_txt(path: Path) -> Listing:
     """Lists a txt file of lines `image mask label`, mask `None` where there is none, label 0 or 1.
 
     Relative paths are looked for beside the list, in the folder above it, then in the current
     folder. Lines whose files are missing are skipped with the reason. Raises UserError for a file
     that is no such list or none of whose pictures is there.
     """
-    return _read_txt("mvss_txt", Path(path).expanduser())
+    return _read_list("mvss_txt", path, _txt_rows)
 
 
-def read_casia_v1plus(path: str | Path) -> Listing:
+def read_casia_v1plus(path: Path) -> Listing:
     """Lists CASIA v1.0 "plus" from its MVSS-Net list, `CASIAv1plus.txt` or the folder that has it.
 
     The list replaces the authentic pictures that CASIA v2.0 shares by ones of Corel.
     """
-    path = Path(path).expanduser()
-    return _read_txt("casia_v1plus", path / "CASIAv1plus.txt" if path.is_dir() else path)
+    path = path / "CASIAv1plus.txt" if path.is_dir() else path
+    return _read_list("casia_v1plus", path, _txt_rows)
 
 
-def read_benco_json(path: str | Path) -> Listing:
+def read_benco_json(path: Path) -> Listing:
     """Lists an IMDL-BenCo JSON file, `[[image, mask], [image, "Negative"], ...]`.
 
     "Negative" marks an authentic picture. Paths and errors as for `read_mvss_txt`.
     """
-    listing = _from_file("benco_json", path := Path(path).expanduser())
+    return _read_list("benco_json", path, _json_rows)
+
+
+def _json_rows(listing: Listing, path: Path) -> Iterator[Row]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -55,29 +55,22 @@ def read_benco_json(path: str | Path) -> Listing:
     if not pairs:
         raise UserError(f'{path}: expected [[image, mask], [image, "Negative"], ...]')
     for image, mask in rows:
-        authentic = mask == "Negative"
-        _add(listing, path, image, None if authentic else mask, not authentic)
-    return _finished(listing, path)
+        yield image, mask, mask != "Negative"
 
 
-def _read_txt(name: str, path: Path) -> Listing:
-    listing = _from_file(name, path)
+def _txt_rows(listing: Listing, path: Path) -> Iterator[Row]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a text file ({error})") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        rest, _, label = line.strip().rpartition(" ")
-        if not rest or not re.fullmatch("[0-9]{1,9}", label):
-            reason = f"line {number} is not `image mask label`: {line.strip()!r}"
+    for number, line in enumerate(map(str.strip, lines), 1):
+        rest, _, label = line.rpartition(" ")
+        if rest and re.fullmatch("[0-9]{1,9}", label):
+            # MVSS-Net counts every label above 0 (its kinds of tampering) as tampered.
+            yield *_split_paths(path, rest), int(label) > 0
+        elif line:
+            reason = f"line {number} is not `image mask label`: {line!r}"
             listing.skipped.append((path, reason))
-            continue
-        image, mask = _split_paths(path, rest)
-        # MVSS-Net counts every label above 0 (its kinds of tampering) as tampered.
-        _add(listing, path, image, mask, int(label) > 0)
-    return _finished(listing, path)
 
 
 def _split_paths(list_file: Path, text: str) -> tuple[str, str | None]:
@@ -91,57 +84,51 @@ def _split_paths(list_file: Path, text: str) -> tuple[str, str | None]:
     return image, mask.strip() or None
 
 
-def _add(listing: Listing, list_file: Path, image: str, mask: str | None, tampered: bool) -> None:
-    found = _locate(list_file, image)
-    if found is None:
-        listing.skipped.append((Path(image), "in the list, but there is no such file"))
-        return
-    style = "columbia" if mask is not None and "_edgemask" in Path(mask).name else "white"
-    mask_file = None
-    if mask is not None and tampered:
-        mask_file = _locate(list_file, mask)
-        if mask_file is None:
-            listing.notes.append(f"{image}: its mask {mask} is not there, so it counts without one")
-    label = TAMPERED if tampered else AUTHENTIC
-    listing.samples.append(Sample(Path(image).as_posix(), found, label, mask_file, (), style))
-
-
 def _locate(list_file: Path, name: str) -> Path | None:
     folders = (list_file.parent, list_file.parent.parent, Path())
     return next((folder / name for folder in folders if is_file(folder / name)), None)
 
 
-def _from_file(name: str, path: Path) -> Listing:
+def _read_list(name: str, path: Path, rows: Callable[[Listing, Path], Iterator[Row]]) -> Listing:
+    """Lists the pictures of `rows`, which may skip lines; each name once."""
     if not path.is_file():
         what = "a folder" if path.is_dir() else "not there"
         raise UserError(f"no list at {path}: it is {what}, expected a list file")
-    return Listing(name, path.parent, samples=[])
-
-
-def _finished(listing: Listing, path: Path) -> Listing:
-    if not listing.samples:
+    listing, again = Listing(name, path.parent), []
+    names = set()
+    for image, mask, tampered in rows(listing, path):
+        found = _locate(path, image)
+        if found is None:
+            listing.skipped.append((Path(image), "in the list, but there is no such file"))
+            continue
+        style = "columbia" if mask is not None and "_edgemask" in Path(mask).name else "white"
+        file = _locate(path, mask) if mask is not None and tampered else None
+        if mask is not None and tampered and file is None:
+            listing.notes.append(f"{image}: its mask {mask} is not there, so it counts without one")
+        label, name = TAMPERED if tampered else AUTHENTIC, Path(image).as_posix()
+        if name in names:
+            again.append((found, "listed a second time"))
+        else:
+            listing.add(found, label, file, name, mask_style=style)
+        names.add(name)
+    if not names:
         missing = f", for instance {listing.skipped[0][0]}" if listing.skipped else ""
         raise UserError(
             f"{path}: none of the pictures it lists is there{missing}; relative paths are looked "
             f"for in {path.parent}, {path.parent.parent} and {Path.cwd()}"
         )
-    first = {sample.name: sample for sample in reversed(listing.samples)}
-    again = [sample.image for sample in listing.samples if first[sample.name] is not sample]
-    listing.skipped += [(image, "listed a second time") for image in again]
-    listing.samples = sorted(first.values(), key=lambda sample: sample.name)
-    return listing
+    listing.skipped += again
+    return listing.finished("pictures")
 
 
-def read_openforensics(root: str | Path) -> Listing:
+def read_openforensics(root: Path) -> Listing:
     """Lists one part of OpenForensics from its annotations, such as `Test-Challenge_poly.json`.
 
     root: that file, or a folder with one such file. A picture with any fake face is tampered, and
-    the outlines of its fake faces are its mask. Names in the file begin with `Images/<part>/`;
-    pictures are looked for there, in `<part>/`, and beside the file. Faces count by the name of
-    their category, not its number. Raises UserError for a file that holds something else, a folder
-    with none or several, or where no picture is there.
+    the outlines of its fake faces are its mask; faces count by the name of their category. Pictures
+    are looked for in `Images/<part>/`, in `<part>/`, and beside the file. Raises UserError for a
+    file that holds something else, a folder with none or several, or where no picture is there.
     """
-    root = Path(root).expanduser()
     tables = [root] if root.is_file() else sorted(existing_root(root).glob("*_poly.json"))
     if len(tables) != 1:
         names = ", ".join(path.name for path in tables) or "none"
@@ -152,7 +139,7 @@ def read_openforensics(root: str | Path) -> Listing:
     table = tables[0]
     part = table.stem.removesuffix("_poly")
     folders = [table.parent / folder for folder in (f"Images/{part}", f"{part}/{part}", part, "")]
-    listing = Listing("openforensics", table.parent, samples=[])
+    listing = Listing("openforensics", table.parent)
     for file_name, are_fake, outlines in _annotated(table):
         name = PureWindowsPath(file_name).name  # which splits at "/" and at "\"
         path = next((folder / name for folder in folders if is_file(folder / name)), None)
@@ -190,14 +177,7 @@ def _annotated(table: Path) -> list[tuple[str, list[bool], Outlines]]:
             )
             size = (int(row["height"]), int(row["width"]))
             pictures.append((name, are_fake, Outlines(size, polygons)))
-    except (
-        ValueError,
-        LookupError,
-        ArithmeticError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ) as error:
+    except _MALFORMED as error:
         raise UserError(
             f"{table}: not annotations of OpenForensics ({type(error).__name__}: {error}). "
             "Expected JSON with categories, images and annotations; copy the file again"

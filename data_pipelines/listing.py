@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from re import Match
 from typing import Any
 
 from sapl_jax.errors import UserError
@@ -19,12 +20,11 @@ PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
 class Outlines:
     """Tampered regions as polygons, which some sets have instead of mask pictures.
 
-    size: (height, width) in pixels of the picture they were drawn on.
-    polygons: x and y of each corner in turn, in pixels.
+    All numbers are pixels of the picture they were drawn on.
     """
 
-    size: tuple[int, int]
-    polygons: tuple[tuple[float, ...], ...]
+    size: tuple[int, int]  # height, width
+    polygons: tuple[tuple[float, ...], ...]  # x and y of each corner in turn
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,8 @@ class Sample:
     name: path below the root with "/" between folders, unique in the listing.
     label: AUTHENTIC (0) or TAMPERED (1).
     mask: file of the pixel-level truth, or None. Listing never opens it.
-    sources: scenes that the picture shows, where the names tell; pictures that share one are
-        kept on the same side of a training and validation split.
-    mask_style: how the mask says "tampered", a style of `data_pipelines.masks`; or the regions
-        that the file `mask` gives for this picture, where it is no picture.
+    sources: scenes that the picture shows, where names tell; a split never parts those that share.
+    mask_style: a style of `data_pipelines.masks`, or what `mask` draws, where it is no picture.
     """
 
     name: str
@@ -50,31 +48,84 @@ class Sample:
 
 @dataclass
 class Listing:
-    """A data set as found: samples sorted by name, skipped files with reasons, notes."""
+    """A data set as found, samples sorted by name. UserError where the root is no folder."""
 
     name: str
     root: Path
-    samples: list[Sample]
+    samples: list[Sample] = field(default_factory=list)
     skipped: list[tuple[Path, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.root = existing_root(self.root)
 
     def count(self, label: int) -> int:
         """Number of samples with this label."""
         return sum(sample.label == label for sample in self.samples)
 
-    def add(self, path: Path, label: int, mask: Path | None = None, **more: Any) -> None:
-        """Adds the sample at `path`, below the root; `more` are other fields of `Sample`."""
-        name = path.relative_to(self.root).as_posix()
-        self.samples.append(Sample(name, path, label, mask, **more))
+    def folder(self, *names: str, below: Path | None = None) -> Path | None:
+        """The first folder of `names`, in any case, directly below the root or another folder."""
+        entries = (below or self.root).iterdir()
+        there = {entry.name.lower(): entry for entry in entries if entry.is_dir()}
+        return next((there[name.lower()] for name in names if name.lower() in there), None)
+
+    def add(
+        self, path: Path, label: int, mask: Path | None = None, name: str = "", **more: Any
+    ) -> None:
+        """Adds a sample, named by its path below the root; an authentic picture gets no mask."""
+        name = name or path.relative_to(self.root).as_posix()
+        self.samples.append(Sample(name, path, label, mask if label else None, **more))
 
     def pictures_in(self, folder: Path | None, passing_over: str = "") -> list[Path]:
-        """Pictures directly in a folder; none without one. Other files count as skipped.
-
-        passing_over: name of a folder, in lower case, that belongs there.
-        """
+        """Pictures directly in a folder. All else but `passing_over`, in lower case, is skipped."""
         pictures, others = list_pictures(folder) if folder else ([], [])
         self.skipped += [entry for entry in others if entry[0].name.lower() != passing_over]
         return pictures
+
+    def all_pictures(self) -> list[Path]:
+        """Picture files anywhere below the root."""
+        paths = sorted(map(Path, walk_files(self.root)))
+        return [path for path in paths if path.suffix.lower() in PICTURE_SUFFIXES]
+
+    def named(self, folder: Path | None, pattern: str, names: str) -> Iterator[tuple[Path, Match]]:
+        """Pictures in a folder whose stem is like `pattern`; others are skipped, not of `names`."""
+        for path in self.pictures_in(folder):
+            if found := re.fullmatch(pattern, path.stem, re.IGNORECASE | re.DOTALL):
+                yield path, found
+            else:
+                self.skipped.append((path, f"not a name of {names}"))
+
+    def masks_in(self, folder: Path | None, ending: str = "_gt") -> dict[str, Path]:
+        """Mask files `<stem><ending>.<suffix>` of a folder, by the stem of their picture.
+
+        A digit may follow the ending, as in CASIA's `_gt3`. png is preferred among several masks.
+        """
+        masks: dict[str, Path] = {}
+        for path in list_pictures(folder)[0] if folder else ():
+            if found := re.fullmatch(rf"(.+){ending}\d?", path.stem, re.IGNORECASE):
+                other = masks.setdefault(found[1], path)
+                if path.suffix.lower() == ".png" != other.suffix.lower():
+                    masks[found[1]] = path
+        return masks
+
+    def pair_by_number(self, stems: Iterable[str], masks: dict[str, Path]) -> None:
+        """Adds to `masks` those of pictures that have another name, by CASIA's serial number.
+
+        Copies of the sets disagree on D (splicing) and S (copy-move), the order of sources, dots.
+        Paired are a picture and a mask left over that alone share the number; a note counts them.
+        """
+        pictures = set(stems)
+        without: dict[str | None, list[str]] = defaultdict(list)
+        left: dict[str | None, list[str]] = defaultdict(list)
+        for stem in pictures ^ masks.keys():
+            (left if stem in masks else without)[trailing_number(stem)].append(stem)
+        numbers = [n for n in without if n and len(without[n]) == len(left.get(n, ())) == 1]
+        masks.update({without[number][0]: masks[left[number][0]] for number in numbers})
+        if numbers:
+            self.notes.append(
+                f"{len(numbers)} masks have another name than their picture (older copies swap D "
+                "and S or the two sources) and were paired by their serial number"
+            )
 
     def finished(self, expected: str) -> "Listing":
         """Sorts the samples. UserError where there are none: `expected` is what a root holds."""
@@ -82,16 +133,6 @@ class Listing:
             raise UserError(f"{self.root}: found no picture of {self.name}; expected {expected}")
         self.samples.sort(key=lambda sample: sample.name)
         return self
-
-    def require_both_classes(self) -> None:
-        """Raises UserError unless there are authentic and tampered pictures, as training needs."""
-        counts = {name: self.count(label) for label, name in enumerate(LABEL_NAMES)}
-        if not all(counts.values()):
-            raise UserError(
-                f"{self.root}: found {counts['authentic']} authentic and {counts['tampered']} "
-                "tampered pictures; training needs both. Put authentic pictures into Au/ and "
-                "tampered ones into Tp/"
-            )
 
 
 def is_file(path: Path) -> bool:
@@ -113,19 +154,17 @@ def existing_root(root: str | Path) -> Path:
 
 
 def walk_files(
-    root: str | Path,
-    leave_out: str | None = None,
-    on_error: Callable[[OSError], None] | None = None,
+    root: str | Path, barred: str | None = None, on_error: Callable[[OSError], None] | None = None
 ) -> Iterator[str]:
     """Paths of all files below a folder, sorted within folders, behind links too.
 
-    A folder that several links lead to, or a loop of them, is walked once. Hidden files and
-    folders are passed over, and so is the folder whose real path is `leave_out`.
+    Each folder is walked once, even in a loop of links. Hidden files and folders are passed over,
+    and so is the folder whose real path is `barred`.
     """
     visited = set()
     for folder, folders, names in os.walk(root, onerror=on_error, followlinks=True):
         real = os.path.realpath(folder)
-        if real in visited or (leave_out and Path(real).is_relative_to(leave_out)):
+        if real in visited or (barred and Path(real).is_relative_to(barred)):
             folders.clear()
             continue
         visited.add(real)
@@ -135,17 +174,10 @@ def walk_files(
                 yield os.path.join(folder, name)
 
 
-def find_folder(root: Path, *names: str) -> Path | None:
-    """The first of the folders `names` directly below `root`, upper or lower case, or None."""
-    below = {entry.name.lower(): entry for entry in root.iterdir() if entry.is_dir()}
-    return next((below[name.lower()] for name in names if name.lower() in below), None)
-
-
 def list_pictures(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Picture files directly in `folder`, sorted by name, and (other file, reason) pairs.
 
-    Hidden files, which systems leave behind, are passed over in silence. A name that is no text,
-    which no record or report could hold, is told with its bytes escaped.
+    Hidden files are passed over. A name that is no text is told with its bytes escaped.
     """
     pictures, others = [], []
     for path in sorted(folder.iterdir()):
@@ -158,52 +190,14 @@ def list_pictures(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
             others.append((path, "a folder; pictures are only looked for one level deep"))
         elif not path.is_file():
             others.append((path, "a link to nothing, or no regular file"))
-        elif path.suffix.lower() in PICTURE_SUFFIXES:
-            pictures.append(path)
-        else:
+        elif path.suffix.lower() not in PICTURE_SUFFIXES:
             others.append((path, f"not a picture file ({path.suffix or 'no extension'})"))
+        else:
+            pictures.append(path)
     return pictures, others
-
-
-def masks_by_stem(folder: Path | None, ending: str = "_gt") -> dict[str, Path]:
-    """Mask files `<stem><ending>.<suffix>` of a folder, by the stem of their picture.
-
-    Only the last suffix is cut, so dotted stems stay whole. A digit may follow the ending, as in
-    CASIA's `_gt3`. png is preferred where a stem has several masks.
-    """
-    masks: dict[str, Path] = {}
-    for path in list_pictures(folder)[0] if folder else ():
-        if found := re.fullmatch(rf"(.+){ending}\d?", path.stem, re.IGNORECASE):
-            other = masks.setdefault(found.group(1), path)
-            if path.suffix.lower() == ".png" != other.suffix.lower():
-                masks[found.group(1)] = path
-    return masks
 
 
 def trailing_number(stem: str) -> str | None:
     """The digits after the last underscore or dot of a stem, CASIA's serial number, or None."""
     found = re.search(r"[_.](\d+)$", stem)
     return found.group(1) if found else None
-
-
-def pair_by_number(stems: Iterable[str], masks: dict[str, Path], listing: Listing) -> None:
-    """Adds to `masks` those of pictures that have another name, by CASIA's serial number.
-
-    Copies of the sets disagree on names: D (splicing) and S (copy-move), the order of the two
-    sources, dots for underscores. Paired are a picture and a mask left over that alone share the
-    number; a note says how many were.
-    """
-    pictures = set(stems)
-    without: dict[str | None, list[str]] = defaultdict(list)
-    left: dict[str | None, list[Path]] = defaultdict(list)
-    for stem in pictures - masks.keys():
-        without[trailing_number(stem)].append(stem)
-    for stem in masks.keys() - pictures:
-        left[trailing_number(stem)].append(masks[stem])
-    numbers = [n for n in without if n and len(without[n]) == len(left.get(n, ())) == 1]
-    masks.update({without[number][0]: left[number][0] for number in numbers})
-    if found := len(numbers):
-        listing.notes.append(
-            f"{found} masks have another name than their picture (older copies swap D and S "
-            "or the two sources) and were paired by their serial number"
-        )

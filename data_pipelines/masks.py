@@ -7,13 +7,11 @@ Data sets store masks in different ways, which a sample's mask style names:
 `nonzero`   anything but 0 is tampered (IMD2020)
 `columbia`  a lossy JPEG of a palette: either green is the spliced side, either red the background
 
-Where a mask is no picture, the `Outlines` that its reader found are in the style's place
-(OpenForensics). Only the evaluation, the dataset doctor and the edge statistics open masks;
-training never does.
+Where a mask is no picture, its `Outlines` are in the style's place. Training opens no mask.
 """
 
-import dataclasses
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -33,12 +31,8 @@ class UnusableMask(UserError):
     """A mask that cannot be laid over its picture; the message says why."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Mask:
-    """A mask fitted to its picture.
-
-    grey: uint8 [H, W], 255 = tampered. note: what had to be done to make it fit, or None.
-    """
+class Mask(NamedTuple):
+    """A mask fitted to its picture: uint8 [H, W], 255 = tampered; what that took, or None."""
 
     grey: np.ndarray
     note: str | None = None
@@ -47,44 +41,42 @@ class Mask:
 def load_mask(path: Path, image: np.ndarray, style: str | Outlines = "white") -> Mask:
     """Reads or draws a mask, as `style` says, and fits it to its picture, uint8 RGB [H, W, 3].
 
-    A mask with the picture's sides exchanged is turned by 90 degrees, towards the side on which
-    its outline follows the picture's edges better; a mask of another size with the same aspect
-    ratio (within 5 %) is resized to the nearest pixel. Both leave a note. Raises UnusableMask for
-    any other size and UserError for a file that is no picture.
+    A mask with the picture's sides exchanged is turned by 90 degrees, to where its outline follows
+    the picture's edges better; one of the same aspect ratio (within 5 %) is resized to the nearest
+    pixel. Raises UnusableMask for any other size and UserError for a file that is no picture.
     """
     grey = _drawn(style, path) if isinstance(style, Outlines) else _read(path, style)
-    height, width = image.shape[:2]
-    mask_height, mask_width = grey.shape
-    if (mask_height, mask_width) == (height, width):
+    (height, width), (mask_height, mask_width) = image.shape[:2], grey.shape
+    found, wanted = f"{mask_width}x{mask_height}", f"{width}x{height}"
+    if found == wanted:
         return Mask(grey)
-    if (mask_height, mask_width) == (width, height):
+    if grey.shape == (width, height):
         turns = _turns_that_follow_edges(grey, image)
-        side = "left" if turns == 1 else "right"
-        note = (
-            f"mask is turned: {mask_width}x{mask_height} for a {width}x{height} picture; "
-            f"turned 90 degrees to the {side}, where it follows the picture's edges"
-        )
+        note = f"mask is turned: {found} for a {wanted} picture; turned 90 degrees to the "
+        note += f"{'left' if turns == 1 else 'right'}, where it follows the picture's edges"
         return Mask(np.ascontiguousarray(np.rot90(grey, turns)), note)
-    stretch = (mask_width / width) / (mask_height / height)
-    if abs(stretch - 1) <= _ASPECT_TOLERANCE:
+    if abs((mask_width / width) / (mask_height / height) - 1) <= _ASPECT_TOLERANCE:
         resized = cv2.resize(grey, (width, height), interpolation=cv2.INTER_NEAREST)
-        note = f"mask is {mask_width}x{mask_height}, picture {width}x{height}: resized"
-        return Mask(resized, note)
-    raise UnusableMask(
-        f"{path}: mask is {mask_width}x{mask_height} but its picture is {width}x{height}; "
-        "the shapes do not match, so check that it belongs to this picture"
-    )
+        return Mask(resized, f"mask is {found}, picture {wanted}: resized")
+    mend = "the shapes do not match, so check that it belongs to this picture"
+    raise UnusableMask(f"{path}: mask is {found} but its picture is {wanted}; {mend}")
 
 
 def _read(path: Path, style: str) -> np.ndarray:
-    if style == "columbia":
-        return _columbia(read_image(path))
-    grey = read_mask(path)
+    """255 where `style` says tampered; Columbia's where the nearest palette colour is a green."""
+    if style == "white":
+        return read_mask(path)
+    if style == "black":
+        return 255 - read_mask(path)
     if style == "nonzero":
-        return np.where(grey > 0, 255, 0).astype(np.uint8)
-    if style in ("white", "black"):
-        return grey if style == "white" else 255 - grey
-    raise ValueError(f"{style!r} is no mask style")
+        return np.where(read_mask(path) > 0, 255, 0).astype(np.uint8)
+    if style != "columbia":
+        raise ValueError(f"{style!r} is no mask style")
+    rgb = read_image(path)
+    if int(np.ptp(rgb, axis=-1).max(initial=0)) < _GREY_SPREAD:  # converted to grey
+        return rgb[..., 0].copy()
+    distance = np.square(rgb[..., None, :].astype(np.int32) - _COLUMBIA).sum(-1)
+    return np.where(distance.argmin(-1) >= 2, 255, 0).astype(np.uint8)
 
 
 def _drawn(outlines: Outlines, path: Path) -> np.ndarray:
@@ -97,14 +89,6 @@ def _drawn(outlines: Outlines, path: Path) -> np.ndarray:
         corners = np.clip(np.reshape(polygon, (-1, 2)), 0, (width - 1, height - 1))
         cv2.fillPoly(grey, [np.rint(corners).astype(np.int32)], 255)
     return grey
-
-
-def _columbia(rgb: np.ndarray) -> np.ndarray:
-    """255 where the nearest palette colour is a green, else 0; converted grey masks stay."""
-    if int(np.ptp(rgb, axis=-1).max(initial=0)) < _GREY_SPREAD:
-        return rgb[..., 0].copy()
-    distance = np.square(rgb[..., None, :].astype(np.int32) - _COLUMBIA).sum(-1)
-    return np.where(distance.argmin(-1) >= 2, 255, 0).astype(np.uint8)
 
 
 def _turns_that_follow_edges(grey: np.ndarray, image: np.ndarray) -> int:

@@ -7,6 +7,8 @@ import errno
 import io
 import os
 import shutil
+import sys
+import tempfile
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -43,28 +45,22 @@ def prepare(
 ) -> Prepared:
     """Prepares the pictures below `root`, or reuses what an earlier call made of the same input.
 
-    dataset: a name in BUILDERS. output: where records go; None for TFDS's own folder
-    (TFDS_DATA_DIR or ~/tensorflow_datasets). The folder's name carries a fingerprint of the files
-    (names and sizes) and of every setting, so other input never meets these records. A call that
-    is interrupted leaves nothing that looks done; a second process waits for the first.
+    dataset: a name in BUILDERS. output: where records go, in a folder named after a fingerprint of
+    the files and settings; None for TFDS's own (TFDS_DATA_DIR or ~/tensorflow_datasets). A call
+    that is interrupted leaves nothing that looks done; a second process waits for the first.
 
     Raises UserError for a bad root (see `read_dataset`), one class only, no readable picture, an
     output folder that cannot be written, or a full disk.
     """
     if dataset not in BUILDERS:
-        raise UserError(
-            f"cannot prepare {dataset!r} for training; choose one of: {', '.join(BUILDERS)}"
-        )
+        names = ", ".join(BUILDERS)
+        raise UserError(f"cannot prepare {dataset!r} for training; choose one of: {names}")
     listing = read_dataset(dataset, root, both_classes=True)
     mark = fingerprint(listing, geometry, options, val_fraction, seed)
     config = PictureConfig(
         name=f"{geometry.size}p{geometry.patch}-{mark}",  # part of the folder's path
         description=f"Longer side {geometry.size}, patches of {geometry.patch} pixels.",
-        geometry=geometry,
-        options=options,
-        val_fraction=val_fraction,
-        seed=seed,
-        fingerprint=mark,
+        plan=Prepared(Path(), dataset, geometry, options, val_fraction, seed, mark),
     )
     data_dir = Path(output).expanduser() if output else Path(tfds.core.constants.DATA_DIR)
     try:
@@ -78,7 +74,11 @@ def prepare(
         with hold_lock(folder.parent / ".lock", waiting_for="prepares the same data"):
             reused = (folder / METADATA).is_file()
             if not reused:
-                _remove_leftovers(folder)
+                # Killed runs leave unfinished folders beside this one, or a broken one.
+                for left in folder.parent.glob(f"*incomplete*{folder.name}*"):
+                    shutil.rmtree(left, ignore_errors=True)
+                if folder.exists():
+                    shutil.rmtree(folder)
                 _build(builder, listing.root)
     except (OSError, RuntimeError) as error:  # The record writer's own is a RuntimeError.
         reason = str(error)
@@ -90,11 +90,32 @@ def prepare(
     return replace(open_prepared(folder), reused=reused)
 
 
-def _build(builder: PictureBuilder, root: Path) -> None:
-    # TFDS imports TensorFlow when it first needs it; this one comes first and is quiet.
-    import data_pipelines.quiet_tensorflow  # noqa: F401
+def _import_tensorflow() -> None:
+    """Imports it before TFDS does, without its start-up notes, which would hide ours."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as notes:
+        os.dup2(notes.fileno(), 2)  # where C++ code writes
+        try:
+            import tensorflow as tf
 
+            # The accelerator belongs to JAX; TensorFlow would take all of its memory.
+            tf.config.set_visible_devices([], "GPU")
+            tf.config.set_visible_devices([], "TPU")
+        except BaseException:
+            notes.seek(0)
+            os.write(stderr, notes.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def _build(builder: PictureBuilder, root: Path) -> None:
+    _import_tensorflow()
     tfds.disable_progress_bar()  # ours counts pictures over the whole split and shows the rate
+    options = {"manual_dir": root, "try_download_gcs": False, "compute_stats": "skip"}
+    download = tfds.download.DownloadConfig(**options)
     log = cv2.utils.logging
     threads, level = cv2.getNumThreads(), log.getLogLevel()
     cv2.setNumThreads(1)  # the builder's own threads fill the cores
@@ -102,26 +123,13 @@ def _build(builder: PictureBuilder, root: Path) -> None:
     try:
         # TFDS announces downloads that do not happen; errors are exceptions, not output.
         with redirect_stdout(io.StringIO()):
-            builder.download_and_prepare(
-                download_config=tfds.download.DownloadConfig(
-                    manual_dir=root, try_download_gcs=False, compute_stats="skip"
-                ),
-                file_format="array_record",
-            )
+            builder.download_and_prepare(download_config=download, file_format="array_record")
     finally:
         cv2.setNumThreads(threads)
         log.setLogLevel(level)
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Removes what killed runs left: unfinished folders beside `folder`, or a broken one."""
-    for left in folder.parent.glob(f"*incomplete*{folder.name}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    if folder.exists():
-        shutil.rmtree(folder)
-
-
-def main() -> int | None:
+def main() -> None:
     """The command: flags, prepare, summary."""
     parser = Parser("sapl prepare", __doc__)
     parser.add_argument("--dataset", required=True, choices=sorted(BUILDERS))
@@ -136,17 +144,9 @@ def main() -> int | None:
     flags = parser.parse_args()
     check_numbers(flags, val_fraction=(0, 0.99), workers=(1, 1024))
     absl.logging.set_verbosity(absl.logging.ERROR)  # TFDS warns of every config not built in
-    prepared = prepare(
-        flags.dataset,
-        flags.root,
-        flags.output,
-        Geometry(flags.size, flags.patch),
-        seed=flags.seed,
-        val_fraction=flags.val_fraction,
-        workers=flags.workers,
-    )
-    print(summary(prepared))
-    return None
+    more = {"seed": flags.seed, "val_fraction": flags.val_fraction, "workers": flags.workers}
+    geometry = Geometry(flags.size, flags.patch)
+    print(summary(prepare(flags.dataset, flags.root, flags.output, geometry, **more)))
 
 
 def summary(prepared: Prepared) -> str:
@@ -159,10 +159,8 @@ def summary(prepared: Prepared) -> str:
         lines.append(f"  {split}: {total} pictures ({parts})")
     if prepared.num_skipped:
         lines.append(f"  skipped: {prepared.num_skipped} files, listed in skipped.json there")
-    if prepared.num_shared_sources:
-        lines.append(
-            f"  {prepared.num_shared_sources} validation pictures share a source with training"
-        )
+    if shared := prepared.num_shared_sources:
+        lines.append(f"  {shared} validation pictures share a source with training")
     return "\n".join(lines)
 
 

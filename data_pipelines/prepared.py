@@ -4,21 +4,19 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from data_pipelines.listing import Listing
-from data_pipelines.preprocess import Geometry
-from data_pipelines.soft_edges import EdgeOptions
+from data_pipelines.preprocess import PAPER_GEOMETRY, Geometry
+from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions
 from sapl_jax.errors import UserError
 from sapl_jax.files import write_json
 
 METADATA = "prepared.json"
-SKIPPED = "skipped.json"
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A finished folder of records.
+    """A finished folder of records, or one to be made, whose counts are still to come.
 
     counts: pictures by split and class, {"train": {"authentic": n, "tampered": n}, ...}.
     num_skipped: files left out; skipped.json in the folder lists them with reasons.
@@ -26,30 +24,20 @@ class Prepared:
     reused: these records were there already when `prepare` was called.
     """
 
-    dir: Path
-    dataset: str
-    geometry: Geometry
-    options: EdgeOptions
-    val_fraction: float
-    seed: int
-    fingerprint: str
-    counts: dict[str, dict[str, int]]
-    num_skipped: int
-    num_shared_sources: int
+    dir: Path = Path()
+    dataset: str = ""
+    geometry: Geometry = PAPER_GEOMETRY
+    options: EdgeOptions = DEFAULT_OPTIONS
+    val_fraction: float = 0.1
+    seed: int = 0
+    fingerprint: str = ""
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    num_skipped: int = 0
+    num_shared_sources: int = 0
     reused: bool = field(default=False, compare=False)
 
-    @property
-    def num_train(self) -> int:
-        """Number of training pictures."""
-        return self.num_examples("train")
-
-    @property
-    def num_val(self) -> int:
-        """Number of validation pictures; 0 where no validation split was asked for."""
-        return self.num_examples("validation")
-
     def num_examples(self, split: str) -> int:
-        """Number of pictures in "train" or "validation"."""
+        """Number of pictures in "train" or "validation"; 0 where that split was not asked for."""
         return sum(self.counts.get(split, {}).values())
 
 
@@ -63,16 +51,14 @@ def fingerprint(
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def write_metadata(folder: Path, content: dict[str, Any], skipped: list[tuple[str, str]]) -> None:
-    """Writes prepared.json and skipped.json beside the records already in `folder`."""
-    records = {
-        path.name: path.stat().st_size
-        for path in sorted(folder.iterdir())
-        if ".array_record" in path.name
-    }
-    rows = [{"file": file, "reason": reason} for file, reason in skipped]
-    for name, value in ((SKIPPED, rows), (METADATA, {**content, "records": records})):
-        write_json(folder / name, value)
+def write_metadata(prepared: Prepared, skipped: list[tuple[str, str]]) -> None:
+    """Writes prepared.json and skipped.json beside the records already in the folder."""
+    folder, rows = prepared.dir, [{"file": file, "reason": reason} for file, reason in skipped]
+    write_json(folder / "skipped.json", rows)
+    content = asdict(prepared)
+    del content["dir"], content["reused"]
+    records = {p.name: p.stat().st_size for p in sorted(folder.glob("*.array_record*"))}
+    write_json(folder / METADATA, content | {"records": records})
 
 
 def open_prepared(folder: str | Path) -> Prepared:
@@ -83,6 +69,7 @@ def open_prepared(folder: str | Path) -> Prepared:
     """
     folder = Path(folder)
     path = folder / METADATA
+    again = f"delete the folder {folder} and prepare the data again"
     if not path.is_file():
         raise UserError(
             f"no prepared data in {folder}: {METADATA} is missing. Make it with "
@@ -91,22 +78,15 @@ def open_prepared(folder: str | Path) -> Prepared:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         records = content.pop("records")
-        prepared = Prepared(
-            dir=folder,
-            geometry=Geometry(**content.pop("geometry")),
-            options=EdgeOptions(**content.pop("options")),
-            **content,
-        )
+        content["geometry"] = Geometry(**content["geometry"])
+        content["options"] = EdgeOptions(**content["options"])
+        prepared = Prepared(folder, **content)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}); {_again(folder)}") from error
+        raise UserError(f"{path} is damaged ({error}); {again}") from error
     for name, size in records.items():
         record = folder / name
         found = record.stat().st_size if record.is_file() else None
         if found != size:
             state = "is missing" if found is None else f"has {found} bytes instead of {size}"
-            raise UserError(f"prepared records are damaged: {record} {state}; {_again(folder)}")
+            raise UserError(f"prepared records are damaged: {record} {state}; {again}")
     return prepared
-
-
-def _again(folder: Path) -> str:
-    return f"delete the folder {folder} and prepare the data again"

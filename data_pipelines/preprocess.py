@@ -41,19 +41,12 @@ PAPER_GEOMETRY = Geometry(size=512, patch=14)
 
 
 class Preprocessed(NamedTuple):
-    """What the model sees of a picture.
+    """What the model sees of a picture."""
 
-    Attributes:
-        image: uint8 [C, C, 3].
-        edge_map: float32 [g, g] in [0, 1].
-        valid: bool [g, g], patches inside the picture.
-        resized: (h, w), the part of the canvas, from the top left, that the picture covers.
-    """
-
-    image: np.ndarray
-    edge_map: np.ndarray
-    valid: np.ndarray
-    resized: tuple[int, int]
+    image: np.ndarray  # uint8 [C, C, 3]
+    edge_map: np.ndarray  # float32 [g, g] in [0, 1]
+    valid: np.ndarray  # bool [g, g], patches inside the picture
+    resized: tuple[int, int]  # (h, w) of the picture, at the top left of the canvas
 
 
 def preprocess(
@@ -62,12 +55,9 @@ def preprocess(
     """Resizes, finds soft edges, pads. rgb: uint8 [H, W, 3] of any size."""
     resized = resize(rgb, geometry)
     height, width = resized.shape[:2]
-    return Preprocessed(
-        image=pad(resized, geometry),
-        edge_map=patch_edge_map(resized, geometry, options),
-        valid=valid_patches(height, width, geometry),
-        resized=(height, width),
-    )
+    edge_map = patch_edge_map(resized, geometry, options)
+    valid = valid_patches(height, width, geometry)
+    return Preprocessed(pad(resized, geometry), edge_map, valid, (height, width))
 
 
 def resize(rgb: np.ndarray, geometry: Geometry) -> np.ndarray:
@@ -75,22 +65,18 @@ def resize(rgb: np.ndarray, geometry: Geometry) -> np.ndarray:
 
     rgb: uint8 [H, W, 3]; returns uint8 [h, w, 3], the same array where the size is right already.
     """
-    height, width = rgb.shape[:2]
-    longer = max(height, width)
+    longer = max(rgb.shape[:2])
     if longer == geometry.size:
         return rgb
-    new_height = max(1, round(height * geometry.size / longer))
-    new_width = max(1, round(width * geometry.size / longer))
+    height, width = (max(1, round(side * geometry.size / longer)) for side in rgb.shape[:2])
     method = cv2.INTER_AREA if longer > geometry.size else cv2.INTER_CUBIC
-    return cv2.resize(rgb, (new_width, new_height), interpolation=method)
+    return cv2.resize(rgb, (width, height), interpolation=method)
 
 
 def pad(resized: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Places uint8 [h, w, 3] top-left on a canvas [C, C, 3] of the padding colour."""
-    height, width = resized.shape[:2]
-    canvas = np.empty((geometry.canvas, geometry.canvas, 3), np.uint8)
-    canvas[:] = PADDING
-    canvas[:height, :width] = resized
+    canvas = np.full((geometry.canvas, geometry.canvas, 3), PADDING, np.uint8)
+    canvas[: resized.shape[0], : resized.shape[1]] = resized
     return canvas
 
 
@@ -119,6 +105,4 @@ def valid_patches(height: int, width: int, geometry: Geometry) -> np.ndarray:
 def pixels_of_patches(height: int, width: int, geometry: Geometry) -> np.ndarray:
     """Pixels of each patch that a picture of height x width covers; int [g, g]."""
     starts = np.arange(geometry.grid) * geometry.patch
-    rows = np.clip(height - starts, 0, geometry.patch)
-    columns = np.clip(width - starts, 0, geometry.patch)
-    return rows[:, None] * columns[None, :]
+    return np.multiply.outer(*np.clip([height - starts, width - starts], 0, geometry.patch))

@@ -56,13 +56,11 @@ def batches_ahead(
     What has no pixels, since its file cannot be used, travels along.
     """
     batch: list[Loaded] = []
-    sizes: list[int] = []
-    depth = 2 * batch_size
-    for loaded in read_ahead(load, items, depth, max_pixels=max_pixels, pixels=pixels):
+    for loaded in read_ahead(load, items, 2 * batch_size, max_pixels=max_pixels, pixels=pixels):
         batch.append(loaded)
-        sizes += filter(None, [pixels(loaded)])
+        sizes = [size for size in map(pixels, batch) if size]
         if len(sizes) == batch_size or sum(sizes) >= max_pixels:
             yield batch
-            batch, sizes = [], []
+            batch = []
     if batch:
         yield batch

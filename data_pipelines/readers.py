@@ -9,7 +9,7 @@ from sapl_jax.errors import UserError
 
 __all__ = ["AUTHENTIC", "LABEL_NAMES", "READERS", "TAMPERED", "Listing", "Sample", "read_dataset"]
 
-READERS: dict[str, Callable[[str | Path], Listing]] = {
+READERS: dict[str, Callable[[Path], Listing]] = {
     name.removeprefix("read_"): function
     for module in (au_tp_readers, test_set_readers, list_readers)
     for name, function in vars(module).items()
@@ -26,7 +26,11 @@ def read_dataset(name: str, root: str | Path, *, both_classes: bool = False) -> 
     """
     if name not in READERS:
         raise UserError(f"no data set named {name!r}; choose one of: {', '.join(sorted(READERS))}")
-    listing = READERS[name](root)
-    if both_classes:
-        listing.require_both_classes()
+    listing = READERS[name](Path(root).expanduser())
+    counts = [listing.count(label) for label in (AUTHENTIC, TAMPERED)]
+    if both_classes and not all(counts):
+        raise UserError(
+            f"{listing.root}: found {counts[0]} authentic and {counts[1]} tampered pictures; "
+            "training needs both. Put authentic pictures into Au/ and tampered ones into Tp/"
+        )
     return listing

@@ -4,8 +4,9 @@ The records are those that the TensorFlow Datasets builder wrote; reading them n
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
-from data_pipelines.jpeg import resave
+from data_pipelines.images import resave
 from data_pipelines.prepared import Prepared, open_prepared
 from data_pipelines.preprocess import Geometry, pad, valid_patches
 from data_pipelines.read_ahead import read_ahead
@@ -25,19 +26,12 @@ Batch = dict[str, np.ndarray]
 
 
 class _Item(NamedTuple):
-    """One example of a batch.
-
-    Attributes:
-        number: of its record.
-        flips: bool [2], along axes 0 and 1.
-        weight: 0 for padding.
-        jpeg: quality of one more JPEG save, 0 for none.
-    """
+    """One example of a batch: its record's number, the canvas's axes to flip, and more."""
 
     number: int
-    flips: np.ndarray
-    weight: float
-    jpeg: int = 0
+    flips: tuple[int, ...] = ()
+    jpeg: int = 0  # quality of one more JPEG save, 0 for none
+    weight: float | None = None  # 0 for padding, None where batches have no weights
 
 
 def train_batches(
@@ -58,37 +52,28 @@ def train_batches(
     batch = {"image": uint8 [B, C, C, 3], "edge_map": float32 [B, g, g], "valid": bool [B, g, g],
     "label": int32 [B]}, B = `batch_size` examples of this process. The global batch of a step has
     B * process_count examples at the positions n = step * B * process_count + ...; process p
-    holds the p-th slice of it. Position n is example n % N of a permutation of epoch n // N, so
-    example and flips depend on (seed, n) only: any start step is exact and immediate, and the
-    order of examples is the same for every number of processes.
+    holds the p-th slice of it. Position n is example n % N of a permutation of epoch n // N, so any
+    start step is exact and immediate, and the order is the same for every number of processes.
 
     Flips, each with probability 1/2, turn the whole canvas: picture, edge map and valid patches
-    alike. A flipped picture that is smaller than the canvas then touches the other border, and
-    every patch keeps exactly its pixels and its edge value. The share `jpeg_share` of the examples,
-    of either class and others in each epoch, is saved once more as JPEG (4:2:0, quality 60 to 98):
-    then a class cannot be told by the format its files happen to have. Edge maps stay as they are.
+    alike, so every patch keeps its pixels and its edge value. The share `jpeg_share` of the
+    examples, of either class and others in each epoch, is saved once more as JPEG (4:2:0, quality
+    60 to 98), so that formats do not tell classes. Edge maps stay as they are.
 
     threads: that read and decode, None for one per core. Raises UserError where there are no
     training pictures or the records cannot be read.
     """
-    prepared = _open(prepared)
-    total = _examples_in(prepared, "train")
-    flips = (vertical_flip, horizontal_flip)
-
-    def positions() -> Iterator[int]:
-        step = start_step
-        while True:
-            first = (step * process_count + process_index) * batch_size
-            yield from range(first, first + batch_size)
-            step += 1
+    prepared, total = _open(prepared, "train")
 
     def plan() -> Iterator[_Item]:
-        for n in positions():
-            order, coins = epoch_plan(total, seed, n // total)
-            quality = jpeg_qualities(total, seed, n // total, jpeg_share)[n % total]
-            yield _Item(int(order[n % total]), coins[n % total] & flips, 1.0, int(quality))
+        for n in _positions(count(start_step), batch_size, process_index, process_count):
+            epoch, at = divmod(n, total)
+            order, coins = epoch_plan(total, seed, epoch)
+            quality = int(jpeg_qualities(total, seed, epoch, jpeg_share)[at])
+            flips = np.flatnonzero(coins[at] & (vertical_flip, horizontal_flip))
+            yield _Item(int(order[at]), tuple(flips), quality)
 
-    return _batches(prepared, "train", plan(), batch_size, threads, with_weight=False)
+    return _batches(prepared, "train", plan(), batch_size, threads)
 
 
 def eval_batches(
@@ -106,17 +91,18 @@ def eval_batches(
     padding (copies of the last example) that fills the last global batch. Every process yields
     the same number of batches. Raises UserError like `train_batches`.
     """
-    prepared = _open(prepared)
-    total = _examples_in(prepared, split)
-    steps = -(-total // (batch_size * process_count))
+    prepared, total = _open(prepared, split)
+    steps = range(-(-total // (batch_size * process_count)))
+    numbers = _positions(steps, batch_size, process_index, process_count)
+    plan = (_Item(min(n, total - 1), weight=float(n < total)) for n in numbers)
+    return _batches(prepared, split, plan, batch_size, threads)
 
-    def plan() -> Iterator[_Item]:
-        for step in range(steps):
-            first = (step * process_count + process_index) * batch_size
-            for n in range(first, first + batch_size):
-                yield _Item(min(n, total - 1), np.zeros(2, bool), float(n < total))
 
-    return _batches(prepared, split, plan(), batch_size, threads, with_weight=True)
+def _positions(steps: Iterable[int], batch_size: int, process: int, of: int) -> Iterator[int]:
+    """Positions, in the order of all examples, of those that one of `of` processes takes."""
+    for step in steps:
+        first = (step * of + process) * batch_size
+        yield from range(first, first + batch_size)
 
 
 @lru_cache(maxsize=4)
@@ -140,24 +126,17 @@ def jpeg_qualities(total: int, seed: int, epoch: int, share: float) -> np.ndarra
     return np.where(chosen, 60 + words[total:] % np.uint64(39), 0).astype(np.int64)
 
 
-def _open(prepared: Prepared | str | Path) -> Prepared:
-    return prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
-
-
-def _examples_in(prepared: Prepared, split: str) -> int:
-    total = prepared.num_examples(split)
-    if not total:
+def _open(prepared: Prepared | str | Path, split: str) -> tuple[Prepared, int]:
+    """The records and the number of pictures in their split."""
+    if not isinstance(prepared, Prepared):
+        prepared = open_prepared(prepared)
+    if not (total := prepared.num_examples(split)):
         raise UserError(f"{prepared.dir} has no pictures in its {split!r} split")
-    return total
+    return prepared, total
 
 
 def _batches(
-    prepared: Prepared,
-    split: str,
-    plan: Iterator[_Item],
-    batch_size: int,
-    threads: int | None,
-    with_weight: bool,
+    prepared: Prepared, split: str, plan: Iterator[_Item], batch_size: int, threads: int | None
 ) -> Iterator[Batch]:
     """Reads, decodes and batches the examples that `plan` names; checks arguments at once."""
     if batch_size < 1:
@@ -171,7 +150,8 @@ def _batches(
             # A reader of its own: they are cheap, and not to be shared between threads.
             with ArrayRecordDataSource(shards) as records:
                 raw = records.__getitems__([item.number for item in items])
-            return _decode(raw, items, prepared.geometry, with_weight)
+            examples = [_decode(*pair, prepared.geometry) for pair in zip(raw, items, strict=True)]
+            return {name: np.stack([one[name] for one in examples]) for name in examples[0]}
         except (DecodeError, IndexError, OSError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"the prepared records in {prepared.dir} cannot be read ({error}); delete that "
@@ -182,35 +162,23 @@ def _batches(
     return read_ahead(load, whole, threads + 2, threads=threads)
 
 
-def _decode(
-    raw: Sequence[bytes], items: Sequence[_Item], geometry: Geometry, with_weight: bool
-) -> Batch:
-    """Records to a batch on the canvas, each flipped as told."""
-    count, canvas, grid = len(raw), geometry.canvas, geometry.grid
-    batch: Batch = {
-        "image": np.empty((count, canvas, canvas, 3), np.uint8),
-        "edge_map": np.empty((count, grid, grid), np.float32),
-        "valid": np.empty((count, grid, grid), bool),
-        "label": np.empty(count, np.int32),
+def _decode(record: bytes, item: _Item, geometry: Geometry) -> Batch:
+    """One example of a batch, on the canvas, flipped as told."""
+    features = tf_example_pb2.Example.FromString(record).features.feature
+    png = np.frombuffer(features["image"].bytes_list.value[0], np.uint8)
+    picture = cv2.imdecode(png, cv2.IMREAD_COLOR_RGB)
+    if picture is None:
+        raise ValueError("a picture in it cannot be decoded")
+    if item.jpeg:
+        picture = resave(picture, item.jpeg, "4:2:0")
+    edge_map = np.array(features["edge_map"].float_list.value, np.float32)
+    example = {
+        "image": pad(picture, geometry),
+        "edge_map": edge_map.reshape(geometry.grid, geometry.grid),
+        "valid": valid_patches(picture.shape[0], picture.shape[1], geometry),
     }
-    for n, (record, item) in enumerate(zip(raw, items, strict=True)):
-        features = tf_example_pb2.Example.FromString(record).features.feature
-        png = np.frombuffer(features["image"].bytes_list.value[0], np.uint8)
-        picture = cv2.imdecode(png, cv2.IMREAD_COLOR_RGB)
-        if picture is None:
-            raise ValueError("a picture in it cannot be decoded")
-        if item.jpeg:
-            picture = resave(picture, item.jpeg, "4:2:0")
-        edge_map = np.array(features["edge_map"].float_list.value, np.float32)
-        values = {
-            "image": pad(picture, geometry),
-            "edge_map": edge_map.reshape(grid, grid),
-            "valid": valid_patches(picture.shape[0], picture.shape[1], geometry),
-        }
-        axes = tuple(axis for axis in (0, 1) if item.flips[axis])
-        for name, value in values.items():
-            batch[name][n] = np.flip(value, axes)
-        batch["label"][n] = features["label"].int64_list.value[0]
-    if with_weight:
-        batch["weight"] = np.array([item.weight for item in items], np.float32)
-    return batch
+    example = {name: np.flip(value, item.flips) for name, value in example.items()}
+    example["label"] = np.array(features["label"].int64_list.value[0], np.int32)
+    if item.weight is not None:
+        example["weight"] = np.array(item.weight, np.float32)
+    return example

@@ -26,27 +26,18 @@ class EdgeOptions:
     canny_high: float = 200
 
     def __post_init__(self) -> None:
-        if not (self.kappa > 0 and 0 < self.alpha_min <= self.alpha_max):
+        decays = self.kappa > 0 and 0 < self.alpha_min <= self.alpha_max
+        if not (decays and 0 <= self.canny_low <= self.canny_high):
             raise UserError(
-                f"edge options: found kappa={self.kappa}, alpha_min={self.alpha_min}, "
-                f"alpha_max={self.alpha_max}; expected kappa > 0 and 0 < alpha_min <= alpha_max"
-            )
-        if not 0 <= self.canny_low <= self.canny_high:
-            raise UserError(
-                f"edge options: found canny_low={self.canny_low}, canny_high={self.canny_high}; "
-                "expected 0 <= canny_low <= canny_high"
+                f"edge options: found {self}; expected kappa > 0, 0 < alpha_min <= alpha_max and "
+                "0 <= canny_low <= canny_high"
             )
 
     @classmethod
     def from_config(cls, image: Any) -> "EdgeOptions":
         """The options in the part `image` of a training configuration."""
-        return cls(
-            kappa=image.edge_kappa,
-            alpha_min=image.edge_alpha_min,
-            alpha_max=image.edge_alpha_max,
-            canny_low=image.canny_low,
-            canny_high=image.canny_high,
-        )
+        alphas = image.edge_alpha_min, image.edge_alpha_max
+        return cls(image.edge_kappa, *alphas, image.canny_low, image.canny_high)
 
 
 DEFAULT_OPTIONS = EdgeOptions()

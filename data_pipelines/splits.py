@@ -5,43 +5,37 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from scipy.cluster.hierarchy import DisjointSet
+
 from data_pipelines.listing import AUTHENTIC, TAMPERED, Sample
 from sapl_jax.errors import UserError
 
 
 class Split(NamedTuple):
-    """A training set parted in two.
-
-    Attributes:
-        train: sorted by name.
-        validation: likewise; disjoint from `train`.
-        shared: validation pictures of which a source is also in `train` (0 unless the sources hang
-            together too much to be parted).
-    """
+    """A training set parted in two, each sorted by name."""
 
     train: list[Sample]
     validation: list[Sample]
-    shared: int
+    shared: int  # validation pictures of which a source is in `train`, too
 
 
 def split_samples(samples: Sequence[Sample], val_fraction: float, seed: int) -> Split:
     """Takes about `val_fraction` of each class for validation, at least one where a class has two.
 
-    Which ones depends on the seed and the names only, never on the order of `samples`. Pictures
-    linked by a chain of common sources go to the same side, so that validation shows no scene of
-    training. Chains too large for validation go to training; if too little is left for a class
-    (under half of what was asked), single pictures fill it and are counted in `Split.shared`.
+    Which ones depends on the seed and the names only. Pictures linked by a chain of common sources
+    go to the same side, so that validation shows no scene of training. Chains too large for
+    validation go to training; if too little is left for a class (under half of what was asked),
+    single pictures fill it and are counted in `Split.shared`.
 
     Raises UserError unless 0 <= val_fraction < 1.
     """
     if not 0 <= val_fraction < 1:
-        raise UserError(
-            f"validation fraction {val_fraction}: expected a number from 0 up to, not including, 1"
-        )
-    wanted = {
-        label: _quota(sum(sample.label == label for sample in samples), val_fraction)
-        for label in (AUTHENTIC, TAMPERED)
-    }
+        raise UserError(f"validation fraction {val_fraction}: expected at least 0 and less than 1")
+    wanted = {}
+    for label in (AUTHENTIC, TAMPERED):
+        total = sum(sample.label == label for sample in samples)
+        most = total - 1 if val_fraction and total > 1 else 0
+        wanted[label] = min(most, max(1, round(val_fraction * total)))
     left = dict(wanted)
     chosen: dict[str, Sample] = {}
 
@@ -50,10 +44,9 @@ def split_samples(samples: Sequence[Sample], val_fraction: float, seed: int) -> 
             chosen[sample.name] = sample
             left[sample.label] -= 1
 
+    groups = sorted(linked_groups(samples), key=lambda group: _rank(group[0], seed))
     # Groups of both classes come first: once a class is full, none of them fits any more.
-    for group in sorted(
-        linked_groups(samples), key=lambda g: (len({s.label for s in g}) == 1, _rank(g[0], seed))
-    ):
+    for group in sorted(groups, key=lambda group: len({s.label for s in group}) == 1):
         if all(sum(s.label == label for s in group) <= left[label] for label in left):
             take(group)
     for label in left:
@@ -71,29 +64,15 @@ def split_samples(samples: Sequence[Sample], val_fraction: float, seed: int) -> 
 
 def linked_groups(samples: Sequence[Sample]) -> list[list[Sample]]:
     """Groups of samples connected by common sources, each sorted by name."""
-    parent: dict[str, str] = {}
-
-    def root(source: str) -> str:
-        parent.setdefault(source, source)
-        while parent[source] != source:
-            parent[source] = parent[parent[source]]
-            source = parent[source]
-        return source
-
+    linked = DisjointSet(source for sample in samples for source in sample.sources)
     for sample in samples:
         for source in sample.sources[1:]:
-            parent[root(source)] = root(sample.sources[0])
+            linked.merge(sample.sources[0], source)
     groups: dict[str, list[Sample]] = defaultdict(list)
     for sample in sorted(samples, key=lambda s: s.name):
-        key = f"source {root(sample.sources[0])}" if sample.sources else f"name {sample.name}"
+        key = f"source {linked[sample.sources[0]]}" if sample.sources else f"name {sample.name}"
         groups[key].append(sample)
     return list(groups.values())
-
-
-def _quota(count: int, fraction: float) -> int:
-    if fraction == 0 or count < 2:
-        return 0
-    return min(count - 1, max(1, round(fraction * count)))
 
 
 def _rank(sample: Sample, seed: int) -> bytes:

@@ -10,19 +10,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from data_pipelines.listing import (
-    AUTHENTIC,
-    PICTURE_SUFFIXES,
-    TAMPERED,
-    Listing,
-    existing_root,
-    find_folder,
-    is_file,
-    masks_by_stem,
-    pair_by_number,
-    trailing_number,
-    walk_files,
-)
+from data_pipelines.listing import AUTHENTIC, TAMPERED, Listing, is_file, trailing_number
 from sapl_jax.errors import UserError
 
 _CASIA_V1_AUTHENTIC = re.compile(r"au_[a-z]{3}_\d{4}", re.IGNORECASE)
@@ -34,14 +22,14 @@ _CASIA_V1_NO_MASK = re.compile(r"sp_d_nrn_a_.*_0542", re.IGNORECASE)
 NIST16_TABLE = "reference/manipulation/NC2016-manipulation-ref.csv"
 
 
-def read_casia_v1(root: str | Path) -> Listing:
+def read_casia_v1(root: Path) -> Listing:
     """Lists CASIA v1.0 by file names, wherever below the root the folders are.
 
     `Au_*` is authentic (`Au/`), `Sp_*` tampered (`Sp/` or `Modified Tp/Tp/{CM,Sp}`), and
     `<stem>_gt.png` the mask of `<stem>`, or the one that alone has its serial number. Where a
     picture is there twice, the corrected copy in a "Modified" folder wins.
     """
-    listing = Listing("casia_v1", existing_root(root), samples=[])
+    listing = Listing("casia_v1", root)
     masks: dict[str, Path] = {}
     pictures: dict[str, Path] = {}
     hint = ""
@@ -50,10 +38,8 @@ def read_casia_v1(root: str | Path) -> Listing:
         below = path.relative_to(listing.root).parts
         return any(part.lower().startswith("modified") for part in below)
 
-    for path in sorted(map(Path, walk_files(listing.root))):
+    for path in listing.all_pictures():
         stem = path.stem
-        if path.suffix.lower() not in PICTURE_SUFFIXES:
-            continue
         if stem.lower().endswith("_gt"):
             masks.setdefault(stem[: -len("_gt")], path)
         elif _CASIA_V2_NAME.match(stem):
@@ -68,13 +54,11 @@ def read_casia_v1(root: str | Path) -> Listing:
         else:
             listing.skipped.append((path, f"the same name as {other}, which is used"))
     if not pictures:
-        raise UserError(
-            f"{listing.root}: found no CASIA v1.0 picture (Au/Au_ani_0001.jpg, Sp/Sp_D_....jpg)"
-            f"{hint}"
-        )
+        names = "Au/Au_ani_0001.jpg, Sp/Sp_D_....jpg"
+        raise UserError(f"{listing.root}: found no CASIA v1.0 picture ({names}){hint}")
     tampered = {stem for stem in pictures if _CASIA_V1_TAMPERED.match(stem)}
     corrected = {trailing_number(stem) for stem in tampered if modified(pictures[stem])}
-    pair_by_number(tampered, masks, listing)
+    listing.pair_by_number(tampered, masks)
     for stem, path in pictures.items():
         if stem not in tampered:
             listing.add(path, AUTHENTIC)
@@ -87,38 +71,33 @@ def read_casia_v1(root: str | Path) -> Listing:
     return listing.finished("Au/ and Sp/")
 
 
-def read_columbia(root: str | Path) -> Listing:
+def read_columbia(root: Path) -> Listing:
     """Lists Columbia: `4cam_auth/`, `4cam_splc/` and in it `edgemask/<stem>_edgemask.jpg`."""
-    listing = Listing("columbia", existing_root(root), samples=[])
-    for path in listing.pictures_in(find_folder(listing.root, "4cam_auth"), "edgemask"):
-        listing.add(path, AUTHENTIC)
-    tampered = find_folder(listing.root, "4cam_splc")
-    masks = masks_by_stem(tampered and find_folder(tampered, "edgemask"), "_edgemask")
-    for path in listing.pictures_in(tampered, "edgemask"):
-        listing.add(path, TAMPERED, masks.get(path.stem), mask_style="columbia")
+    listing = Listing("columbia", root)
+    for name, label in (("4cam_auth", AUTHENTIC), ("4cam_splc", TAMPERED)):
+        folder = listing.folder(name)
+        masks = listing.masks_in(folder and listing.folder("edgemask", below=folder), "_edgemask")
+        for path in listing.pictures_in(folder, "edgemask"):
+            listing.add(path, label, masks.get(path.stem), mask_style="columbia")
     return listing.finished("4cam_auth/ and 4cam_splc/ with pictures")
 
 
-def read_coverage(root: str | Path) -> Listing:
+def read_coverage(root: Path) -> Listing:
     """Lists COVERAGE: `image/N.tif` authentic, `image/Nt.tif` tampered, `mask/Nforged.tif`."""
-    listing = Listing("coverage", existing_root(root), samples=[])
-    masks = masks_by_stem(find_folder(listing.root, "mask"), "forged")
-    for path in listing.pictures_in(find_folder(listing.root, "image")):
-        found = re.fullmatch(r"(\d+)(t?)", path.stem, re.IGNORECASE)
-        if found is None:
-            listing.skipped.append((path, "not a name of COVERAGE (1.tif or 1t.tif)"))
-        elif found.group(2):
-            listing.add(path, TAMPERED, masks.get(found.group(1)), sources=(found.group(1),))
-        else:
-            listing.add(path, AUTHENTIC, sources=(found.group(1),))
+    listing = Listing("coverage", root)
+    masks = listing.masks_in(listing.folder("mask"), "forged")
+    images = listing.folder("image")
+    for path, found in listing.named(images, r"(\d+)(t?)", "COVERAGE (1.tif or 1t.tif)"):
+        label = TAMPERED if found[2] else AUTHENTIC
+        listing.add(path, label, masks.get(found[1]), sources=(found[1],))
     return listing.finished("image/1.tif and image/1t.tif")
 
 
-def read_imd2020(root: str | Path) -> Listing:
+def read_imd2020(root: Path) -> Listing:
     """Lists IMD2020: per scene `<id>/<id>_orig.jpg`, tampered `<x>.jpg|png`, `<x>_mask.png`."""
-    listing = Listing("imd2020", existing_root(root), samples=[])
+    listing = Listing("imd2020", root)
     for folder in sorted(entry for entry in listing.root.iterdir() if entry.is_dir()):
-        masks = masks_by_stem(folder, "_mask")
+        masks = listing.masks_in(folder, "_mask")
         for path in listing.pictures_in(folder):
             if path.stem.lower().endswith("_mask"):
                 continue
@@ -131,19 +110,26 @@ def read_imd2020(root: str | Path) -> Listing:
     return listing.finished("folders with <id>_orig.jpg or <name>_mask.png")
 
 
-def read_nist16(root: str | Path) -> Listing:
+def read_nist16(root: Path) -> Listing:
     """Lists the tampered pictures of NIST16 (NC2016) from its reference table.
 
-    The table is `reference/manipulation/NC2016-manipulation-ref.csv`, columns split by "|"; rows
-    with `IsTarget` = Y give `ProbeFileName` and `ProbeMaskFileName`, black = tampered. The set is
-    for localization: its authentic pictures are near duplicates of each other and are not listed.
-    Raises UserError where the table is absent or of other columns, too.
+    Its rows with `IsTarget` = Y give `ProbeFileName` and `ProbeMaskFileName`, black = tampered.
+    Authentic pictures are near duplicates of each other and are not listed. Raises UserError where
+    the table is absent or of other columns, too.
     """
-    listing = Listing("nist16", existing_root(root), samples=[])
-    table = listing.root / NIST16_TABLE
+    listing = Listing("nist16", root)
+    table, columns = listing.root / NIST16_TABLE, ("IsTarget", "ProbeFileName", "ProbeMaskFileName")
     if not table.is_file():
         raise UserError(f"{listing.root}: not NIST16, there is no {NIST16_TABLE}")
-    rows = _nist16_rows(table)
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, delimiter="|")
+            missing = ", ".join(name for name in columns if name not in (reader.fieldnames or ()))
+            if missing:
+                raise UserError(f"{table}: no column {missing}; expected a table split by |")
+            rows = [[(row[name] or "").strip() for name in columns] for row in reader]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{table}: not a table of text split by | ({error})") from error
     wanted = [(name, mask_name) for target, name, mask_name in rows if target == "Y"]
     listed: set[str] = set()
     for name, mask_name in wanted:
@@ -160,106 +146,77 @@ def read_nist16(root: str | Path) -> Listing:
     return listing.finished("the tampered pictures of its table")
 
 
-def read_dso1(root: str | Path) -> Listing:
+def read_dso1(root: Path) -> Listing:
     """Lists DSO-1 (`tifs-database`): `DSO-1/{normal,splicing}-NN.png`.
 
     Masks have the picture's name, in `DSO-1-Fake-Images-Masks/`; black = tampered.
     """
-    listing = Listing("dso1", existing_root(root), samples=[])
-    masks = masks_by_stem(find_folder(listing.root, "DSO-1-Fake-Images-Masks"), "")
-    for path in listing.pictures_in(find_folder(listing.root, "DSO-1")):
-        kind = path.stem.lower().partition("-")[0]
-        if kind == "splicing":
-            listing.add(path, TAMPERED, masks.get(path.stem), mask_style="black")
-        elif kind == "normal":
-            listing.add(path, AUTHENTIC)
-        else:
-            listing.skipped.append((path, "not a name of DSO-1 (normal-01 or splicing-01)"))
+    listing = Listing("dso1", root)
+    masks = listing.masks_in(listing.folder("DSO-1-Fake-Images-Masks"), "")
+    folder, names = listing.folder("DSO-1"), "DSO-1 (normal-01 or splicing-01)"
+    for path, found in listing.named(folder, "(?:normal|(splicing))(?:-.*)?", names):
+        label = TAMPERED if found[1] else AUTHENTIC
+        listing.add(path, label, masks.get(path.stem), mask_style="black")
     return listing.finished("DSO-1/ and DSO-1-Fake-Images-Masks/, as in tifs-database")
 
 
-def read_cocoglide(root: str | Path) -> Listing:
+def read_cocoglide(root: Path) -> Listing:
     """Lists CocoGlide: `real/<object>_<id>.png`, `fake/glide_inpainting_val2017_<id>_up.png`.
 
-    The mask of a fake is named like the real picture, `mask/<object>_<id>_mask.png`, so COCO's id
-    tells the pair.
+    Masks are named like the real picture, `mask/<object>_<id>_mask.png`: COCO's id tells the pair.
     """
-    listing = Listing("cocoglide", existing_root(root), samples=[])
+    listing = Listing("cocoglide", root)
     masks: dict[str | None, list[Path]] = defaultdict(list)
-    for stem, mask in masks_by_stem(find_folder(listing.root, "mask"), "_mask").items():
-        masks[trailing_number(stem)].append(mask)
-    for folder, label in (("real", AUTHENTIC), ("fake", TAMPERED)):
-        for path in listing.pictures_in(find_folder(listing.root, folder)):
-            number = trailing_number(re.sub("_up$", "", path.stem))
-            if number is None:
-                listing.skipped.append((path, "not a name of CocoGlide, which ends in COCO's id"))
-                continue
-            found = masks[number] if label == TAMPERED else []
-            listing.add(path, label, found[0] if len(found) == 1 else None, sources=(number,))
+    for stem, file in listing.masks_in(listing.folder("mask"), "_mask").items():
+        masks[trailing_number(stem)].append(file)
+    for name, label in (("real", AUTHENTIC), ("fake", TAMPERED)):
+        folder, names = listing.folder(name), "CocoGlide, which ends in COCO's id"
+        for path, found in listing.named(folder, r".*[_.](\d+)(_up)?", names):
+            mask = masks[found[1]][0] if len(masks[found[1]]) == 1 else None
+            listing.add(path, label, mask, sources=(found[1],))
     return listing.finished("real/, fake/ and mask/")
 
 
-def read_autosplice(root: str | Path) -> Listing:
+def read_autosplice(root: Path) -> Listing:
     """Lists AutoSplice: `Authentic/<id>.jpg`, `Forged_JPEG100/<id>_<k>.jpg`, `Mask/<id>_mask.png`.
 
     All edits of a picture share its mask, where anything but 0 is tampered. Forged_JPEG90 and
-    Forged_JPEG75 hold the same edits compressed more: give one of them as the root to read it
-    instead.
+    Forged_JPEG75, the same edits compressed more, are read instead where one of them is the root.
     """
-    listing = Listing("autosplice", existing_root(root), samples=[])
-    forged = find_folder(listing.root, "Forged_JPEG100", "Forged_JPEG90", "Forged_JPEG75")
+    listing = Listing("autosplice", root)
+    forged = listing.folder("Forged_JPEG100", "Forged_JPEG90", "Forged_JPEG75")
     if listing.root.name.lower().startswith("forged_jpeg"):
         forged, listing.root = listing.root, listing.root.parent
-    masks = masks_by_stem(find_folder(listing.root, "Mask"), "_mask")
-    for path in listing.pictures_in(find_folder(listing.root, "Authentic")):
+    masks = listing.masks_in(listing.folder("Mask"), "_mask")
+    for path in listing.pictures_in(listing.folder("Authentic")):
         listing.add(path, AUTHENTIC, sources=(path.stem,))
     for path in listing.pictures_in(forged):
         source = re.sub(r"_\d+$", "", path.stem)
         mask = masks.get(path.stem, masks.get(source))
         listing.add(path, TAMPERED, mask, sources=(source,), mask_style="nonzero")
     if forged:
-        listing.notes.append(
-            f"forgeries are those of {forged.name}; other Forged_JPEG folders hold the same edits"
-        )
+        note = "other Forged_JPEG folders hold the same edits"
+        listing.notes.append(f"forgeries are those of {forged.name}; {note}")
     return listing.finished("Authentic/, Forged_JPEG100/ and Mask/")
 
 
-def read_comofod(root: str | Path) -> Listing:
+def read_comofod(root: Path) -> Listing:
     """Lists CoMoFoD, a flat folder: `NNN_O.png` authentic, `NNN_F.png` tampered, `NNN_B.png` masks.
 
     Left out are the coloured masks `NNN_M` and the versions after blurring, noise or compression,
     such as `NNN_F_JC3.jpg`: 24 of each picture. Masks mark the copy and what was copied.
     """
-    listing = Listing("comofod", existing_root(root), samples=[])
-    masks = masks_by_stem(listing.root, "_B")
+    listing = Listing("comofod", root)
+    masks = listing.masks_in(listing.root, "_B")
+    pattern, names = r"(\d+)_([OFBM])(_\w+)?", "CoMoFoD (001_O.png or 001_F.png)"
     processed = 0
-    for path in listing.pictures_in(listing.root):
-        found = re.fullmatch(r"(\d+)_([OFBM])(_\w+)?", path.stem, re.IGNORECASE)
-        if found is None:
-            listing.skipped.append((path, "not a name of CoMoFoD (001_O.png or 001_F.png)"))
-        elif found.group(3):
+    for path, found in listing.named(listing.root, pattern, names):
+        if found[3]:
             processed += 1
-        elif found.group(2).upper() in "OF":
-            tampered = found.group(2).upper() == "F"
-            mask = masks.get(found.group(1)) if tampered else None
-            listing.add(path, TAMPERED if tampered else AUTHENTIC, mask, sources=(found.group(1),))
+        elif found[2].upper() in "OF":
+            label = TAMPERED if found[2].upper() == "F" else AUTHENTIC
+            listing.add(path, label, masks.get(found[1]), sources=(found[1],))
     listing.notes.append("masks mark the copied region as well as its copy")
     if processed:
         listing.notes.append(f"{processed} blurred, noisy or compressed versions are left out")
     return listing.finished("001_O.png, 001_F.png and 001_B.png in this folder itself")
-
-
-def _nist16_rows(table: Path) -> list[tuple[str, ...]]:
-    """(IsTarget, ProbeFileName, ProbeMaskFileName) of every row; cells that are absent are ""."""
-    wanted = ("IsTarget", "ProbeFileName", "ProbeMaskFileName")
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file, delimiter="|")
-            missing = [column for column in wanted if column not in (rows.fieldnames or ())]
-            if missing:
-                raise UserError(
-                    f"{table}: no column {', '.join(missing)}; expected a table split by |"
-                )
-            return [tuple((row[column] or "").strip() for column in wanted) for row in rows]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{table}: not a table of text split by | ({error})") from error

@@ -49,12 +49,12 @@ def record_data(prepared: Prepared, config: ConfigDict) -> Any:
         )
 
     def val_batches() -> Iterator[dict[str, Any]]:
-        if not prepared.num_val:
+        if not prepared.num_examples("validation"):
             return iter(())
         each = (train.eval_batch_size or train.batch_size) // jax.process_count()
         return record_batches.eval_batches(prepared, batch_size=each, **place)
 
-    return TrainingData(prepared.num_train, train_batches, val_batches)
+    return TrainingData(prepared.num_examples("train"), train_batches, val_batches)
 
 
 def check_data(config: ConfigDict, workdir: Path) -> None:

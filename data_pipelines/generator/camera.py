@@ -5,18 +5,17 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from data_pipelines.jpeg import resave
+from data_pipelines.images import resave
 
-_BAYER = ("RG", "GR", "BG", "GB")
-_DEMOSAICING = ("bilinear", "adaptive")
+# The colours of a Bayer cell's second row, by those of its first.
+_SECOND_ROW = {"RG": "GB", "GR": "BG", "BG": "GR", "GB": "RG"}
 
 
 @dataclass(frozen=True)
 class Camera:
     """Everything that tells one camera from another.
 
-    `read_noise` is a standard deviation in units of full scale; `shot_noise` is the variance per
-    unit of signal, so the noise variance of a signal s is read_noise**2 + shot_noise * s.
+    The noise variance of a signal s, in units of full scale, is read_noise**2 + shot_noise * s.
     """
 
     blur: float  # Gaussian sigma of the optics, pixels
@@ -46,9 +45,8 @@ class Camera:
 
         H and W must be even (a Bayer cell is 2 x 2).
         """
-        light = self._optics(radiance)
-        raw = self._sensor(light, rng)
-        return resave(self._develop(raw), self.quality, self.subsampling)
+        picture = self._develop(self._sensor(self._optics(radiance), rng))
+        return resave(picture, self.quality, self.subsampling)
 
     def _optics(self, radiance: np.ndarray) -> np.ndarray:
         height, width = radiance.shape[:2]
@@ -65,15 +63,10 @@ class Camera:
 
     def _sensor(self, light: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The raw mosaic, uint16 [H, W], with noise, clipped at full scale."""
-        colours = {"R": 0, "G": 1, "B": 2}
-        first = [colours[letter] for letter in self.bayer]
-        # The second row follows from the first: green moves, the missing colour appears.
-        second = {"RG": (1, 2), "GR": (2, 1), "BG": (1, 0), "GB": (0, 1)}[self.bayer]
         mosaic = np.empty(light.shape[:2], np.float32)
-        mosaic[0::2, 0::2] = light[0::2, 0::2, first[0]]
-        mosaic[0::2, 1::2] = light[0::2, 1::2, first[1]]
-        mosaic[1::2, 0::2] = light[1::2, 0::2, second[0]]
-        mosaic[1::2, 1::2] = light[1::2, 1::2, second[1]]
+        for at, colour in enumerate(self.bayer + _SECOND_ROW[self.bayer]):
+            cell = np.s_[at // 2 :: 2, at % 2 :: 2]
+            mosaic[cell] = light[..., "RGB".index(colour)][cell]
         variance = self.read_noise**2 + self.shot_noise * np.maximum(mosaic, 0)
         mosaic += np.sqrt(variance) * rng.standard_normal(mosaic.shape, dtype=np.float32)
         # A black level, as in real raw files, keeps the noise of dark parts symmetric.
@@ -81,7 +74,9 @@ class Camera:
 
     def _develop(self, raw: np.ndarray) -> np.ndarray:
         """From the mosaic to a finished picture, uint8 [H, W, 3]."""
-        code = _demosaicing_code(self.bayer, self.demosaicing)
+        # OpenCV names a pattern after its second row's second and third pixels.
+        name = f"COLOR_Bayer{_SECOND_ROW[self.bayer][::-1]}2RGB"
+        code = getattr(cv2, name + ("_EA" if self.demosaicing == "adaptive" else ""))
         linear = (cv2.demosaicing(raw, code).astype(np.float32) - 2000) / 60000
         linear *= np.array([self.white_balance[0], 1.0, self.white_balance[1]], np.float32)
         grey = linear.mean(axis=2, keepdims=True)
@@ -96,36 +91,9 @@ class Camera:
             picture = cv2.addWeighted(picture, 1 + self.sharpening, soft, -self.sharpening, 0)
         return picture
 
-    def words(self) -> list[str]:
-        """The processing history in words, for captions: one word per property."""
-        return [
-            level(self.blur, (0.8, 1.0), ("sharp", "soft", "blurred")),
-            "smoothed" if self.denoising > 0 else "untouched",
-            level(self.sharpening, (0.05, 0.7), ("plain", "crisp", "harsh")),
-            self.demosaicing,
-            level(self.quality, (90, 95), ("coarse", "medium", "high")),
-            level(
-                self.white_balance[0] / self.white_balance[1],
-                (0.9, 1.1),
-                ("cool", "neutral", "warm"),
-            ),
-        ]
-
-
-def _demosaicing_code(bayer: str, method: str) -> int:
-    # OpenCV names a pattern after its second row, second and third pixels: ours is shifted by one.
-    opencv = {"RG": "BG", "GR": "GB", "BG": "RG", "GB": "GR"}[bayer]
-    suffix = "_EA" if method == "adaptive" else ""
-    return getattr(cv2, f"COLOR_Bayer{opencv}2RGB{suffix}")
-
-
-def level(value: float, limits: tuple[float, ...], names: tuple[str, ...]) -> str:
-    """The name of the interval, between `limits`, that `value` is in."""
-    return names[int(np.searchsorted(limits, value))]
-
 
 def sample_camera(rng: np.random.Generator) -> Camera:
-    """Draws a camera: levels that span clean studio pictures to cheap phones in the dark."""
+    """Draws a camera: from clean studio pictures to cheap phones in the dark."""
     noise = float(np.exp(rng.uniform(np.log(0.007), np.log(0.07))))
     read_share = rng.uniform(0.15, 0.6)
     return Camera(
@@ -134,8 +102,8 @@ def sample_camera(rng: np.random.Generator) -> Camera:
         vignetting=float(rng.uniform(0, 0.45)),
         read_noise=float(noise * np.sqrt(read_share)),
         shot_noise=float(noise**2 * (1 - read_share) / 0.18),
-        bayer=_BAYER[int(rng.integers(4))],
-        demosaicing=_DEMOSAICING[int(rng.integers(2))],
+        bayer=list(_SECOND_ROW)[int(rng.integers(4))],
+        demosaicing=("bilinear", "adaptive")[int(rng.integers(2))],
         white_balance=(float(rng.uniform(0.85, 1.15)), float(rng.uniform(0.85, 1.15))),
         saturation=float(rng.uniform(0.8, 1.35)),
         gamma=float(rng.uniform(1.8, 2.4)),

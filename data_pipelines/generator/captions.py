@@ -1,8 +1,7 @@
 """Captioned pictures for pretraining: what a whole picture shows and how it was processed.
 
-A picture is a generated scene, or a real photograph taken again, with the same simulated camera.
-Nothing here is a forgery, and no caption says authentic or tampered: every word is true of the
-whole picture.
+A picture is a generated scene, or a real photograph taken again, by a simulated camera. None is a
+forgery, and no caption says authentic or tampered: every word is true of the whole picture.
 """
 
 from collections.abc import Sequence
@@ -11,12 +10,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
-from data_pipelines.generator.camera import Camera, level, sample_camera
+from data_pipelines.generator.camera import sample_camera
 from data_pipelines.generator.examples import finish, stream
 from data_pipelines.generator.scenes import render_scene
-from data_pipelines.images import read_image
-from data_pipelines.jpeg import decode
+from data_pipelines.images import decode_image, read_image
 
 # Each property of the history takes one of its words in every picture.
 HISTORY: dict[str, tuple[str, ...]] = {
@@ -46,10 +45,6 @@ class Captioned:
     history: tuple[str, ...]  # in the order of HISTORY
 
 
-# Limits between the words for grain: noise in the finished picture, in grey levels (RMS).
-GRAIN_LIMITS = (1.0, 2.0, 3.0, 4.5, 7.0, 11.0)
-
-
 def captioned_picture(
     seed: int, number: int, size: int, photographs: Sequence[Path] = ()
 ) -> Captioned:
@@ -59,10 +54,13 @@ def captioned_picture(
     is not known, so it has no words for content.
     """
     frame = 2 * round(0.6 * size)
-    rng = np.random.default_rng(np.random.SeedSequence([seed, number]))
+    rng = stream(seed, number)
     camera = sample_camera(rng)
     if photographs:
-        camera = _milder(rng, camera)
+        # Less noise, as a photograph brings its own; saved at 50 to 99.
+        less, quality = rng.uniform(), int(100 - 50 * rng.uniform(0.2, 1) ** 3)
+        read, shot = less * camera.read_noise, less**2 * camera.shot_noise
+        camera = replace(camera, read_noise=read, shot_noise=shot, quality=quality)
         path = photographs[int(rng.integers(len(photographs)))]
         radiance, content = _photographed(rng, read_image(path), frame), []
     else:
@@ -70,27 +68,24 @@ def captioned_picture(
         radiance, content = scene.radiance, scene.words
     noiseless = replace(camera, read_noise=0.0, shot_noise=0.0)
     # Both go the same way, so their difference is the noise that is left in the finished picture.
-    picture, edits = _finish(camera.shoot(radiance, rng), seed, number, size)
-    reference, _ = _finish(noiseless.shoot(radiance, rng), seed, number, size)
-    noise = float(np.sqrt(np.mean(np.square(picture.astype(np.float32) - reference))))
-    grain = level(noise, GRAIN_LIMITS, HISTORY["grain"])
-    return Captioned(picture, tuple(content), (*camera.words(), *edits, grain))
+    picture, edits = _finish(stream(seed, number, 3), camera.shoot(radiance, rng), size)
+    reference, _ = _finish(stream(seed, number, 3), noiseless.shoot(radiance, rng), size)
+    noise = np.sqrt(np.mean(np.square(picture.astype(np.float32) - reference)))  # grey levels
+    numbers = {  # and the limits between their words
+        "focus": (camera.blur, (0.8, 1.0)),
+        "denoising": (camera.denoising, (0.0,)),
+        "sharpening": (camera.sharpening, (0.05, 0.7)),
+        "compression": (camera.quality, (90, 95)),
+        "balance": (camera.white_balance[0] / camera.white_balance[1], (0.9, 1.1)),
+        "grain": (noise, (1.0, 2.0, 3.0, 4.5, 7.0, 11.0)),
+    }
+    words = {k: HISTORY[k][int(np.searchsorted(limits, v))] for k, (v, limits) in numbers.items()}
+    words |= edits | {"demosaicing": camera.demosaicing}
+    return Captioned(picture, tuple(content), tuple(words[name] for name in HISTORY))
 
 
-def _milder(rng: np.random.Generator, camera: Camera) -> Camera:
-    """The camera with less noise, as a photograph brings its own, and saving at 50 to 99."""
-    less = rng.uniform()
-    return replace(
-        camera, read_noise=less * camera.read_noise, shot_noise=less**2 * camera.shot_noise,
-        quality=int(100 - 50 * rng.uniform(0.2, 1) ** 3),
-    )  # fmt: skip
-
-
-def _photographed(rng: np.random.Generator, picture: np.ndarray, frame: int) -> np.ndarray:
-    """Linear light, float32 [frame, frame, 3] in [0, 1], of a random square of a photograph.
-
-    It is shrunk, by up to 2, and never enlarged where the photograph is large enough.
-    """
+def _photographed(rng: Generator, picture: np.ndarray, frame: int) -> np.ndarray:
+    """Linear light, float32 [frame, frame, 3] in [0, 1], of a random square, shrunk by up to 2."""
     side = min(*picture.shape[:2], round(frame * rng.uniform(1, 2)))
     y, x = (int(rng.integers(length - side + 1)) for length in picture.shape[:2])
     square = picture[y : y + side, x : x + side][:, :: rng.choice((1, -1))]
@@ -98,44 +93,26 @@ def _photographed(rng: np.random.Generator, picture: np.ndarray, frame: int) -> 
     return cv2.pow(cv2.resize(square, (frame, frame), interpolation=how) / np.float32(255), 2.2)
 
 
-def _finish(
-    frame: np.ndarray, seed: int, number: int, size: int
-) -> tuple[np.ndarray, tuple[str, str]]:
+def _finish(rng: Generator, frame: np.ndarray, size: int) -> tuple[np.ndarray, dict[str, str]]:
     """The finished square picture and the words for its resampling and retouching."""
-    rng = stream(seed, number, 3)
-    picture, resampling = _resample(rng, frame, size)
-    picture, retouching = _retouch(rng, picture)
-    jpeg, _ = finish(rng, picture, None, size)
-    return decode(jpeg), (resampling, retouching)
-
-
-def _resample(rng: np.random.Generator, frame: np.ndarray, size: int) -> tuple[np.ndarray, str]:
-    """A square of `size` pixels out of the frame, and the word for how it was resampled."""
-    word = HISTORY["resampling"][int(rng.choice(4, p=(0.4, 0.2, 0.2, 0.2)))]
     side = frame.shape[0]
-    if word == "straight":
+    resampling = HISTORY["resampling"][int(rng.choice(4, p=(0.4, 0.2, 0.2, 0.2)))]
+    if resampling == "straight":
         top, left = rng.integers(0, side - size + 1, 2)
-        return frame[top : top + size, left : left + size], word
-    angle, scale = 0.0, 1.0
-    if word == "turned":
-        angle = rng.uniform(3, 30) * rng.choice((-1, 1))
-    elif word == "enlarged":
-        scale = rng.uniform(1.2, 2.2)
+        picture = frame[top : top + size, left : left + size]
     else:
-        scale = rng.uniform(0.84, 0.95)
-    matrix = cv2.getRotationMatrix2D(((side - 1) / 2, (side - 1) / 2), angle, scale)
-    matrix[:, 2] += (size - side) / 2
-    turned = cv2.warpAffine(
-        frame, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
-    )
-    return turned, word
-
-
-def _retouch(rng: np.random.Generator, picture: np.ndarray) -> tuple[np.ndarray, str]:
-    """A whole-picture filter or none, and the word for it."""
-    word = HISTORY["retouching"][int(rng.choice(3, p=(0.7, 0.15, 0.15)))]
-    if word == "softened":
+        angle, scale = 0.0, 1.0
+        if resampling == "turned":
+            angle = rng.uniform(3, 30) * rng.choice((-1, 1))
+        else:
+            scale = rng.uniform(*((1.2, 2.2) if resampling == "enlarged" else (0.84, 0.95)))
+        matrix = cv2.getRotationMatrix2D(((side - 1) / 2, (side - 1) / 2), angle, scale)
+        matrix[:, 2] += (size - side) / 2
+        picture = cv2.warpAffine(frame, matrix, (size, size), borderMode=cv2.BORDER_REFLECT)
+    retouching = HISTORY["retouching"][int(rng.choice(3, p=(0.7, 0.15, 0.15)))]
+    if retouching == "softened":
         picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(1.2, 3.0))
-    elif word == "smeared":
+    elif retouching == "smeared":
         picture = cv2.medianBlur(np.ascontiguousarray(picture), int(rng.choice((5, 7, 9))))
-    return picture, word
+    words = {"resampling": resampling, "retouching": retouching}
+    return decode_image(finish(rng, picture, None, size)[0], "picture"), words

@@ -8,19 +8,15 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 
-from data_pipelines.generator.examples import WORLDS, Example, kind_of, make_example, sources_of
-from data_pipelines.generator.photographs import (
-    forged_kind_of,
-    forged_sources_of,
-    open_library,
-    photograph_example,
-)
+from data_pipelines.generator import examples
+from data_pipelines.generator import photographs as forged
 from data_pipelines.progress_bars import ProgressBar
 from sapl_jax.errors import UserError
 from sapl_jax.files import PARTIAL, hold_lock, write_atomically
@@ -29,16 +25,19 @@ MARK = "generator.json"
 SOURCES = "sources.csv"
 # Raised whenever the same seed would give other pictures.
 VERSION = 1
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class _Recipe(NamedTuple):
-    """A numbered set: what tells it from others; a picture's kind, sources, making by number."""
+    """A numbered set: a picture's kind, its sources and how it is made, by number."""
 
-    settings: dict[str, object]
     kind: Callable[[int], str]
-    sources: Callable[[int], tuple]
-    make: Callable[[int], Example]
+    sources: Callable[[int], tuple[str, ...]]
+    make: Callable[[int], examples.Example]
+
+    def path(self, number: int) -> str:
+        """The picture's place below the folder."""
+        kind = self.kind(number)
+        return f"{'Au' if kind == 'authentic' else 'Tp'}/{number:06d}_{kind}.jpg"
 
 
 def generate(
@@ -56,19 +55,17 @@ def generate(
 ) -> Path:
     """Writes `images` pictures, half authentic and half tampered, into `output`; returns it.
 
-    world: one of examples.WORLDS. photographs: a folder of real photographs to take instead of
-    generated scenes, of which `split` names the share and `segments` has label images (see
-    `photographs.open_library`).
+    world: one of examples.WORLDS. photographs: a folder of real ones to take instead of generated
+    scenes, with `segments` and `split` as in `photographs.open_library`.
 
     Layout: Au/<n>_authentic.jpg, Tp/<n>_<kind>.jpg, Gt/<n>_<kind>_gt.png (255 = tampered);
     `generator.json` marks the folder, `sources.csv` names each picture's sources. Pictures that
     are there already are kept, so an interrupted call is continued and a larger `images` adds to
     a folder; a second process waits for the first. No file is ever seen half written.
 
-    Raises:
-        UserError: fewer than 2 images, a size below 64, a folder that holds something else or the
-            pictures of another seed, size, world, library or version, no permission, a full disk,
-            photographs that cannot be used.
+    Raises UserError for fewer than 2 images, a size below 64, a folder that holds something else
+    or the pictures of another seed, size, world, library or version, no permission, a full disk,
+    photographs that cannot be used.
     """
     folder = Path(output).expanduser()
     if images < 2:
@@ -77,40 +74,36 @@ def generate(
         raise UserError(f"--size {size}: expected at least 64 pixels on the longer side")
     if seed < 0:
         raise UserError(f"--seed {seed}: expected 0 or more")
-    if world not in WORLDS:
-        raise UserError(f"--world {world}: expected one of {', '.join(WORLDS)}")
-    recipe = _Recipe(
-        {} if world == "interior" else {"world": world},
-        partial(kind_of, seed, world=world),
-        partial(sources_of, seed, world=world),
-        partial(make_example, seed, size=size, world=world),
-    )
+    if world not in examples.WORLDS:
+        raise UserError(f"--world {world}: expected one of {', '.join(examples.WORLDS)}")
+    settings: dict[str, Any] = {"generator": "sapl_jax", "version": VERSION}
+    settings |= {"seed": seed, "size": size}
     if photographs is not None:
-        library = open_library(photographs, segments, split)
+        library = forged.open_library(photographs, segments, split)
+        settings |= library.settings()
         recipe = _Recipe(
-            library.settings(),
-            partial(forged_kind_of, seed),
-            partial(forged_sources_of, library, seed),
-            partial(photograph_example, library, seed, size=size),
+            partial(forged.forged_kind_of, seed),
+            partial(forged.forged_sources_of, library, seed),
+            partial(forged.photograph_example, library, seed, size=size),
         )
-    settings = {"generator": "sapl_jax", "version": VERSION, "seed": seed, "size": size}
+    else:
+        settings |= {} if world == "interior" else {"world": world}
+        recipe = _Recipe(
+            partial(examples.kind_of, seed, world=world),
+            partial(examples.sources_of, seed, world=world),
+            partial(examples.make_example, seed, size=size, world=world),
+        )
     try:
-        _claim(folder, settings | recipe.settings)
+        _claim(folder, settings)
         with hold_lock(folder / MARK, waiting_for="generates the same pictures"):
-            missing = [n for n in range(images) if not _picture_path(folder, recipe, n).is_file()]
-            bar = ProgressBar(
-                total=images,
-                initial=images - len(missing),
-                unit="pictures",
-                desc=f"generating {folder.name}",
-                disable=not progress,
-            )
-            with bar:
-                for _ in _write_all(folder, missing, recipe, workers or os.cpu_count() or 1):
-                    bar.update()
+            missing = [n for n in range(images) if not (folder / recipe.path(n)).is_file()]
+            done = _write_all(folder, missing, recipe, workers or os.cpu_count() or 1)
+            look = {"unit": "pictures", "initial": images - len(missing), "disable": not progress}
+            for _ in ProgressBar(done, total=images, desc=f"generating {folder.name}", **look):
+                pass
             _write_sources(folder, images, recipe)
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
                 f"{folder}: the disk is full. Free some space and run the same command again; "
                 "the pictures written so far are kept."
@@ -121,15 +114,13 @@ def generate(
     return folder
 
 
-def _claim(folder: Path, settings: dict[str, object]) -> None:
+def _claim(folder: Path, settings: dict[str, Any]) -> None:
     """Marks an empty folder as ours, or checks that it is ours and of the same settings."""
     folder.mkdir(parents=True, exist_ok=True)
-    mark = folder / MARK
+    mark, found = folder / MARK, None
     if mark.is_file():
-        try:
+        with suppress(ValueError):
             found = json.loads(mark.read_text())
-        except ValueError:
-            found = None
         if found != settings:
             raise UserError(
                 f"{folder} holds pictures generated with {found}, but {settings} was asked for. "
@@ -144,35 +135,23 @@ def _claim(folder: Path, settings: dict[str, object]) -> None:
         write_atomically(mark, (json.dumps(settings) + "\n").encode())
 
 
-def _picture_path(folder: Path, recipe: _Recipe, number: int) -> Path:
-    kind = recipe.kind(number)
-    return folder / ("Au" if kind == "authentic" else "Tp") / f"{number:06d}_{kind}.jpg"
-
-
 def _write_all(folder: Path, numbers: list[int], recipe: _Recipe, workers: int) -> Iterator[None]:
     """Writes the pictures of these numbers, yielding after each."""
-    jobs = [(folder, number, recipe) for number in numbers]
-    if workers == 1 or len(jobs) < 8:
-        yield from map(_write_one, jobs)
+    write = partial(_write_one, folder, recipe)
+    if workers == 1 or len(numbers) < 8:
+        yield from map(write, numbers)
         return
-    # Spawned, not forked: the caller may run threads (JAX, TensorFlow).
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
-        try:
-            yield from pool.map(_write_one, jobs, chunksize=4)
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    # Spawned, not forked: the caller may run threads. The processes fill the cores.
+    context, one_thread = multiprocessing.get_context("spawn"), partial(cv2.setNumThreads, 1)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=one_thread)
+    try:
+        yield from pool.map(write, numbers, chunksize=4)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _one_thread() -> None:
-    cv2.setNumThreads(1)  # The processes fill the cores.
-
-
-def _write_one(job: tuple[Path, int, _Recipe]) -> None:
-    folder, number, recipe = job
-    path = _picture_path(folder, recipe, number)
-    example = recipe.make(number)
+def _write_one(folder: Path, recipe: _Recipe, number: int) -> None:
+    path, example = folder / recipe.path(number), recipe.make(number)
     if example.mask is not None:
         png = cv2.imencode(".png", example.mask)[1]
         # The mask first: a picture that is there has its mask.
@@ -184,8 +163,6 @@ def _write_sources(folder: Path, images: int, recipe: _Recipe) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["picture", "kind", "sources"])
-    for number in range(images):
-        name = _picture_path(folder, recipe, number).relative_to(folder).as_posix()
-        sources = "/".join(map(str, recipe.sources(number)))  # no file name has a slash
-        writer.writerow([name, recipe.kind(number), sources])
+    for n in range(images):  # No file name has a slash.
+        writer.writerow([recipe.path(n), recipe.kind(n), "/".join(recipe.sources(n))])
     write_atomically(folder / SOURCES, text.getvalue().encode())

@@ -1,15 +1,19 @@
 """Forgeries of three kinds with masks: splicing, copy-move, removal by inpainting."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
 from data_pipelines.generator.scenes import blob
 
 KINDS = ("splicing", "copy-move", "removal")
 SHARES = (0.04, 0.25)  # the smallest and the largest share of a picture that a forgery covers
 SOFT = (0.4, 1.6)  # Gaussian sigmas of an outline, pixels: an edge softened over up to two
+Turn = Callable[[], tuple[float, float]]  # draws scale and angle of one paste
+Pasted = tuple[np.ndarray, np.ndarray]  # a picture, uint8 [H, W, 3], and its mask, uint8 [H, W]
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ def fits(mask: np.ndarray) -> bool:
     return SHARES[0] <= float(np.mean(mask > 127)) <= SHARES[1]
 
 
-def choose_region(rng: np.random.Generator, source: Source, objects: float = 0.5) -> np.ndarray:
+def choose_region(rng: Generator, source: Source, objects: float = 0.5) -> np.ndarray:
     """A region worth cutting out, uint8 [H, W] 0 or 255: an object of the scene or a drawn outline.
 
     `objects` is the probability of trying the scene's own objects first.
@@ -53,36 +57,42 @@ def choose_region(rng: np.random.Generator, source: Source, objects: float = 0.5
             return mask
 
 
-def place(
-    rng: np.random.Generator,
-    source: Source,
-    mask: np.ndarray,
-    shape: tuple[int, int],
-    scale: float,
-    angle: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Moves, scales and turns a region of `source` onto a canvas of `shape`: picture, mask."""
-    height, width = shape
-    left, top, wide, tall = cv2.boundingRect(mask)
-    centre = (left + wide / 2, top + tall / 2)
-    matrix = cv2.getRotationMatrix2D(centre, angle, scale)
-    if rng.random() < 0.3:  # Mirrored about its own centre.
-        mirror = np.array([[-1, 0, 2 * centre[0]], [0, 1, 0], [0, 0, 1]], float)
-        matrix = matrix @ mirror
-    # At least half of the region's box stays inside on each side.
-    matrix[0, 2] += rng.uniform(wide / 4, max(width - wide / 4, wide / 4)) - centre[0]
-    matrix[1, 2] += rng.uniform(tall / 4, max(height - tall / 4, tall / 4)) - centre[1]
-    whole = abs(scale - 1) < 1e-6 and abs(angle) < 1e-6
-    if whole:  # A plain paste lands on whole pixels, as in any editor.
-        matrix[:, 2] = np.round(matrix[:, 2])
+def draw_paste(
+    rng: Generator, source: Source, target: Source, turn: Turn, objects: float = 0.5
+) -> Pasted:
+    """A region of `source` (see `choose_region`) moved onto a canvas as large as `target`.
+
+    `turn` draws its scale and its angle in degrees. Returns the moved picture, uint8
+    [H, W, 3], and the region's mask. In `source` itself a copy hides less than half of its origin.
+    """
+    height, width = target.picture.shape[:2]
+    while True:
+        region = choose_region(rng, source, objects)
+        scale, angle = turn()
+        left, top, wide, tall = cv2.boundingRect(region)
+        centre = (left + wide / 2, top + tall / 2)
+        matrix = cv2.getRotationMatrix2D(centre, angle, scale)
+        if rng.random() < 0.3:  # Mirrored about its own centre.
+            matrix = matrix @ np.array([[-1, 0, 2 * centre[0]], [0, 1, 0], [0, 0, 1]], float)
+        # At least half of the region's box stays inside on each side.
+        matrix[0, 2] += rng.uniform(wide / 4, max(width - wide / 4, wide / 4)) - centre[0]
+        matrix[1, 2] += rng.uniform(tall / 4, max(height - tall / 4, tall / 4)) - centre[1]
+        if scale == 1 and angle == 0:  # A plain paste lands on whole pixels, as in any editor.
+            matrix[:, 2] = np.round(matrix[:, 2])
+        moved = cv2.warpAffine(region, matrix, (width, height))
+        mask = np.where(moved > 127, 255, 0).astype(np.uint8)
+        if fits(mask) and (source is not target or np.mean(region[mask > 0] > 0) < 0.5):
+            break
     picture = source.picture
     if scale < 1:  # Editors average before they shrink.
         picture = cv2.GaussianBlur(picture, (0, 0), 0.5 / scale)
-    moved = cv2.warpAffine(
-        picture, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
-    )
-    moved_mask = cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_LINEAR)
-    return moved, np.where(moved_mask > 127, 255, 0).astype(np.uint8)
+    return cv2.warpAffine(picture, matrix, (width, height), borderMode=cv2.BORDER_REFLECT), mask
+
+
+def half_turned(rng: Generator, low: float, high: float, angle: float) -> tuple[float, float]:
+    """For half of the pastes a scale from `low` to `high` and an angle up to `angle`, else 1, 0."""
+    turned = rng.random() < 0.5
+    return (rng.uniform(low, high), rng.uniform(-angle, angle)) if turned else (1.0, 0.0)
 
 
 def blend(below: np.ndarray, above: np.ndarray, mask: np.ndarray, soft: float) -> np.ndarray:
@@ -98,47 +108,28 @@ def outline_step(below: np.ndarray, above: np.ndarray, mask: np.ndarray) -> floa
     return float(np.abs(above[outline].astype(np.float32) - below[outline]).mean())
 
 
-def _match_colours(
-    below: np.ndarray, above: np.ndarray, mask: np.ndarray, share: float
-) -> np.ndarray:
-    """Moves the pasted region's mean colour `share` of the way to that of the picture."""
-    inside = mask > 127
-    shift = share * (below.mean((0, 1)) - above[inside].mean(0))
-    return np.clip(np.rint(above + shift.astype(np.float32)), 0, 255).astype(np.uint8)
-
-
-def splice(
-    rng: np.random.Generator, target: Source, donor: Source
-) -> tuple[np.ndarray, np.ndarray]:
+def splice(rng: Generator, target: Source, donor: Source) -> Pasted:
     """Pastes a region of another camera's picture: (uint8 [H, W, 3], mask uint8 [H, W])."""
-    shape = (target.picture.shape[0], target.picture.shape[1])
-    while True:
-        region = choose_region(rng, donor)
-        turned = rng.random() < 0.5
-        scale = rng.uniform(0.75, 1.25) if turned else 1.0
-        angle = rng.uniform(-25, 25) if turned else 0.0
-        above, mask = place(rng, donor, region, shape, scale, angle)
-        if fits(mask):
-            break
-    if rng.random() < 0.5:
-        above = _match_colours(target.picture, above, mask, rng.uniform(0.3, 0.9))
+    below = target.picture
+    above, mask = draw_paste(rng, donor, target, lambda: half_turned(rng, 0.75, 1.25, 25))
+    if rng.random() < 0.5:  # The region's mean colour moves towards that of the picture.
+        shift = rng.uniform(0.3, 0.9) * (below.mean((0, 1)) - above[mask > 0].mean(0))
+        above = np.clip(np.rint(above + shift.astype(np.float32)), 0, 255).astype(np.uint8)
+    return blend(below, above, mask, rng.uniform(*SOFT)), mask
+
+
+def copy_move(rng: Generator, target: Source) -> Pasted:
+    """Copies a region within the picture, scaled, turned and blended; the mask is the copy."""
+
+    def turn() -> tuple[float, float]:
+        limits = (1.3, 2.2) if rng.random() < 0.7 else (0.5, 0.75)
+        return rng.uniform(*limits), rng.uniform(-30, 30)
+
+    above, mask = draw_paste(rng, target, target, turn)
     return blend(target.picture, above, mask, rng.uniform(*SOFT)), mask
 
 
-def copy_move(rng: np.random.Generator, target: Source) -> tuple[np.ndarray, np.ndarray]:
-    """Copies a region within the picture, scaled, turned and blended; the mask is the copy."""
-    shape = (target.picture.shape[0], target.picture.shape[1])
-    while True:
-        region = choose_region(rng, target)
-        scale = rng.uniform(1.3, 2.2) if rng.random() < 0.7 else rng.uniform(0.5, 0.75)
-        angle = rng.uniform(-30, 30)
-        above, mask = place(rng, target, region, shape, scale, angle)
-        overlap = float(np.mean(region[mask > 127] > 127)) if mask.any() else 1.0
-        if fits(mask) and overlap < 0.5:
-            return blend(target.picture, above, mask, rng.uniform(*SOFT)), mask
-
-
-def remove(rng: np.random.Generator, target: Source) -> tuple[np.ndarray, np.ndarray]:
+def remove(rng: Generator, target: Source) -> Pasted:
     """Removes a region by inpainting from around it; the mask is what was painted over."""
     region = choose_region(rng, target, objects=0.8)
     mask = cv2.dilate(region, np.ones((3, 3), np.uint8))

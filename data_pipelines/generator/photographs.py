@@ -1,32 +1,28 @@
 """Forgeries from a folder of real photographs, with the history that both classes share.
 
-Pictures 2k and 2k + 1, one authentic, one tampered, show the same photograph in two crops, so every
-photograph is as often in one class as in the other. Photographs are parted twice: by a hash of
-their names into train, validation and test (`--split`), and each of these into groups. Forgeries
-take target and donor from one group, so that a training set can be split again without sharing one.
+Pictures 2k and 2k + 1, one authentic, one tampered, show the same photograph in two crops.
+Photographs are parted twice: by a hash of their names into train, validation and test (`--split`),
+and each of these into groups. Forgeries take target and donor from one group, so that a training
+set can be split again without sharing one.
 """
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
+from data_pipelines.generator import forgeries
 from data_pipelines.generator.examples import Example, draw_shrink, finish, stream
-from data_pipelines.generator.forgeries import (
-    Source,
-    blend,
-    choose_region,
-    fits,
-    outline_step,
-    place,
-    remove,
-)
 from data_pipelines.images import read_image, read_mask
 from data_pipelines.listing import list_pictures
 from sapl_jax.errors import UserError
 
+# Shares of 1 in which SHA-256 of "split/<stem>" lies.
 SPLITS = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
 # Removals are rare, as in CASIA: an inpainted outline is weaker than the edges around it.
 ODDS = {"splicing": 0.45, "copy-move": 0.45, "removal": 0.1}
@@ -42,11 +38,7 @@ class Library:
     segments: dict[str, Path]
     split: str
 
-    def groups(self) -> int:
-        """The number of groups: photographs i and j share one where i = j modulo it."""
-        return max(1, min(_GROUPS, len(self.pictures) // _GROUP_SIZE))
-
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> dict[str, Any]:
         """What tells this library from others: names and sizes in bytes of its files, hashed."""
         files = [*self.pictures, *(self.segments.get(p.stem) for p in self.pictures)]
         text = "/".join(f"{file.name}:{file.stat().st_size}" for file in files if file)
@@ -57,21 +49,18 @@ class Library:
 def open_library(
     folder: str | Path, segments: str | Path | None = None, split: str = "train"
 ) -> Library:
-    """Lists the photographs of a folder that belong to a split.
+    """Lists the photographs of a folder that belong to a split, by their names, as SPLITS says.
 
-    The name decides: SHA-256 of "split/<stem>" as a share of 1 is below .8 for train, below .9
-    for validation, else test. So a photograph keeps its side when others come or go. segments: a
-    folder of label images <stem>.png (grey levels, one per object, of the photograph's size); where
-    one is missing, OpenCV finds objects.
-
-    Raises UserError for a folder that is none, fewer than two photographs in the split, label
-    images none of which belongs to a photograph, an unknown split.
+    So a photograph keeps its side when others come or go. segments: a folder of label images
+    <stem>.png (grey levels, one per object, of the photograph's size); where one is missing,
+    OpenCV finds objects. Raises UserError for a folder that is none, fewer than two photographs in
+    the split, label images none of which belongs to a photograph, an unknown split.
     """
     if split not in SPLITS:
         raise UserError(f"--split {split}: expected one of {', '.join(SPLITS)}")
-    found = _pictures(folder, "--photographs")
-    low, high = SPLITS[split]
-    ranked = sorted((_share(path.stem), path) for path in found)
+    found, (low, high) = _pictures(folder, "--photographs"), SPLITS[split]
+    hashes = [hashlib.sha256(f"split/{path.stem}".encode()).digest()[:4] for path in found]
+    ranked = sorted(zip((int.from_bytes(h) / 2**32 for h in hashes), found, strict=True))
     pictures = tuple(path for share, path in ranked if low <= share < high)
     if len(pictures) < 2:
         raise UserError(
@@ -94,10 +83,6 @@ def _pictures(folder: str | Path, flag: str) -> list[Path]:
     return list_pictures(path)[0]
 
 
-def _share(stem: str) -> float:
-    return int.from_bytes(hashlib.sha256(f"split/{stem}".encode()).digest()[:4]) / 2**32
-
-
 def forged_kind_of(seed: int, number: int) -> str:
     """What picture `number` is: "authentic" for even numbers, else by ODDS."""
     if number % 2 == 0:
@@ -107,8 +92,9 @@ def forged_kind_of(seed: int, number: int) -> str:
 
 def _chosen(library: Library, seed: int, number: int) -> tuple[Path, Path]:
     """The photographs, target and donor, of picture `number`; they differ."""
-    group, turn = number // 2 % library.groups(), number // 2 // library.groups()
-    members = library.pictures[group :: library.groups()]
+    groups = max(1, min(_GROUPS, len(library.pictures) // _GROUP_SIZE))
+    turn, group = divmod(number // 2, groups)
+    members = library.pictures[group::groups]
     order = stream(seed, group, 5).permutation(len(members))
     step = int(stream(seed, number, 6).integers(1, len(members)))
     return tuple(members[order[(turn + k) % len(members)]] for k in (0, step))
@@ -121,34 +107,39 @@ def photograph_example(library: Library, seed: int, number: int, size: int = 256
     """
     rng = stream(seed, number, 1)
     longer = round(size / draw_shrink(rng))
-    kind = forged_kind_of(seed, number)
-    paths = _chosen(library, seed, number)
-    target = _view(rng, library, paths[0], longer, kind in ("copy-move", "removal"))
+    kind, (path, other) = forged_kind_of(seed, number), _chosen(library, seed, number)
+    target = _view(rng, library, path, longer, kind in ("copy-move", "removal"))
     picture, mask = target.picture, None
     if kind == "removal":
-        picture, mask = remove(rng, target)
+        picture, mask = forgeries.remove(rng, target)
     elif kind != "authentic":
-        splicing = kind == "splicing"
-        donor = _view(rng, library, paths[1], longer, True) if splicing else target
-        picture, mask = _paste(rng, target, donor)
+        donor = _view(rng, library, other, longer, True) if kind == "splicing" else target
+        turn = partial(forgeries.half_turned, rng, 0.7, 1.4, 30)
+        pastes = [forgeries.draw_paste(rng, donor, target, turn, 0.9) for _ in range(CANDIDATES)]
+        above, mask = max(pastes, key=lambda paste: forgeries.outline_step(picture, *paste))
+        # Hard as scissors cut, or slightly softened as an editor's brush does.
+        if rng.random() < 0.6:
+            picture = np.where(mask[..., None] > 0, above, picture)
+        else:
+            picture = forgeries.blend(picture, above, mask, rng.uniform(0.4, 1.0))
     jpeg, mask = finish(stream(seed, number, 2), picture, mask, size)
     return Example(jpeg, mask, kind)
 
 
 def forged_sources_of(library: Library, seed: int, number: int) -> tuple[str, ...]:
     """Names of the photographs that picture `number` is made from."""
-    paths = _chosen(library, seed, number)
-    return tuple(p.name for p in paths[: 2 if forged_kind_of(seed, number) == "splicing" else 1])
+    count = 2 if forged_kind_of(seed, number) == "splicing" else 1
+    return tuple(path.name for path in _chosen(library, seed, number)[:count])
 
 
 def _view(
-    rng: np.random.Generator, library: Library, path: Path, longer: int, objects: bool
-) -> Source:
+    rng: Generator, library: Library, path: Path, longer: int, objects: bool
+) -> forgeries.Source:
     """A random crop of a photograph, perhaps mirrored, resized; with its objects if asked for."""
     picture = read_image(path)
     height, width = picture.shape[:2]
     label_file = library.segments.get(path.stem) if objects else None
-    labels = None if label_file is None else read_mask(label_file)
+    labels = read_mask(label_file) if label_file else None
     if labels is not None and labels.shape != (height, width):
         raise UserError(
             f"{label_file}: {labels.shape[1]} x {labels.shape[0]} pixels, but its photograph has "
@@ -163,13 +154,11 @@ def _view(
     shape = (max(2, round(scale * wide)), max(2, round(scale * tall)))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     picture = cv2.resize(picture[window][:, mirror], shape, interpolation=how)
-    if not objects:
-        return Source(picture, [])
-    if labels is None:
-        labels = find_segments(picture)
-    else:
+    if labels is not None:
         labels = cv2.resize(labels[window][:, mirror], shape, interpolation=cv2.INTER_NEAREST)
-    return Source(picture, _objects(labels))
+    elif objects:
+        labels = find_segments(picture)
+    return forgeries.Source(picture, [] if labels is None else _objects(labels))
 
 
 def find_segments(picture: np.ndarray) -> np.ndarray:
@@ -192,28 +181,6 @@ def _objects(labels: np.ndarray) -> list[np.ndarray]:
         outlines = cv2.findContours(area, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
         largest = max(outlines, key=cv2.contourArea)
         mask = cv2.drawContours(np.zeros_like(area), [largest], 0, 255, -1)
-        if fits(mask):
+        if forgeries.fits(mask):
             masks.append(mask)
     return masks
-
-
-def _paste(
-    rng: np.random.Generator, target: Source, donor: Source
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pastes an object of `donor`, perhaps scaled and turned, into `target` (maybe the same)."""
-    shape = (target.picture.shape[0], target.picture.shape[1])
-    pastes: list[tuple[np.ndarray, np.ndarray]] = []
-    while len(pastes) < CANDIDATES:
-        region = choose_region(rng, donor, objects=0.9)
-        turned = rng.random() < 0.5
-        scale = rng.uniform(0.7, 1.4) if turned else 1.0
-        angle = rng.uniform(-30, 30) if turned else 0.0
-        above, mask = place(rng, donor, region, shape, scale, angle)
-        if fits(mask) and (donor is not target or np.mean(region[mask > 0] > 0) < 0.5):
-            pastes.append((above, mask))
-    above, mask = max(pastes, key=lambda paste: outline_step(target.picture, *paste))
-    # Hard as scissors cut, or slightly softened as an editor's brush does.
-    soft = 0.0 if rng.random() < 0.6 else rng.uniform(0.4, 1.0)
-    if soft:
-        return blend(target.picture, above, mask, soft), mask
-    return np.where(mask[..., None] > 0, above, target.picture), mask

@@ -13,7 +13,7 @@ from data_pipelines.generator.textures import MATERIALS, blend, floats, fractal_
 class Scene:
     """A scene: `radiance` float32 [H, W, 3] in [0, 1], the words for it, masks of its objects.
 
-    `objects` are uint8 [H, W], 255 inside; only those big enough to be worth removing or copying.
+    `objects` are uint8 [H, W], 255 inside; only those worth removing or copying.
     """
 
     radiance: np.ndarray
@@ -22,8 +22,7 @@ class Scene:
 
     def paint(self, polygons: list[np.ndarray], material: np.ndarray, name: str | None) -> None:
         """Paints polygons (float [N, 2] x, y) with a colour [3] or a picture [H, W, 3]."""
-        height, width = self.radiance.shape[:2]
-        mask = np.zeros((height, width), np.uint8)
+        mask = np.zeros(self.radiance.shape[:2], np.uint8)
         fixed = [np.round(points * 16).astype(np.int32) for points in polygons]
         cv2.fillPoly(mask, fixed, 255, lineType=cv2.LINE_AA, shift=4)
         self.paint_mask(mask, material, name)
@@ -41,8 +40,7 @@ class Scene:
         if name is not None:
             if name not in self.words:
                 self.words.append(name)
-            share = wide * tall / mask.size
-            if 0.01 < share < 0.4:
+            if 0.01 < wide * tall / mask.size < 0.4:
                 self.objects.append(mask)
 
 
@@ -61,16 +59,15 @@ def blob(rng: np.random.Generator, centre: tuple[float, float], radius: float) -
 
 def _sky(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A vertical gradient with clouds of fractal noise, float32 [height, width, 3]."""
-    zenith = np.array([0.12, 0.25, 0.55], np.float32) * rng.uniform(0.5, 1.4)
-    horizon = np.array([0.6, 0.65, 0.7], np.float32) * rng.uniform(0.7, 1.3)
+    zenith = floats([0.12, 0.25, 0.55]) * rng.uniform(0.5, 1.4)
+    horizon = floats([0.6, 0.65, 0.7]) * rng.uniform(0.7, 1.3)
     if rng.random() < 0.25:
-        horizon = np.array([0.8, 0.45, 0.2], np.float32) * rng.uniform(0.6, 1.1)
+        horizon = floats([0.8, 0.45, 0.2]) * rng.uniform(0.6, 1.1)
     fall = np.linspace(0, 1, height, dtype=np.float32)[:, None].repeat(width, axis=1)
     picture = blend(fall, zenith, horizon)
     cover = rng.uniform(-0.2, 0.5)
     clouds = fractal_noise(rng, height, width, rng.uniform(0.35, 0.55), 2)
-    weight = np.clip((clouds - 0.6 + cover) * 2.5, 0, 1)
-    return blend(weight, picture, floats([0.85, 0.85, 0.87]))
+    return blend(np.clip((clouds - 0.6 + cover) * 2.5, 0, 1), picture, floats([0.85, 0.85, 0.87]))
 
 
 def _ridge(rng: np.random.Generator, level: float, relief: float, scene: Scene) -> np.ndarray:
@@ -79,41 +76,39 @@ def _ridge(rng: np.random.Generator, level: float, relief: float, scene: Scene) 
     line = fractal_noise(rng, 2, width, rng.uniform(0.35, 0.5), 4)[0]
     y = height * (level + relief * (line - 0.5))
     x = np.arange(width, dtype=np.float32)
-    corners = np.array([[width, height], [0, height]], np.float32)
-    return np.concatenate([np.stack([x, y], axis=1).astype(np.float32), corners])
+    return np.concatenate([np.stack([x, y], 1), [[width, height], [0, height]]], dtype=np.float32)
 
 
 def _tree(rng: np.random.Generator, scene: Scene, foot: tuple[float, float], size: float) -> None:
     """A branching tree: recursive branches, then leaves as many small discs of varied green."""
-    height, width = scene.radiance.shape[:2]
-    wood, tips = np.zeros((height, width), np.uint8), []
+    shape = scene.radiance.shape[:2]
+    wood, leaves, tips = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8), []
     stack = [(foot[0], foot[1], -np.pi / 2, size * 0.34, 6)]
     while stack:
         x, y, angle, length, depth = stack.pop()
         end = (x + length * np.cos(angle), y + length * np.sin(angle))
-        start_fixed = (int(x * 16), int(y * 16))
-        end_fixed = (int(end[0] * 16), int(end[1] * 16))
-        thick = max(1, int(size * 0.012 * depth))
-        cv2.line(wood, start_fixed, end_fixed, 255, thick, cv2.LINE_AA, 4)
+        start, stop = (16 * np.array([(x, y), end])).astype(int)
+        cv2.line(wood, start, stop, 255, max(1, int(size * 0.012 * depth)), cv2.LINE_AA, 4)
         if depth <= 2:
             tips.append(end)
         if depth > 1:
             for side in (-1, 1):
                 turn = side * rng.uniform(0.2, 0.65) + rng.normal(0, 0.1)
                 stack.append((*end, angle + turn, length * rng.uniform(0.65, 0.85), depth - 1))
-    leaves = np.zeros((height, width), np.uint8)
-    for x, y in tips:
-        for dx, dy in rng.normal(0, size * 0.045, (4, 2)):
+    for tip in tips:
+        for centre in tip + rng.normal(0, size * 0.045, (4, 2)):
             radius = int(16 * size * rng.uniform(0.012, 0.035))
-            centre = (int(16 * (x + dx)), int(16 * (y + dy)))
-            cv2.circle(leaves, centre, radius, 255, -1, cv2.LINE_AA, 4)
+            cv2.circle(leaves, (16 * centre).astype(int), radius, 255, -1, cv2.LINE_AA, 4)
     scene.paint_mask(wood, floats([0.07, 0.05, 0.035]) * np.float32(rng.uniform(0.5, 2)), None)
-    shade = fractal_noise(rng, height, width, 0.95, 24)
-    dark = np.array([0.02, 0.06, 0.015], np.float32)
-    light = np.array([0.2, 0.36, 0.06], np.float32) * rng.uniform(0.6, 1.5)
+    shade = fractal_noise(rng, shape[0], shape[1], 0.95, 24)
+    light = floats([0.2, 0.36, 0.06]) * rng.uniform(0.6, 1.5)
     if rng.random() < 0.2:
-        light = np.array([0.5, 0.2, 0.05], np.float32)
-    scene.paint_mask(leaves, blend(shade, dark, light), "trees")
+        light = floats([0.5, 0.2, 0.05])
+    scene.paint_mask(leaves, blend(shade, floats([0.02, 0.06, 0.015]), light), "trees")
+
+
+def _box(left: float, top: float, right: float, bottom: float) -> np.ndarray:
+    return floats([[left, top], [right, top], [right, bottom], [left, bottom]])
 
 
 def landscape(rng: np.random.Generator, height: int, width: int) -> Scene:
@@ -140,23 +135,20 @@ def city(rng: np.random.Generator, height: int, width: int) -> Scene:
     while x < width:
         wide, tall = width * rng.uniform(0.15, 0.4), height * rng.uniform(0.3, 0.85)
         top, right = ground - tall, x + wide
-        corners = floats([[x, top], [right, top], [right, ground], [x, ground]])
         style = [textures.plaster, textures.brick, textures.stone][int(rng.integers(3))]
-        scene.paint([corners], style(rng, height, width), "buildings")
+        scene.paint([_box(x, top, right, ground)], style(rng, height, width), "buildings")
         step_x, step_y = rng.uniform(9, 22), rng.uniform(11, 26)
         glass = random_colour(rng, 0.02, 0.3)
-        panes = []
-        for row in np.arange(top + step_y / 2, ground - step_y, step_y):
-            for left in np.arange(x + step_x / 3, right - step_x * 0.7, step_x):
-                right_side, bottom = left + step_x * 0.55, row + step_y * 0.6
-                panes.append(
-                    floats([[left, row], [right_side, row], [right_side, bottom], [left, bottom]])
-                )
+        panes = [
+            _box(left, row, left + step_x * 0.55, row + step_y * 0.6)
+            for row in np.arange(top + step_y / 2, ground - step_y, step_y)
+            for left in np.arange(x + step_x / 3, right - step_x * 0.7, step_x)
+        ]
         if panes:
             scene.paint(panes, glass * rng.uniform(0.7, 1.3), "windows")
         x = right + (0 if rng.random() < 0.6 else rng.uniform(0, 0.1) * width)
-    street = floats([[0, ground], [width, ground], [width, height], [0, height]])
-    scene.paint([street], textures.gravel(rng, height, width) * 0.6, "street")
+    street = textures.gravel(rng, height, width) * 0.6
+    scene.paint([_box(0, ground, width, height)], street, "street")
     for _ in range(int(rng.integers(0, 2))):
         _tree(rng, scene, (rng.uniform(0, width), height), height * rng.uniform(0.3, 0.6))
     return scene
@@ -167,9 +159,8 @@ def table(rng: np.random.Generator, height: int, width: int) -> Scene:
     names = sorted(MATERIALS)
     scene = Scene(textures.plaster(rng, height, width), ["table", "wall"])
     edge = height * rng.uniform(0.2, 0.55)
-    corners = floats([[0, edge], [width, edge], [width, height], [0, height]])
     top = [textures.wood, textures.cloth, textures.stone][int(rng.integers(3))]
-    scene.paint([corners], top(rng, height, width), None)
+    scene.paint([_box(0, edge, width, height)], top(rng, height, width), None)
     for _ in range(int(rng.integers(2, 6))):
         radius = height * rng.uniform(0.07, 0.2)
         centre = (rng.uniform(0, width), rng.uniform(edge, height))
@@ -197,8 +188,7 @@ def page(rng: np.random.Generator, height: int, width: int) -> Scene:
     while y < height - 6:
         x = rng.uniform(6, 20)
         while x < width - 10:
-            letters = int(rng.integers(2, 9))
-            count = 3 * letters
+            count = 3 * int(rng.integers(2, 9))  # of strokes in a word
             steps_x = x + np.cumsum(rng.uniform(0, x_height * 0.35, count))
             steps_y = y + rng.uniform(-x_height / 2, x_height / 2, count)
             points = (16 * np.stack([steps_x, steps_y], 1)).astype(np.int32)
@@ -234,7 +224,6 @@ _ODDS = (0.28, 0.2, 0.22, 0.1, 0.2)
 
 def render_scene(rng: np.random.Generator, height: int, width: int) -> Scene:
     """Draws one scene of a random kind; radiance float32 [height, width, 3] in [0, 1]."""
-    kind = KINDS[int(rng.choice(len(KINDS), p=_ODDS))]
-    scene = kind(rng, height, width)
+    scene = KINDS[int(rng.choice(len(KINDS), p=_ODDS))](rng, height, width)
     np.clip(scene.radiance, 0.0, 1.0, out=scene.radiance)
     return scene

@@ -1,17 +1,17 @@
 """The world of the premise: a forgery differs from its picture at its outline and nowhere else.
 
-Every picture, authentic or tampered, shows one to three pieces cut out of another scene or of the
-same one. All are decoys, laid into the scene before the camera, so that its optics, noise and
-demosaicing run over their outlines; the last piece of a tampered picture is instead cut out of a
-finished photograph of the same camera and pasted. Pieces move by whole cells of the Bayer grid and
-of JPEG's. So inside and outside share all history, and the classes differ in nothing but the moment
-at which the last piece came in: the outline is sharper than any that went through the optics.
+Every picture shows one to three pieces cut out of another scene or of the same one. All are decoys,
+laid into the scene before the camera, whose optics, noise and demosaicing run over their outlines;
+the last piece of a tampered picture is instead cut out of a finished photograph of the same camera.
+Pieces move by whole cells of the Bayer grid and of JPEG's. So inside and outside share all history;
+only the last outline is sharper than any that went through the optics.
 """
 
 from dataclasses import replace
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
 from data_pipelines.generator.camera import sample_camera
 from data_pipelines.generator.forgeries import Source, blend, choose_region, outline_step
@@ -26,9 +26,9 @@ CANDIDATES = 4  # pieces drawn for each one that is laid: a forgery nobody can s
 
 
 def seam_picture(
-    rng: np.random.Generator,
-    target_rng: np.random.Generator,
-    donor_rng: np.random.Generator,
+    rng: Generator,
+    target_rng: Generator,
+    donor_rng: Generator,
     shape: tuple[int, int],
     kind: str,
     tampered: bool,
@@ -59,15 +59,14 @@ def seam_picture(
 
 
 def _piece(
-    rng: np.random.Generator, target: np.ndarray, donor: np.ndarray, kind: str
+    rng: Generator, target: np.ndarray, donor: np.ndarray, kind: str
 ) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
     """The strongest of CANDIDATES: mask uint8 [H, W], layer float32 [H, W, 3], move (x, y)."""
     height, width = target.shape[:2]
-    below = Source(target, [])
     best, strength = None, -1.0
     while best is None:
         for _ in range(CANDIDATES):
-            mask = choose_region(rng, below)
+            mask = choose_region(rng, Source(target, []))
             left, top, wide, tall = cv2.boundingRect(mask)
             # The piece's origin lies inside the picture, as many whole cells away.
             x, y = (

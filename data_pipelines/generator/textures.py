@@ -18,8 +18,8 @@ def fractal_noise(
 ) -> np.ndarray:
     """Sum of octaves of smooth noise, float32 [height, width] scaled to [0, 1].
 
-    `persistence` is the amplitude ratio of one octave to the next coarser one: it sets the slope
-    of the spectrum. `cells` is the number of cells along the longer side in the first octave.
+    persistence: amplitude ratio of one octave to the next coarser one, the spectrum's slope.
+    cells: along the longer side, in the first octave.
     """
     total = np.zeros((height, width), np.float32)
     amplitude, longer = 1.0, max(height, width)
@@ -49,7 +49,7 @@ def blend(weight: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarr
 def _coordinates(height: int, width: int, angle: float) -> tuple[np.ndarray, np.ndarray]:
     """Pixel coordinates turned by `angle` radians, two float32 [height, width]."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
-    cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    cosine, sine = floats([np.cos(angle), np.sin(angle)])
     return x * cosine + y * sine, y * cosine - x * sine
 
 
@@ -72,8 +72,8 @@ def wood(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     period = rng.uniform(6, 22)
     rings = 0.5 + 0.5 * np.sin(2 * np.pi * across / period + 9 * warp + 0.01 * along)
     fibre = fractal_noise(rng, height, width, 0.85, 16)
-    dark = np.array([0.16, 0.08, 0.04], np.float32) * rng.uniform(0.6, 1.6)
-    light = np.array([0.5, 0.3, 0.16], np.float32) * rng.uniform(0.6, 1.4)
+    dark = floats([0.16, 0.08, 0.04]) * rng.uniform(0.6, 1.6)
+    light = floats([0.5, 0.3, 0.16]) * rng.uniform(0.6, 1.4)
     return blend(0.7 * rings + 0.3 * fibre, dark, light)
 
 
@@ -96,14 +96,13 @@ def brick(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A wall of bricks, each of its own shade, with mortar lines."""
     brick_height, brick_width = rng.uniform(8, 22), rng.uniform(20, 48)
     y, x = np.mgrid[:height, :width].astype(np.float32)
-    row = np.floor(y / brick_height)
-    shifted = x + (row % 2) * brick_width / 2
-    column = np.floor(shifted / brick_width)
+    row = (y / brick_height).astype(int)
+    shifted = x + (row % 2).astype(np.float32) * brick_width / 2
     shades = rng.uniform(0.6, 1.4, (64, 64)).astype(np.float32)
-    shade = shades[row.astype(int) % 64, column.astype(int) % 64]
+    shade = shades[row % 64, (shifted / brick_width).astype(int) % 64]
     seam = np.minimum(y % brick_height, shifted % brick_width)
     rough = fractal_noise(rng, height, width, 0.8, 12)
-    colour = np.array([0.4, 0.16, 0.09], np.float32) * rng.uniform(0.5, 1.5)
+    colour = floats([0.4, 0.16, 0.09]) * rng.uniform(0.5, 1.5)
     if rng.random() < 0.4:
         colour = random_colour(rng, 0.1, 0.6)
     faces = colour * (shade * (0.7 + 0.6 * rough))[..., None]
@@ -117,8 +116,8 @@ def water(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     depth = 1.0 / (0.08 + y / height)
     warp = fractal_noise(rng, height, width, 0.6, 6)
     waves = np.sin(depth * rng.uniform(14, 30) + 7 * warp + 0.02 * x)
-    deep = np.array([0.03, 0.1, 0.16], np.float32) * rng.uniform(0.6, 1.8)
-    bright = np.array([0.35, 0.5, 0.6], np.float32) * rng.uniform(0.6, 1.4)
+    deep = floats([0.03, 0.1, 0.16]) * rng.uniform(0.6, 1.8)
+    bright = floats([0.35, 0.5, 0.6]) * rng.uniform(0.6, 1.4)
     return blend(np.clip(0.35 + 0.25 * waves + 0.4 * (warp - 0.5), 0, 1), deep, bright)
 
 
@@ -128,8 +127,8 @@ def grass(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     blades = cv2.resize(short, (width, height), interpolation=cv2.INTER_CUBIC)
     patches = fractal_noise(rng, height, width, 0.6, 4)
     weight = np.clip(0.45 + 0.2 * blades + 0.6 * (patches - 0.5), 0, 1)
-    dark = np.array([0.03, 0.07, 0.01], np.float32) * rng.uniform(0.7, 1.8)
-    light = np.array([0.24, 0.38, 0.09], np.float32) * rng.uniform(0.6, 1.5)
+    dark = floats([0.03, 0.07, 0.01]) * rng.uniform(0.7, 1.8)
+    light = floats([0.24, 0.38, 0.09]) * rng.uniform(0.6, 1.5)
     return blend(weight, dark, light)
 
 
@@ -142,19 +141,11 @@ def gravel(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
         seeds, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
     )
     shade = rng.uniform(0.3, 1.2, labels.max() + 1).astype(np.float32)[labels]
-    radius = np.sqrt(height * width / count)
-    round_off = np.clip(1.15 - distance / radius, 0.15, 1.0)
+    round_off = np.clip(1.15 - distance / np.sqrt(height * width / count), 0.15, 1.0)
     fine = 0.8 + 0.4 * fractal_noise(rng, height, width, 0.9, 24)
     return random_colour(rng, 0.15, 0.6) * (shade * round_off * fine)[..., None]
 
 
 MATERIALS: dict[str, Material] = {
-    "plaster": plaster,
-    "stone": stone,
-    "wood": wood,
-    "cloth": cloth,
-    "brick": brick,
-    "water": water,
-    "grass": grass,
-    "gravel": gravel,
+    make.__name__: make for make in (plaster, stone, wood, cloth, brick, water, grass, gravel)
 }

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from data_pipelines.jpeg import resave
+from data_pipelines.images import resave
 
 _ROWS = 512  # rows of noise drawn at a time, so that a large picture needs little memory
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.diagnosis import EXPECTED
+from data_pipelines.doctor import EXPECTED
 from data_pipelines.listing import AUTHENTIC, TAMPERED, Listing
 from data_pipelines.soft_edges import DEFAULT_OPTIONS
 from sapl_jax.errors import UserError

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipelines import diagnosis, doctor
+from data_pipelines import doctor
 from data_pipelines.duplicates import identical_groups, without_training_pictures
 from data_pipelines.readers import read_dataset
 from sapl_jax.errors import UserError
@@ -32,12 +32,12 @@ def _run(monkeypatch, capsys, *arguments: str) -> tuple[int, str]:
     return status, capsys.readouterr().out
 
 
-def _findings(root: Path, **options) -> list[diagnosis.Finding]:
+def _findings(root: Path, **options) -> list[doctor.Finding]:
     listing = read_dataset("folder", root)
-    return diagnosis.diagnose(listing, diagnosis.examine(listing, progress=False), **options)
+    return doctor.diagnose(listing, doctor.examine(listing, progress=False), **options)
 
 
-def _only(root: Path, **options) -> diagnosis.Finding:
+def _only(root: Path, **options) -> doctor.Finding:
     (finding,) = _findings(root, **options)
     return finding
 
@@ -96,11 +96,11 @@ def test_an_incomplete_copy_of_a_known_set_is_found(tmp_path) -> None:
     write_random(tmp_path / "Au/Au_ani_00001.jpg", 0, (70, 80))
     write_random(tmp_path / "Tp/Tp_D_CND_M_N_ani00018_sec00096_00138.tif", 1, (70, 80))
     listing = read_dataset("casia_v2", tmp_path)
-    findings = diagnosis.diagnose(listing, diagnosis.examine(listing, progress=False))
+    findings = doctor.diagnose(listing, doctor.examine(listing, progress=False))
     assert "1 authentic and 1 tampered pictures; a complete copy has 7491 and 5123" in (
         findings[0].what
     )
-    assert diagnosis.formats_tell_the_class(listing)
+    assert doctor.formats_tell_the_class(listing)
 
 
 def test_duplicates_inside_across_classes_and_against_training_are_found(healthy, tmp_path) -> None:

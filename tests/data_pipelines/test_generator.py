@@ -14,7 +14,7 @@ from data_pipelines.generator.folder import MARK, generate
 from data_pipelines.generator.forgeries import KINDS, Source, copy_move, remove, splice
 from data_pipelines.generator.scenes import KINDS as SCENES
 from data_pipelines.generator.scenes import render_scene
-from data_pipelines.jpeg import decode
+from data_pipelines.images import decode_image
 from data_pipelines.readers import read_dataset
 from sapl_jax.errors import UserError
 from sapl_jax.files import PARTIAL, hold_lock
@@ -47,7 +47,7 @@ def test_sources_with_different_ids_are_different_pictures() -> None:
 @pytest.mark.parametrize("number", range(12))
 def test_examples_have_the_size_asked_for_and_masks_within_limits(number: int) -> None:
     example = make_example(1, number, 128)
-    picture = decode(example.jpeg)
+    picture = decode_image(example.jpeg, "picture")
     assert max(picture.shape[:2]) == 128
     if number % 2 == 0:
         assert example.kind == "authentic" and example.mask is None

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines.diagnosis import diagnose, examine
+from data_pipelines.doctor import diagnose, examine
 from data_pipelines.images import read_image
 from data_pipelines.masks import load_mask
 from data_pipelines.readers import read_dataset

@@ -62,9 +62,9 @@ def test_splits_are_disjoint_complete_and_stratified(small_prepared: Prepared) -
         for split in ("train", "validation")
     }
     assert not names["train"] & names["validation"]
-    assert len(names["train"]) == small_prepared.num_train
-    assert len(names["validation"]) == small_prepared.num_val
-    assert small_prepared.num_train + small_prepared.num_val == 40
+    assert len(names["train"]) == small_prepared.num_examples("train")
+    assert len(names["validation"]) == small_prepared.num_examples("validation")
+    assert small_prepared.num_examples("train") + small_prepared.num_examples("validation") == 40
     assert small_prepared.counts["validation"]["tampered"] == 4
     assert 4 <= small_prepared.counts["validation"]["authentic"] <= 6
     assert small_prepared.num_shared_sources == 0
@@ -128,7 +128,7 @@ def test_folder_data_set_keeps_states_of_one_scene_together(tmp_path: Path) -> N
 def test_no_validation_split_where_none_is_wanted(tmp_path: Path) -> None:
     root = make_casia(tmp_path / "root", 3, 3)
     prepared = prepare("casia_v2", root, tmp_path / "o", SMALL, val_fraction=0, progress=False)
-    assert (prepared.num_train, prepared.num_val) == (6, 0)
+    assert (prepared.num_examples("train"), prepared.num_examples("validation")) == (6, 0)
 
 
 def test_class_without_a_readable_picture_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_files_that_no_record_can_name_are_skipped_and_listed(tmp_path: Path) ->
     (root / "Au" / "Au_ani_00007.jpg").symlink_to(root / "nothing.jpg")
     shutil.copy(root / "Au" / "Au_ani_00001.jpg", root / "Au" / "\udcff.jpg")
     prepared = prepare("casia_v2", root, tmp_path / "out", SMALL, progress=False)
-    assert prepared.num_train + prepared.num_val == 6
+    assert prepared.num_examples("train") + prepared.num_examples("validation") == 6
     rows = json.loads((prepared.dir / "skipped.json").read_text())
     assert [row["file"] for row in rows] == ["Au/Au_ani_00007.jpg", "Au/\\xff.jpg"]
 
@@ -178,7 +178,7 @@ prepare("casia_v2", sys.argv[1], sys.argv[2], Geometry(64, 14), progress=False)
     left = list(output.rglob("*.array_record*"))
     assert left and all("incomplete" in str(path) for path in left)
     prepared = prepare("casia_v2", root, output, SMALL, progress=False)
-    assert prepared.num_train + prepared.num_val == 16
+    assert prepared.num_examples("train") + prepared.num_examples("validation") == 16
     assert not [path for path in output.rglob("*") if "incomplete" in path.name]
 
 

@@ -26,7 +26,10 @@ def test_every_picture_and_mask_reads(real_data: Path) -> None:
 
 def test_casia_prepares_and_trains_at_full_size(real_data: Path, tmp_path: Path) -> None:
     prepared = prepare("casia_v2", real_data / "CASIA2_subset", tmp_path, progress=False)
-    assert prepared.num_train + prepared.num_val == 319 and prepared.num_skipped == 0
+    assert (
+        prepared.num_examples("train") + prepared.num_examples("validation") == 319
+        and prepared.num_skipped == 0
+    )
     assert prepared.counts["validation"] == {"authentic": 16, "tampered": 16}
     assert prepared.num_shared_sources == 0
     batch = next(islice(train_batches(prepared, batch_size=12, seed=0), 3, None))

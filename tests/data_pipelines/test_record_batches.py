@@ -53,7 +53,9 @@ def test_examples_are_what_preprocessing_makes_of_the_pictures(
     small_prepared: Prepared, casia_root: Path
 ) -> None:
     source = tfds.builder_from_directory(str(small_prepared.dir)).as_data_source("train")
-    (batch,) = eval_batches(small_prepared, split="train", batch_size=small_prepared.num_train)
+    (batch,) = eval_batches(
+        small_prepared, split="train", batch_size=small_prepared.num_examples("train")
+    )
     for n in range(len(source)):
         expected = preprocess(read_image(casia_root / source[n]["name"].decode()), SMALL)
         np.testing.assert_array_equal(batch["image"][n], expected.image)
@@ -101,7 +103,7 @@ def test_processes_share_the_batches_of_one_process(small_prepared: Prepared) ->
 
 
 def test_each_epoch_holds_every_example_once_in_another_order(small_prepared: Prepared) -> None:
-    total = small_prepared.num_train
+    total = small_prepared.num_examples("train")
     batches = train_batches(small_prepared, batch_size=total, seed=0, horizontal_flip=False)
     first, second = take(batches, 2)
 
@@ -116,7 +118,7 @@ def test_each_epoch_holds_every_example_once_in_another_order(small_prepared: Pr
 def test_flips_turn_picture_edges_and_valid_patches_together(small_prepared: Prepared) -> None:
     plain_of = {"horizontal_flip": False, "vertical_flip": False}
     both_of = {"horizontal_flip": True, "vertical_flip": True}
-    total, seed = small_prepared.num_train, 4
+    total, seed = small_prepared.num_examples("train"), 4
     (plain,) = take(train_batches(small_prepared, batch_size=total, seed=seed, **plain_of), 1)
     (both,) = take(train_batches(small_prepared, batch_size=total, seed=seed, **both_of), 1)
     order, coins = epoch_plan(total, seed, 0)
@@ -160,7 +162,7 @@ def test_evaluation_shows_every_example_once_across_processes(
         for n in range(2)
         if batch["weight"][n] == 1
     ]
-    assert len(kept) == small_prepared.num_val == len(set(kept))
+    assert len(kept) == small_prepared.num_examples("validation") == len(set(kept))
     padding = [batch for part in parts for batch in part if (batch["weight"] == 0).any()]
     assert all(batch["valid"].any(axis=(1, 2)).all() for batch in padding)
 
@@ -185,7 +187,7 @@ def test_empty_split_and_batch_size_are_user_errors(small_prepared: Prepared) ->
 
 
 def test_a_share_is_saved_as_jpeg_once_more_and_nothing_else_changes(small_prepared) -> None:
-    total = small_prepared.num_train
+    total = small_prepared.num_examples("train")
     options = {"batch_size": total, "seed": 4}
     plain, again = (
         take(train_batches(small_prepared, **options, jpeg_share=share), 2) for share in (0.0, 0.5)

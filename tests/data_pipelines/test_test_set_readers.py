@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipelines.diagnosis import diagnose, examine
+from data_pipelines.doctor import diagnose, examine
 from data_pipelines.readers import read_dataset
 from sapl_jax.errors import UserError
 from sapl_jax.evaluation.evaluator import load_sample

@@ -11,7 +11,7 @@ from data_pipelines.generator.examples import Example, kind_of, make_example, so
 from data_pipelines.generator.folder import generate
 from data_pipelines.generator.photographs import open_library, photograph_example
 from data_pipelines.generator.seams import GRID, KINDS, seam_picture
-from data_pipelines.jpeg import decode
+from data_pipelines.images import decode_image
 from sapl_jax.errors import UserError
 
 
@@ -29,7 +29,7 @@ def example_of(request: pytest.FixtureRequest) -> Callable[[int, int], Example]:
 def medians(examples: list[Example]) -> np.ndarray:
     """Local variance and gradient in tampered and authentic edges and interiors, [4, 2]."""
     found = [
-        es.measure_picture(decode(example.jpeg), example.mask > 127, es.Options())
+        es.measure_picture(decode_image(example.jpeg, "picture"), example.mask > 127, es.Options())
         for example in examples
     ]
     return np.median([means[:, :2] for means in found if means is not None], axis=0)
