@@ -21,9 +21,6 @@ from data_pipelines.splits import split_samples
 from sapl_jax.errors import UserError
 from sapl_jax.files import sha256_of
 
-# Higher levels save a few per cent of disk and cost several times the time.
-_PNG_LEVEL = 1
-
 
 @dataclasses.dataclass(eq=False)
 class PictureConfig(tfds.core.BuilderConfig):
@@ -35,7 +32,7 @@ class PictureConfig(tfds.core.BuilderConfig):
 class PictureBuilder(tfds.core.GeneratorBasedBuilder):
     """Writes each readable picture once, with its patch-level soft edge map; never opens a mask.
 
-    A subclass names its reader in `DATASET`. The root of the data set is TFDS's manual folder.
+    A subclass has the name of its reader. The root of the data set is TFDS's manual folder.
     Records hold: image (the resized picture, not padded, as PNG), edge_map float32 [g, g], label,
     name, original_size (height, width in pixels) and sha256 of the source file.
     Unreadable files are left out and listed in skipped.json beside the records.
@@ -51,8 +48,8 @@ class PictureBuilder(tfds.core.GeneratorBasedBuilder):
 
     @property
     @abstractmethod
-    def DATASET(self) -> str:
-        """Name of the data set's reader. Abstract, so that TFDS does not register this class."""
+    def MANUAL_DOWNLOAD_INSTRUCTIONS(self) -> str:
+        """Where the files come from. Abstract, so that TFDS does not register this class."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         grid = self.builder_config.plan.geometry.grid
@@ -70,10 +67,10 @@ class PictureBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         plan = self.builder_config.plan
-        self._listing = read_dataset(self.DATASET, dl_manager.manual_dir, both_classes=True)
+        self._listing = read_dataset(self.name, dl_manager.manual_dir, both_classes=True)
         split = split_samples(self._listing.samples, plan.val_fraction, plan.seed)
         shared = split.shared
-        self._plan = dataclasses.replace(plan, dataset=self.DATASET, num_shared_sources=shared)
+        self._plan = dataclasses.replace(plan, dataset=self.name, num_shared_sources=shared)
         self._unreadable: list[tuple[str, str]] = []
         self._counts: dict[str, dict[str, int]] = {}
         generators = {"train": self._generate_examples("train", split.train)}
@@ -111,7 +108,8 @@ class PictureBuilder(tfds.core.GeneratorBasedBuilder):
             return error
         resized = resize(picture, plan.geometry)
         bgr = cv2.cvtColor(resized, cv2.COLOR_RGB2BGR)
-        _, png = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])
+        # Higher levels than 1 save a few per cent of disk and cost several times the time.
+        _, png = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])
         return {
             "image": png.tobytes(),
             "edge_map": patch_edge_map(resized, plan.geometry, plan.options),
@@ -136,7 +134,6 @@ class PictureBuilder(tfds.core.GeneratorBasedBuilder):
 class Folder(PictureBuilder):
     """Your own pictures: authentic ones in `Au/`, tampered ones in `Tp/`."""
 
-    DATASET = "folder"
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
     Put authentic pictures into Au/ and tampered ones into Tp/ of one folder and run
       python -m data_pipelines.prepare --dataset folder --root THAT_FOLDER --output DIR
@@ -149,7 +146,6 @@ class CasiaV2(PictureBuilder):
     `data_pipelines.prepare` runs it and gives each root and setting a folder of its own.
     """
 
-    DATASET = "casia_v2"
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
     CASIA v2.0 is for research. It was published at http://forensics.idealtest.org/casiav2/
     (J. Dong, W. Wang, T. Tan, "CASIA Image Tampering Detection Evaluation Database", ChinaSIP

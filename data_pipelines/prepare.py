@@ -28,7 +28,7 @@ from sapl_jax.files import hold_lock
 # The system's words for what its user can mend.
 _FULL = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT)]
 _REFUSED = [os.strerror(n) for n in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)]
-BUILDERS: dict[str, type[PictureBuilder]] = {"casia_v2": CasiaV2, "folder": Folder}
+BUILDERS: dict[str, type[PictureBuilder]] = {kind.name: kind for kind in (CasiaV2, Folder)}
 
 
 def prepare(

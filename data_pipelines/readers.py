@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from data_pipelines import au_tp_readers, list_readers, test_set_readers
+from data_pipelines import folder_readers, list_readers
 from data_pipelines.listing import AUTHENTIC, LABEL_NAMES, TAMPERED, Listing, Sample
 from sapl_jax.errors import UserError
 
@@ -11,7 +11,7 @@ __all__ = ["AUTHENTIC", "LABEL_NAMES", "READERS", "TAMPERED", "Listing", "Sample
 
 READERS: dict[str, Callable[[Path], Listing]] = {
     name.removeprefix("read_"): function
-    for module in (au_tp_readers, test_set_readers, list_readers)
+    for module in (folder_readers, list_readers)
     for name, function in vars(module).items()
     if name.startswith("read_") and function.__module__ == module.__name__  # not an import
 }
