@@ -17,7 +17,7 @@ from sapl_jax.clip.model import CLIP
 from sapl_jax.clip.tokens import class_token_ids
 from sapl_jax.errors import UserError
 from sapl_jax.models.hecl import ProjectionHeads
-from sapl_jax.models.layers import l2_normalize
+from sapl_jax.models.layers import l2_normalize, product
 from sapl_jax.models.localization import TAMPERED, pooled_logits, tampered_heat
 from sapl_jax.models.prompts import Prompts
 
@@ -94,10 +94,7 @@ class SAPL(nnx.Module):
         text = l2_normalize(text).reshape(batch, num_classes, -1)
 
         # cos = (P . t) / |P|: the norm is divided out afterwards, so P is never copied.
-        same = text.astype(embeddings.dtype)
-        products = jnp.einsum(
-            "lbtp,bcp->lbtc", embeddings, same, preferred_element_type=jnp.float32
-        )
+        products = product("lbtp,bcp->lbtc", embeddings, text.astype(embeddings.dtype))
         squares = jnp.sum(jnp.square(embeddings.astype(jnp.float32)), axis=-1, keepdims=True)
         similarity = products * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
         sources = []

@@ -103,7 +103,7 @@ def make_train_step(
             tower, shape = model.clip.vision, batch["image"].shape
             recompute = choose_recompute(config.train.remat, tower, shape, devices)
             outputs = model(batch["image"], batch["edge_map"], batch["valid"], recompute=recompute)
-            return sapl_loss(model, outputs, batch, state.queues, config, weight, AXIS)
+            return sapl_loss(model, outputs, batch, state.queues, config.train, weight)
 
         (loss, (parts, queues)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         grads = jax.lax.pmean(grads, AXIS)
