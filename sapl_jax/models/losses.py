@@ -41,11 +41,9 @@ def sapl_loss(
         "accuracy": jnp.mean(correct, dtype=jnp.float32),
     }
     if train.background_share:
-        of_all = train.background_of == "all"
-        counted = jnp.ones(label.shape, bool) if of_all else label != TAMPERED
-        parts["loss_background"] = background_loss(
-            outputs.similarity, model.scale, valid, train.background_share, counted
-        )
+        counted = (label != TAMPERED) | (train.background_of == "all")
+        seen = outputs.similarity, model.scale, valid
+        parts["loss_background"] = background_loss(*seen, train.background_share, counted)
     if model.options.hecl.enabled:
         parts["loss_hecl"], queues = hecl_loss(model, outputs, valid, label, queues)
     loss = parts["loss_cls"] + train.background_weight * parts["loss_background"]

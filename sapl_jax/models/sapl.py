@@ -116,9 +116,7 @@ def normalize_pixels(image: Array) -> Array:
 def build_sapl(config: ConfigDict, dtype: jnp.dtype) -> SAPL:
     """The model of a configuration with CLIP's weights loaded and its own parts initialised.
 
-    Args:
-        config: see configs/sapl.py.
-        dtype: compute type, and storage type of the frozen weights.
+    `dtype`: compute type, and storage type of the frozen weights.
 
     Raises:
         UserError: for weights that cannot be loaded, taps beyond the depth, and unknown options.
@@ -133,10 +131,8 @@ def build_sapl(config: ConfigDict, dtype: jnp.dtype) -> SAPL:
 def assemble_sapl(clip: CLIP, class_ids: Sequence[Sequence[int]], config: ConfigDict) -> SAPL:
     """SAPL on a CLIP that is there already; its own parts are initialised from the seed.
 
-    Args:
-        clip: with or without LoRA.
-        class_ids: token ids of the class words, authentic first.
-        config: see configs/sapl.py; its `clip` part is not read.
+    `class_ids`: token ids of the class words, authentic first. The configuration's `clip` part is
+    not read.
 
     Raises:
         UserError: taps beyond the depth, unknown options.

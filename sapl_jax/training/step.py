@@ -38,9 +38,8 @@ def choose_recompute(
 ) -> Recompute:
     """What `config.train.remat` means on a device; "auto" is the `fitting_level` of its memory.
 
-    Args:
-        shape: of this device's share of a batch of pictures, [B, C, C, 3].
-        devices: those that train, of one kind; the memory of one of this process's is asked.
+    `shape`: of a device's share of a batch of pictures, [B, C, C, 3]. `devices`: those that train,
+    of one kind; the memory of one of this process's is asked.
     """
     here = jax.process_index()
     device = next((d for d in devices if d.process_index == here), devices[0])
@@ -119,12 +118,10 @@ def make_train_step(
         bad_steps = jnp.where(finite, 0, state.bad_steps + 1)
 
         metrics = parts | {
-            "hecl_weight": weight,
-            "learning_rate": rate,
-            "grad_norm": grad_norm,
+            "hecl_weight": weight, "learning_rate": rate, "grad_norm": grad_norm,
             "queue_fill": jnp.mean(queues.fill / config.model.hecl.queue_length),
             "bad_steps": bad_steps,
-        }
+        }  # fmt: skip
         if "stop" in batch:
             metrics["stop"] = jax.lax.psum(batch["stop"], AXIS)
         metrics = {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
