@@ -71,19 +71,14 @@ class CheckpointFolder:
                 ) from error
             for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(unfinished, ignore_errors=True)
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
-                read_only=read_only,
-                create=False,  # Orbax does not support True for one process of several.
-                multiprocessing_options=alone,
-            ),
-            item_handlers={
-                "state": ocp.StandardCheckpointHandler(multiprocessing_options=alone),
-                "record": ocp.JsonCheckpointHandler(multiprocessing_options=alone),
-            },
-        )
+        # Orbax does not support create=True for one process of several.
+        how = {"max_to_keep": keep, "read_only": read_only, "create": False}
+        options = ocp.CheckpointManagerOptions(**how, multiprocessing_options=alone)
+        handlers = {
+            "state": ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+            "record": ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+        }
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
         if not read_only and keep is not None:
             # A run killed between writing a checkpoint and removing the oldest left one too many.
             for surplus in sorted(self._manager.all_steps())[:-keep]:

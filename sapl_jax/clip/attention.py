@@ -23,6 +23,7 @@ _BLOCK = 704
 
 Arrays = tuple[Array, ...]
 _LOG = logging.getLogger(__name__)
+_product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 _plain = ContextVar("plain attention", default=False)
 
 
@@ -181,10 +182,6 @@ def _einsum(causal: bool, q: Array, k: Array, v: Array) -> Array:
         scores = jnp.where(jnp.tril(jnp.ones(scores.shape[2:], bool)), scores, -jnp.inf)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return jnp.swapaxes(jnp.einsum("...qk,...kd->...qd", weights, v), 1, 2)
-
-
-def _product(equation: str, a: Array, b: Array) -> Array:
-    return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
 
 
 def _blocked_forward(

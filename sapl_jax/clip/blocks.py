@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from sapl_jax.clip.attention import FUSED, LOGSUMEXP, attention
@@ -45,7 +46,7 @@ class LayerNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones((features,), dtype))
         self.bias = nnx.Param(jnp.zeros((features,), dtype))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Array) -> Array:
         """x: [..., features] -> the same shape."""
         h = x.astype(jnp.float32)
         h = h - jnp.mean(h, axis=-1, keepdims=True)
@@ -69,7 +70,7 @@ class Linear(nnx.Module):
         self.lora_b: LoRAParam | None = nnx.data(None)
         self.lora_scale = 0.0
 
-    def __call__(self, x: jax.Array, name: str = LINEAR) -> jax.Array:
+    def __call__(self, x: Array, name: str = LINEAR) -> Array:
         """x: [..., in] -> [..., out], called `name` for checkpoint policies."""
         y = x @ self.kernel[...].astype(x.dtype)
         if self.bias is not None:
@@ -98,7 +99,7 @@ class Block(nnx.Module):
         self.fc1 = Linear(features, hidden, (2 * features) ** -0.5, dtype, rngs)
         self.fc2 = Linear(hidden, features, std_in, dtype, rngs)
 
-    def __call__(self, x: jax.Array, *, causal: bool) -> jax.Array:
+    def __call__(self, x: Array, *, causal: bool) -> Array:
         """x: [B, T, D] -> [B, T, D]."""
         h = self.norm1(x)
         q, k, v = (self._split_heads(project(h)) for project in (self.q, self.k, self.v))
@@ -106,7 +107,7 @@ class Block(nnx.Module):
         h = self.norm2(x)
         return x + self.fc2(ACTIVATIONS[self.activation](self.fc1(h, MLP)))
 
-    def with_values(self, x: jax.Array, patches: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def with_values(self, x: Array, patches: Array) -> tuple[Array, Array]:
         """One block of the V-V path beside the usual one, not causal: both [B, T, D].
 
         `patches` collects softmax(v v^T) v of every block and skips the MLPs, as in CLIP Surgery
@@ -116,7 +117,7 @@ class Block(nnx.Module):
         patches = patches + self.out(attention(v, v, v, causal=False).reshape(x.shape))
         return self(x, causal=False), patches
 
-    def _split_heads(self, x: jax.Array) -> jax.Array:
+    def _split_heads(self, x: Array) -> Array:
         return x.reshape(*x.shape[:-1], self.heads, -1)
 
 
@@ -143,7 +144,7 @@ class Recompute(NamedTuple):
 
 KEEP = Recompute()
 # Hidden states: the usual path, or it and the V-V path.
-_State = tuple[jax.Array, ...]
+_State = tuple[Array, ...]
 
 
 def make_blocks(config: TowerConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Block:
@@ -158,14 +159,8 @@ def make_blocks(config: TowerConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Block:
 
 
 def run_blocks(
-    blocks: Block,
-    x: jax.Array,
-    taps: Sequence[int],
-    *,
-    causal: bool,
-    recompute: Recompute,
-    values: bool = False,
-) -> tuple[list[jax.Array], jax.Array]:
+    blocks: Block, x: Array, taps: Sequence[int], causal: bool, recompute: Recompute, values: bool
+) -> tuple[list[Array], Array]:
     """Runs stacked blocks on `x` [B, T, D] and keeps the hidden states that `taps` names.
 
     Args:
@@ -207,7 +202,7 @@ def _run_segment(
     # The frozen weights are closed over and indexed inside the step: as scanned inputs, each
     # segment's slice of them would be a copy. The checkpoint policy keeps what indexing gives out
     # of the residuals, where it would be a second copy of all weights.
-    def step(h: _State, scanned: tuple[jax.Array, nnx.State]) -> tuple[_State, None]:
+    def step(h: _State, scanned: tuple[Array, nnx.State]) -> tuple[_State, None]:
         index, lora_of_block = scanned
         frozen_of_block = jax.tree.map(
             lambda w: jax.lax.dynamic_index_in_dim(w, index, keepdims=False), frozen

@@ -4,10 +4,10 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import Array
 
 from sapl_jax.clip.blocks import KEEP, LayerNorm, Linear, Recompute, make_blocks, normal, run_blocks
 from sapl_jax.clip.config import TextConfig, VisionConfig
@@ -38,7 +38,7 @@ def _cubic(x: np.ndarray) -> np.ndarray:
     return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
 
 
-def interpolate_positions(positions: jax.Array, grid: tuple[int, int]) -> jax.Array:
+def interpolate_positions(positions: Array, grid: tuple[int, int]) -> Array:
     """Position embeddings for a grid of (rows, columns): float32 [1 + rows * columns, D].
 
     `positions` [1 + n * n, D]: the class position first, then an n x n grid row by row.
@@ -56,8 +56,8 @@ def interpolate_positions(positions: jax.Array, grid: tuple[int, int]) -> jax.Ar
 class VisionFeatures(NamedTuple):
     """What the vision tower returns, in the tower's compute dtype."""
 
-    taps: jax.Array  # [L, B, 1 + T, D], the tapped hidden states; CLS, then patches row by row
-    pooled: jax.Array  # [B, D], post-layernorm of the last block's CLS
+    taps: Array  # [L, B, 1 + T, D], the tapped hidden states; CLS, then patches row by row
+    pooled: Array  # [B, D], post-layernorm of the last block's CLS
 
 
 class VisionTower(nnx.Module):
@@ -76,7 +76,7 @@ class VisionTower(nnx.Module):
 
     def __call__(
         self,
-        pixels: jax.Array,
+        pixels: Array,
         taps: tuple[int, ...] = (),
         recompute: Recompute = KEEP,
         values: bool = False,
@@ -86,21 +86,17 @@ class VisionTower(nnx.Module):
         Args:
             pixels: [B, H, W, 3] float, CLIP's mean and std applied. Any H, W of at least one
                 patch; pixels beyond the last whole patch are not used (as in the original).
-            taps: hidden states wanted: k is the output of block k, 0 the input of the first.
-            recompute: what of each block is computed again in the backward pass.
-            values: tap the V-V path (`run_blocks`).
+            taps, recompute, values: as in `run_blocks`.
 
         Raises:
             UserError: a tap is beyond the depth, or the picture is smaller than a patch.
         """
         x = self.embed(pixels)
-        tapped, last = run_blocks(
-            self.blocks, x, taps, causal=False, recompute=recompute, values=values
-        )
+        tapped, last = run_blocks(self.blocks, x, taps, False, recompute, values)
         stacked = jnp.stack(tapped) if tapped else jnp.zeros((0, *x.shape), x.dtype)
         return VisionFeatures(taps=stacked, pooled=self.post_norm(last[:, 0]))
 
-    def embed(self, pixels: jax.Array) -> jax.Array:
+    def embed(self, pixels: Array) -> Array:
         """[B, H, W, 3] -> [B, 1 + T, D]: the input of the first block (hidden state 0)."""
         patch = self.config.patch_size
         if pixels.ndim != 4 or pixels.shape[3] != 3 or min(pixels.shape[1:3]) < patch:
@@ -132,11 +128,11 @@ class TextTower(nnx.Module):
         self.final_norm = LayerNorm(width, config.layer_norm_eps, dtype)
         self.projection = Linear(width, projection_dim, width**-0.5, dtype, rngs, bias=False)
 
-    def embed(self, ids: jax.Array) -> jax.Array:
+    def embed(self, ids: Array) -> Array:
         """Token embeddings without positions: int [..., N] -> [..., N, d_t]."""
         return self.token_embedding[...][ids]
 
-    def encode(self, embeddings: jax.Array, eot: jax.Array | int) -> jax.Array:
+    def encode(self, embeddings: Array, eot: Array | int) -> Array:
         """Text features [B, projection_dim] in the tower's dtype, not normalised.
 
         Args:
@@ -149,9 +145,7 @@ class TextTower(nnx.Module):
         pooled = jnp.take_along_axis(last, eot[:, None, None], axis=1)[:, 0]
         return self.projection(self.final_norm(pooled))
 
-    def hidden_states(
-        self, embeddings: jax.Array, taps: Sequence[int]
-    ) -> tuple[list[jax.Array], jax.Array]:
+    def hidden_states(self, embeddings: Array, taps: Sequence[int]) -> tuple[list[Array], Array]:
         """The tapped hidden states (0 is the input of block 1) and the last, each [B, N, d_t].
 
         Raises:
@@ -164,4 +158,4 @@ class TextTower(nnx.Module):
                 "Use fewer context or edge tokens."
             )
         x = embeddings.astype(self.dtype) + self.positions[...][:length]
-        return run_blocks(self.blocks, x, taps, causal=True, recompute=KEEP)
+        return run_blocks(self.blocks, x, taps, causal=True, recompute=KEEP, values=False)

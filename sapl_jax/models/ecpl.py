@@ -21,7 +21,7 @@ from flax import nnx
 from jax import Array
 
 from sapl_jax.clip.blocks import Trainable
-from sapl_jax.models.layers import lecun_stacked
+from sapl_jax.models.layers import lecun_stacked, product
 
 
 class EdgeTokens(nnx.Module):
@@ -56,8 +56,7 @@ class EdgeTokens(nnx.Module):
             valid: [B,T] bool; patches outside the picture get no attention.
         """
         num_taps, batch, _, _ = patches.shape
-        heads = self.num_heads
-        width = self.cls_bias.shape[-1]
+        heads, width = self.num_heads, self.cls_bias.shape[-1]
         edge_map = edge_map.astype(jnp.float32)
 
         z_cls = cls.astype(jnp.float32) @ self.cls_kernel[...] + self.cls_bias[...]  # [B,e]
@@ -69,12 +68,7 @@ class EdgeTokens(nnx.Module):
         in_text = jnp.einsum("lbhf,lehf->lbhe", query, key_kernel)
         in_vision = jnp.einsum("lbhe,lve->lbhv", in_text, self.patch_kernel[...])
 
-        patch_scores = jnp.einsum(
-            "lbhv,lbtv->lbht",
-            in_vision.astype(patches.dtype),
-            patches,
-            preferred_element_type=jnp.float32,
-        )
+        patch_scores = product("lbhv,lbtv->lbht", in_vision.astype(patches.dtype), patches)
         bias_scores = jnp.einsum("lbhe,le->lbh", in_text, self.patch_bias[...])
         patch_scores = edge_map[None, :, None] * (patch_scores + bias_scores[..., None])
         patch_scores = jnp.where(valid[None, :, None], patch_scores, -jnp.inf)
@@ -82,12 +76,7 @@ class EdgeTokens(nnx.Module):
         weights = jax.nn.softmax(jnp.concatenate([cls_score, patch_scores], axis=-1), axis=-1)
 
         edge_weights = weights[..., 1:] * edge_map[None, :, None]  # [L,B,H,T]
-        mean_patch = jnp.einsum(
-            "lbht,lbtv->lbhv",
-            edge_weights.astype(patches.dtype),
-            patches,
-            preferred_element_type=jnp.float32,
-        )
+        mean_patch = product("lbht,lbtv->lbhv", edge_weights.astype(patches.dtype), patches)
         attended = jnp.einsum("lbhv,lve->lbhe", mean_patch, self.patch_kernel[...])
         attended += jnp.sum(edge_weights, axis=-1)[..., None] * self.patch_bias[...][:, None, None]
         attended += weights[..., :1] * z_cls[None, :, None]

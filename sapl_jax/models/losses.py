@@ -9,22 +9,17 @@ import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
+from sapl_jax.devices import AXIS
 from sapl_jax.models.hecl import GIVERS, Anchors, Queues, enqueue, make_anchors, select_patches
 from sapl_jax.models.localization import TAMPERED, tampered_margin
 from sapl_jax.models.sapl import SAPL, Outputs
 
-Parts = dict[str, Array]
+Arrays = dict[str, Array]
 
 
 def sapl_loss(
-    model: SAPL,
-    outputs: Outputs,
-    batch: dict[str, Array],
-    queues: Queues,
-    config: ConfigDict,
-    hecl_weight: Array,
-    axis: str,
-) -> tuple[Array, tuple[Parts, Queues]]:
+    model: SAPL, outputs: Outputs, batch: Arrays, queues: Queues, train: ConfigDict, w: Array
+) -> tuple[Array, tuple[Arrays, Queues]]:
     """This replica's loss, (its parts, the queues with the global batch enqueued).
 
     Parts are the scalars loss_cls, loss_background, loss_hecl and accuracy.
@@ -33,10 +28,10 @@ def sapl_loss(
         model: gave `outputs` of the batch.
         batch: valid [B,g,g], label [B].
         queues: HECL's keys before this batch.
-        hecl_weight: w(t).
-        axis: name of the axis the replicas are mapped over.
+        train: that part of a configuration.
+        w: w(t), of L_HECL.
     """
-    train, label = config.train, batch["label"]
+    label = batch["label"]
     valid = batch["valid"].reshape(label.shape[0], -1)
     correct = jnp.argmax(outputs.image_logits, axis=-1) == label
     parts = {
@@ -46,17 +41,13 @@ def sapl_loss(
         "accuracy": jnp.mean(correct, dtype=jnp.float32),
     }
     if train.background_share:
-        of_all = train.background_of == "all"
-        counted = jnp.ones(label.shape, bool) if of_all else label != TAMPERED
-        parts["loss_background"] = background_loss(
-            outputs.similarity, model.scale, valid, train.background_share, counted
-        )
-    if config.model.hecl.enabled:
-        parts["loss_hecl"], queues = hecl_loss(
-            model, outputs, valid, label, queues, config.model.hecl, axis
-        )
+        counted = (label != TAMPERED) | (train.background_of == "all")
+        seen = outputs.similarity, model.scale, valid
+        parts["loss_background"] = background_loss(*seen, train.background_share, counted)
+    if model.options.hecl.enabled:
+        parts["loss_hecl"], queues = hecl_loss(model, outputs, valid, label, queues)
     loss = parts["loss_cls"] + train.background_weight * parts["loss_background"]
-    return loss + hecl_weight * parts["loss_hecl"], (parts, queues)
+    return loss + w * parts["loss_hecl"], (parts, queues)
 
 
 def classification_loss(logits: Array, label: Array, tampered_weight: float) -> Array:
@@ -91,32 +82,27 @@ def background_loss(
 
 
 def hecl_loss(
-    model: SAPL,
-    outputs: Outputs,
-    valid: Array,
-    label: Array,
-    queues: Queues,
-    hecl: ConfigDict,
-    axis: str,
+    model: SAPL, outputs: Outputs, valid: Array, label: Array, queues: Queues
 ) -> tuple[Array, Queues]:
     """This replica's share of L_HECL, Eq. (6), and the queues with the global batch enqueued.
 
     L_HECL is the mean over taps of L+ + L-, each a mean over the anchors of all replicas. The
     share is scaled so that the mean of the shares over the replicas is L_HECL.
 
-    Args: valid [B,T], label [B]; hecl: config.model.hecl; the others as `sapl_loss`.
+    Args: as in `sapl_loss`, but valid [B,T].
     """
+    hecl = model.options.hecl
     seen = jax.lax.stop_gradient(outputs.similarity), model.scale, outputs.edge_map, valid
     indices, usable = select_patches(*seen, top_k=hecl.top_k, use_edges=hecl.use_edges)
     gives = jnp.asarray(GIVERS[hecl.givers])[label]
     anchors = make_anchors(model.heads, outputs.embeddings, indices, usable, gives)
     sums, counts = contrast(anchors, queues, hecl.temperature)
-    counts = jnp.maximum(jax.lax.psum(counts, axis), 1.0)
-    loss = jnp.mean(jnp.sum(sums / counts, axis=-1)) * jax.lax.axis_size(axis)
+    counts = jnp.maximum(jax.lax.psum(counts, AXIS), 1.0)
+    loss = jnp.mean(jnp.sum(sums / counts, axis=-1)) * jax.lax.axis_size(AXIS)
 
     features = jax.lax.stop_gradient(anchors.features)
-    keys = jax.lax.all_gather(features, axis, axis=1, tiled=True)
-    new = jax.lax.all_gather(anchors.valid, axis, axis=0, tiled=True)
+    keys = jax.lax.all_gather(features, AXIS, axis=1, tiled=True)
+    new = jax.lax.all_gather(anchors.valid, AXIS, axis=0, tiled=True)
     kind = jnp.broadcast_to(jnp.arange(2)[:, None], new.shape)
     keys = keys.reshape(keys.shape[0], -1, keys.shape[-1])
     return loss, enqueue(queues, keys, new.reshape(-1), kind.reshape(-1))

@@ -17,7 +17,7 @@ from sapl_jax.clip.model import CLIP
 from sapl_jax.clip.tokens import class_token_ids
 from sapl_jax.errors import UserError
 from sapl_jax.models.hecl import ProjectionHeads
-from sapl_jax.models.layers import l2_normalize
+from sapl_jax.models.layers import l2_normalize, product
 from sapl_jax.models.localization import TAMPERED, pooled_logits, tampered_heat
 from sapl_jax.models.prompts import Prompts
 
@@ -94,10 +94,7 @@ class SAPL(nnx.Module):
         text = l2_normalize(text).reshape(batch, num_classes, -1)
 
         # cos = (P . t) / |P|: the norm is divided out afterwards, so P is never copied.
-        same = text.astype(embeddings.dtype)
-        products = jnp.einsum(
-            "lbtp,bcp->lbtc", embeddings, same, preferred_element_type=jnp.float32
-        )
+        products = product("lbtp,bcp->lbtc", embeddings, text.astype(embeddings.dtype))
         squares = jnp.sum(jnp.square(embeddings.astype(jnp.float32)), axis=-1, keepdims=True)
         similarity = products * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
         sources = []
@@ -119,9 +116,7 @@ def normalize_pixels(image: Array) -> Array:
 def build_sapl(config: ConfigDict, dtype: jnp.dtype) -> SAPL:
     """The model of a configuration with CLIP's weights loaded and its own parts initialised.
 
-    Args:
-        config: see configs/sapl.py.
-        dtype: compute type, and storage type of the frozen weights.
+    `dtype`: compute type, and storage type of the frozen weights.
 
     Raises:
         UserError: for weights that cannot be loaded, taps beyond the depth, and unknown options.
@@ -136,10 +131,8 @@ def build_sapl(config: ConfigDict, dtype: jnp.dtype) -> SAPL:
 def assemble_sapl(clip: CLIP, class_ids: Sequence[Sequence[int]], config: ConfigDict) -> SAPL:
     """SAPL on a CLIP that is there already; its own parts are initialised from the seed.
 
-    Args:
-        clip: with or without LoRA.
-        class_ids: token ids of the class words, authentic first.
-        config: see configs/sapl.py; its `clip` part is not read.
+    `class_ids`: token ids of the class words, authentic first. The configuration's `clip` part is
+    not read.
 
     Raises:
         UserError: taps beyond the depth, unknown options.

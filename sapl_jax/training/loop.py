@@ -18,13 +18,7 @@ from sapl_jax.errors import UserError
 from sapl_jax.metrics import roc_auc
 from sapl_jax.models.sapl import SAPL
 from sapl_jax.training.signals import StopRequest
-from sapl_jax.training.state import (
-    FrozenModel,
-    RunCheckpoints,
-    init_state,
-    make_optimizer,
-    split_model,
-)
+from sapl_jax.training.state import RunCheckpoints, init_state, make_optimizer, split_model
 from sapl_jax.training.step import hecl_schedule, make_score_step, make_train_step, rate_schedule
 from sapl_jax.training.watching import MetricWriter, Profiler, Progress, panels
 
@@ -76,7 +70,7 @@ def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) ->
     if start:
         log.info("continuing from step %d of %d", start, num_steps)
     state = dev.replicate(state, local)
-    frozen = FrozenModel(frozen.graph, dev.replicate(frozen.params, local))
+    frozen = frozen._replace(params=dev.replicate(frozen.params, local))
 
     rate = rate_schedule(hyper, num_steps)
     weight = hecl_schedule(config.model.hecl.weight, num_steps)

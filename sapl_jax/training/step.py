@@ -38,9 +38,8 @@ def choose_recompute(
 ) -> Recompute:
     """What `config.train.remat` means on a device; "auto" is the `fitting_level` of its memory.
 
-    Args:
-        shape: of this device's share of a batch of pictures, [B, C, C, 3].
-        devices: those that train, of one kind; the memory of one of this process's is asked.
+    `shape`: of a device's share of a batch of pictures, [B, C, C, 3]. `devices`: those that train,
+    of one kind; the memory of one of this process's is asked.
     """
     here = jax.process_index()
     device = next((d for d in devices if d.process_index == here), devices[0])
@@ -103,7 +102,7 @@ def make_train_step(
             tower, shape = model.clip.vision, batch["image"].shape
             recompute = choose_recompute(config.train.remat, tower, shape, devices)
             outputs = model(batch["image"], batch["edge_map"], batch["valid"], recompute=recompute)
-            return sapl_loss(model, outputs, batch, state.queues, config, weight, AXIS)
+            return sapl_loss(model, outputs, batch, state.queues, config.train, weight)
 
         (loss, (parts, queues)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         grads = jax.lax.pmean(grads, AXIS)
@@ -119,12 +118,10 @@ def make_train_step(
         bad_steps = jnp.where(finite, 0, state.bad_steps + 1)
 
         metrics = parts | {
-            "hecl_weight": weight,
-            "learning_rate": rate,
-            "grad_norm": grad_norm,
+            "hecl_weight": weight, "learning_rate": rate, "grad_norm": grad_norm,
             "queue_fill": jnp.mean(queues.fill / config.model.hecl.queue_length),
             "bad_steps": bad_steps,
-        }
+        }  # fmt: skip
         if "stop" in batch:
             metrics["stop"] = jax.lax.psum(batch["stop"], AXIS)
         metrics = {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}

@@ -161,13 +161,9 @@ def _keep_until(path: Path, start_step: int, validation_due: bool) -> None:
 def panels(batch: dict[str, np.ndarray], heat: np.ndarray) -> dict[str, np.ndarray]:
     """The first pictures of each class: picture, soft edge map and heat map side by side.
 
-    Args:
-        batch: image [B,C,C,3] uint8, edge_map and valid [B,g,g], label and weight [B].
-        heat: [B,g,g] float in [0,1].
-
-    Returns:
-        uint8 RGB [_SIDE, 3 * _SIDE, 3] by a name such as "validation/tampered_1"; maps are grey,
-        patch by patch as the model sees them.
+    uint8 RGB [_SIDE, 3 * _SIDE, 3] by a name such as "validation/tampered_1"; maps are grey, patch
+    by patch as the model sees them. Of a batch (image [B,C,C,3] uint8, edge_map and valid [B,g,g],
+    label and weight [B]) and its heat maps [B,g,g] in [0,1].
     """
     found = {}
     for label, name in enumerate(("authentic", "tampered")):
