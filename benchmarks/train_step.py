@@ -78,6 +78,7 @@ class OurStep:
         self.compile_s = time.perf_counter() - started
         if warm_up:
             self.step(0)
+            dev.give_back_memory()  # As the training loop does.
 
     def set_params(self, arrays: dict[str, np.ndarray]) -> None:
         """Replaces the trainable parameters by arrays under their flat names."""

@@ -139,6 +139,8 @@ def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) ->
                 # Else the step just dispatched runs while the numbers of the one before are read.
                 now = validation_due or saves or jax.default_backend() == "cpu"
                 finish_steps(but=0 if now else 1)
+                if step == start + 1:
+                    dev.give_back_memory()
                 if validation_due and not stopping:
                     validation_due = stopping = not validate(step, stop)
                 if saves and not stopping:

@@ -1,6 +1,9 @@
-"""What is computed again in the backward pass is what the device's memory asks for."""
+"""What is computed again in the backward pass is what memory asks for; free memory goes back."""
 
+import platform as platforms
+import resource
 import types
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +11,7 @@ import pytest
 
 from sapl_jax.clip.blocks import LEVELS, Recompute
 from sapl_jax.clip.config import BUILT_IN
+from sapl_jax.devices import give_back_memory
 from sapl_jax.training.step import choose_recompute, fitting_level
 
 VISION = BUILT_IN["vit-large-patch14-336"].vision
@@ -65,3 +69,18 @@ def test_levels_need_less_and_less():
     shape, dtype = (12, 518, 518, 3), jnp.dtype("bfloat16")
     found = [fitting_level(VISION, shape, dtype, 1e9 * limit) for limit in range(2, 20)]
     assert [*dict.fromkeys(reversed(found))] == list(LEVELS)
+
+
+@pytest.mark.skipif(platforms.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_freed_memory_goes_back_to_the_system() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    # Small blocks, every thousandth kept: malloc cannot shrink its heap from the end.
+    blocks = [bytearray(4096) for _ in range(50_000)]
+    kept = blocks[::1000]
+    del blocks
+    before = resident()
+    give_back_memory()
+    assert before - resident() > 100e6
+    assert len(kept) == 50
