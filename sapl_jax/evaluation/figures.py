@@ -114,7 +114,7 @@ def robustness_curves(session: Session) -> list[Picture]:
 
     Measures that no data set defines are left out.
     """
-    pictures = []
+    found = []
     for name, sweep in SWEEPS.items():
         swept = {data: sweeps[name] for data, sweeps in session.sweeps.items() if name in sweeps}
         lines = {data: [result for _, result in points] for data, points in swept.items()}
@@ -147,8 +147,8 @@ def robustness_curves(session: Session) -> list[Picture]:
             f"{session.methods[0].name} under {sweep.title} by {sweep.unit}, applied at the "
             f"pictures' own size; seed {session.seed}."
         )
-        pictures.append(drawn(f"robustness_{name}", figure, caption))
-    return pictures
+        found.append(drawn(f"robustness_{name}", figure, caption))
+    return found
 
 
 def reliability_curves(session: Session) -> list[Picture]:
@@ -210,10 +210,10 @@ def pictures(name: str, rows: Sequence[Mapping[str, Panel]], caption: str) -> li
     size = (_CELL * len(rows[0]), _CELL * sum(heights) + 0.5)
     figure = Figure(figsize=size, layout="constrained")
     ratios = {"height_ratios": heights}
-    grid = figure.subplots(len(rows), len(rows[0]), squeeze=False, gridspec_kw=ratios)
-    for axis, title in zip(grid[0], rows[0], strict=True):
+    table = figure.subplots(len(rows), len(rows[0]), squeeze=False, gridspec_kw=ratios)
+    for axis, title in zip(table[0], rows[0], strict=True):
         axis.set_title(title, fontsize=8)
-    for axes, row in zip(grid, rows, strict=True):
+    for axes, row in zip(table, rows, strict=True):
         for axis, panel in zip(axes, row.values(), strict=True):
             axis.set(xticks=[], yticks=[])
             axis.set_xlabel(panel.note, fontsize=7)
