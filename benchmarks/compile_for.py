@@ -80,7 +80,7 @@ def _recomputing(case: Case, target: Target, devices: int) -> Case:
     import jax.numpy as jnp
 
     from sapl_jax.clip.config import BUILT_IN
-    from sapl_jax.training.step import fitting_level
+    from sapl_jax.training.memory import fitting_level
 
     if case.remat != "auto":
         return case

@@ -23,6 +23,7 @@ from configs.sapl import get_config
 from sapl_jax import devices as dev
 from sapl_jax.checkpoints import flatten
 from sapl_jax.models.sapl import SAPL, build_sapl
+from sapl_jax.training.memory import give_back_memory
 from sapl_jax.training.state import init_state, make_optimizer, split_model
 from sapl_jax.training.step import make_train_step, rate_schedule
 
@@ -78,7 +79,7 @@ class OurStep:
         self.compile_s = time.perf_counter() - started
         if warm_up:
             self.step(0)
-            dev.give_back_memory()  # As the training loop does.
+            give_back_memory()  # As the training loop does.
 
     def set_params(self, arrays: dict[str, np.ndarray]) -> None:
         """Replaces the trainable parameters by arrays under their flat names."""

@@ -138,9 +138,9 @@ def main() -> int | None:
         import jax
         from jax.experimental import multihost_utils
 
-        from sapl_jax import devices
+        from sapl_jax import devices, processes
 
-        devices.start_runtime()
+        processes.start_runtime()
         dtype = devices.compute_dtype(config.train.dtype)
         for name in ("batch_size", "eval_batch_size"):
             if size := config.train[name]:
@@ -150,8 +150,8 @@ def main() -> int | None:
                 "--config.model.edges is another, and a device's share of the batch is one picture:"
                 " expected at least two. Raise --config.train.batch_size or use fewer devices."
             )
-        devices.report_devices(dtype)
-        stack.enter_context(devices.leave_on_error())
+        processes.report_devices(dtype)
+        stack.enter_context(processes.leave_on_error())
         first = jax.process_index() == 0
         if not alone:
             stack.enter_context(open_workdir(workdir, config, write=first))

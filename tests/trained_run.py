@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from sapl_jax.models.sapl import build_sapl
-from sapl_jax.training.state import RunCheckpoints, init_state, make_optimizer, split_model
+from sapl_jax.training.run_checkpoints import RunCheckpoints
+from sapl_jax.training.state import init_state, make_optimizer, split_model
 from sapl_jax.workdir import open_workdir
 
 

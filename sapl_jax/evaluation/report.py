@@ -12,22 +12,19 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.doctor import EXPECTED
-from data_pipelines.listing import AUTHENTIC, TAMPERED, Listing
+from data_pipelines.listing import Listing
 from data_pipelines.soft_edges import DEFAULT_OPTIONS
 from sapl_jax.errors import UserError
 from sapl_jax.evaluation import figures, results
 from sapl_jax.evaluation.document import Part, Picture, Section, Table, to_html, to_markdown
-from sapl_jax.evaluation.evaluator import DatasetResult, evenly_spaced, loaded_batches
+from sapl_jax.evaluation.evaluator import DatasetResult
+from sapl_jax.evaluation.features import edge_patch_embedding
 from sapl_jax.evaluation.results import pair
 from sapl_jax.evaluation.session import Session
 from sapl_jax.files import versions, write_atomically
 
 log = logging.getLogger(__name__)
 _LISTED = 20  # skipped files and notes listed per data set; results.json has them all
-_PER_CLASS = 40  # pictures at most that give edge patches
-_MAX_POINTS = 300  # edge patches shown per class: t-SNE takes quadratic time
-_MIN_POINTS = 20  # below this a map of neighbourhoods shows nothing
-_BATCH_SIZE = 8
 
 # Table 1 of the paper: column title -> the layouts that hold that test set.
 COLUMNS = {
@@ -133,7 +130,9 @@ def table_1(session: Session) -> list[Part]:
                 f"{result.name}: {counts[0]} authentic and {counts[1]} tampered pictures instead "
                 f"of {expected[0]} and {expected[1]}"
             )
-    return parts + ["These copies differ from the published sets:", incomplete] * bool(incomplete)
+    if incomplete:
+        parts += ["These copies differ from the published sets:", incomplete]
+    return parts
 
 
 def _our_cells(found: Mapping[str, DatasetResult]) -> list[str]:
@@ -173,39 +172,3 @@ def provenance(session: Session) -> list[Part]:
         for result in session.main
     ]
     return [[*items, "versions: " + ", ".join(f"{k} {v}" for k, v in versions().items())]]
-
-
-def edge_patch_embedding(
-    detector: Any, listing: Listing, *, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """t-SNE of the deepest tap's edge patches, of some pictures of each class, evenly chosen.
-
-    `detector` has `edge_features`, as `Localizer`. Returns points float32 [n, 2] and bool [n],
-    whether each is of a tampered picture; None where a class is absent or too few are usable.
-    """
-    chosen = []
-    for label in (AUTHENTIC, TAMPERED):
-        samples = [sample for sample in listing.samples if sample.label == label]
-        chosen += evenly_spaced(samples, _PER_CLASS)
-    features: dict[int, list[np.ndarray]] = {AUTHENTIC: [], TAMPERED: []}
-    for batch in loaded_batches(chosen, _BATCH_SIZE):
-        readable = [(item.image, item.sample.label) for item in batch if item.image is not None]
-        if not readable:
-            continue
-        images, labels = zip(*readable, strict=True)
-        found, usable = detector.edge_features(images, labels)
-        for deepest, good, label in zip(found[:, -1], usable, labels, strict=True):
-            features[label] += list(deepest[good])
-    shown = [
-        [own[i] for i in np.linspace(0, len(own) - 1, min(_MAX_POINTS, len(own))).astype(int)]
-        for own in features.values()
-    ]
-    vectors = np.array([*shown[AUTHENTIC], *shown[TAMPERED]], np.float32)
-    if len(vectors) < _MIN_POINTS or not all(shown):
-        return None
-    from sklearn.manifold import TSNE  # a second to import, and only reports need it
-
-    perplexity = min(30.0, (len(vectors) - 1) / 3)
-    tsne = TSNE(2, perplexity=perplexity, metric="cosine", init="random", random_state=seed)
-    points = tsne.fit_transform(vectors).astype(np.float32)
-    return points, np.arange(len(points)) >= len(shown[AUTHENTIC])

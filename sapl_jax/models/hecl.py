@@ -58,6 +58,7 @@ def select_patches(
 
     Args:
         similarity: [L, B, T, 2] cosine of patch and prompt, authentic first.
+        scale: CLIP's logit scale, scalar.
         edge_map: [B, T] in [0,1]; ignored (taken as 1) when not `use_edges`.
         valid: [B, T] bool, patches inside the picture.
         top_k: patches per picture and class, lowered to T where the grid has fewer.

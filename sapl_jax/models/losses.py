@@ -18,7 +18,12 @@ Arrays = dict[str, Array]
 
 
 def sapl_loss(
-    model: SAPL, outputs: Outputs, batch: Arrays, queues: Queues, train: ConfigDict, w: Array
+    model: SAPL,
+    outputs: Outputs,
+    batch: Arrays,
+    queues: Queues,
+    train: ConfigDict,
+    hecl_weight: Array,
 ) -> tuple[Array, tuple[Arrays, Queues]]:
     """This replica's loss, (its parts, the queues with the global batch enqueued).
 
@@ -29,7 +34,7 @@ def sapl_loss(
         batch: valid [B,g,g], label [B].
         queues: HECL's keys before this batch.
         train: that part of a configuration.
-        w: w(t), of L_HECL.
+        hecl_weight: w(t).
     """
     label = batch["label"]
     valid = batch["valid"].reshape(label.shape[0], -1)
@@ -42,12 +47,13 @@ def sapl_loss(
     }
     if train.background_share:
         counted = (label != TAMPERED) | (train.background_of == "all")
-        seen = outputs.similarity, model.scale, valid
-        parts["loss_background"] = background_loss(*seen, train.background_share, counted)
+        parts["loss_background"] = background_loss(
+            outputs.similarity, model.scale, valid, train.background_share, counted
+        )
     if model.options.hecl.enabled:
         parts["loss_hecl"], queues = hecl_loss(model, outputs, valid, label, queues)
     loss = parts["loss_cls"] + train.background_weight * parts["loss_background"]
-    return loss + w * parts["loss_hecl"], (parts, queues)
+    return loss + hecl_weight * parts["loss_hecl"], (parts, queues)
 
 
 def classification_loss(logits: Array, label: Array, tampered_weight: float) -> Array:
@@ -92,8 +98,10 @@ def hecl_loss(
     Args: as in `sapl_loss`, but valid [B,T].
     """
     hecl = model.options.hecl
-    seen = jax.lax.stop_gradient(outputs.similarity), model.scale, outputs.edge_map, valid
-    indices, usable = select_patches(*seen, top_k=hecl.top_k, use_edges=hecl.use_edges)
+    indices, usable = select_patches(
+        jax.lax.stop_gradient(outputs.similarity), model.scale, outputs.edge_map, valid,
+        top_k=hecl.top_k, use_edges=hecl.use_edges,
+    )  # fmt: skip
     gives = jnp.asarray(GIVERS[hecl.givers])[label]
     anchors = make_anchors(model.heads, outputs.embeddings, indices, usable, gives)
     sums, counts = contrast(anchors, queues, hecl.temperature)

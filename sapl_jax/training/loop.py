@@ -17,8 +17,10 @@ from sapl_jax import devices as dev
 from sapl_jax.errors import UserError
 from sapl_jax.metrics import roc_auc
 from sapl_jax.models.sapl import SAPL
+from sapl_jax.training.memory import give_back_memory
+from sapl_jax.training.run_checkpoints import RunCheckpoints
 from sapl_jax.training.signals import StopRequest
-from sapl_jax.training.state import RunCheckpoints, init_state, make_optimizer, split_model
+from sapl_jax.training.state import init_state, make_optimizer, split_model
 from sapl_jax.training.step import hecl_schedule, make_score_step, make_train_step, rate_schedule
 from sapl_jax.training.watching import MetricWriter, Profiler, Progress, panels
 
@@ -140,7 +142,7 @@ def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) ->
                 now = validation_due or saves or jax.default_backend() == "cpu"
                 finish_steps(but=0 if now else 1)
                 if step == start + 1:
-                    dev.give_back_memory()
+                    give_back_memory()
                 if validation_due and not stopping:
                     validation_due = stopping = not validate(step, stop)
                 if saves and not stopping:

@@ -1,26 +1,18 @@
-"""The training state, everything that changes from step to step, and its checkpoints in a run."""
+"""The training state: everything that changes from step to step, as one pytree."""
 
-import json
-import logging
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from sapl_jax.checkpoints import CheckpointFolder, DamagedCheckpoint
 from sapl_jax.clip.blocks import Trainable
-from sapl_jax.errors import UserError
 from sapl_jax.models.hecl import Queues, empty_queues
 from sapl_jax.models.sapl import SAPL
 
 PyTree = Any
-log = logging.getLogger(__name__)
 
 
 class TrainState(NamedTuple):
@@ -81,89 +73,3 @@ def init_state(
     queues = empty_queues(len(config.model.taps), config.model.hecl.queue_length, feature_dim)
     step, bad_steps = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)  # Two buffers: donated.
     return TrainState(step, params, tx.init(params), queues, bad_steps)
-
-
-class Start(NamedTuple):
-    """Where a run begins."""
-
-    state: TrainState  # NumPy arrays on the host; the one given where there is no checkpoint
-    step: int = 0  # steps done
-    validation_due: bool = False  # the run was stopped before the validation of this step
-    best_auc: float = -1.0  # validation I-AUC of the best checkpoint, -1 where there is none
-
-
-class RunCheckpoints:
-    """`checkpoints/last` (the newest two) and `checkpoints/best` (one) of a work directory.
-
-    Only the first process of a run opens the folder. What it restores is sent to the others, so
-    they need no shared file system, and all continue from the same numbers.
-    """
-
-    def __init__(self, workdir: Path, clip_source: dict[str, Any]):
-        """Opens both series; `clip_source` says where the frozen weights come from."""
-        self._clip = clip_source
-        self._series: dict[str, CheckpointFolder] = {}
-        if jax.process_index() == 0:
-            for name, keep in (("last", 2), ("best", 1)):
-                self._series[name] = CheckpointFolder(workdir / "checkpoints" / name, keep=keep)
-
-    def restore(self, fresh: TrainState) -> Start:
-        """The newest whole checkpoint on every process, or `fresh` where there is none.
-
-        Raises:
-            UserError: the checkpoint does not fit `fresh`, was trained on other CLIP weights, is of
-                another format version, or all are damaged.
-        """
-        start = Start(jax.device_get(fresh))
-        if self._series:
-            if last := self._series["last"].restore_newest(fresh):
-                self._check_clip(last.record["clip"])
-                start = Start(last.state, last.step, last.record["validation_due"])
-            try:
-                if best := self._series["best"].restore_newest(fresh):
-                    start = start._replace(best_auc=best.record["i_auc"])
-            except DamagedCheckpoint:
-                log.warning("The best checkpoint is lost; the next validation chooses a new one.")
-        if jax.process_count() > 1:
-            numbers = np.int32(start.step), start.validation_due, np.float64(start.best_auc)
-            state, *rest = multihost_utils.broadcast_one_to_all((start.state, *numbers))
-            start = Start(jax.device_get(state), *(value.item() for value in rest))
-        return start
-
-    def save(self, series: str, step: int, state: TrainState, **record: Any) -> None:
-        """Starts writing the state to "last", to continue from, or to "best".
-
-        Their records hold `validation_due`, and `i_auc`, that of the validation.
-        """
-        if self._series:
-            self._series[series].save(step, state, {"clip": self._clip, **record})
-
-    def latest_step(self) -> int | None:
-        """Step of the newest checkpoint in `last`; None where there is none, or elsewhere."""
-        return self._series["last"].latest_step() if self._series else None
-
-    def check(self) -> None:
-        """UserError where a write in the background has failed; does not block."""
-        for series in self._series.values():
-            series.check()
-
-    def wait(self) -> None:
-        """Blocks until everything is on disk; UserError where it could not be written."""
-        for series in self._series.values():
-            series.wait()
-
-    def close(self) -> None:
-        """Lets go of the folders. Call `wait` first: errors of unfinished writes are not raised."""
-        for series in self._series.values():
-            try:
-                series.close()
-            except UserError as error:
-                log.warning("%s", error)
-
-    def _check_clip(self, before: dict[str, Any]) -> None:
-        if before["sha256"] != self._clip["sha256"]:
-            raise UserError(
-                "The run was started on other CLIP weights:\n  "
-                f"then: {json.dumps(before)}\n  now:  {json.dumps(self._clip)}\n"
-                "Restore those weights, or use a new --workdir."
-            )

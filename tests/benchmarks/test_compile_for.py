@@ -14,7 +14,7 @@ from benchmarks.targets import target_of
 from sapl_jax.clip.blocks import LEVELS
 from sapl_jax.clip.config import BUILT_IN
 from sapl_jax.errors import UserError
-from sapl_jax.training.step import fitting_level
+from sapl_jax.training.memory import fitting_level
 
 # Folders with the compilers' packages (pip install --target), where this environment has none.
 PLUGINS = os.environ.get("SAPL_PLUGINS", "").split(":")

@@ -21,7 +21,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from sapl_jax import devices
+from sapl_jax import devices, processes
 from sapl_jax.clip.config import read_config as read_clip_config
 from sapl_jax.errors import run_main
 from sapl_jax.models.sapl import build_sapl
@@ -75,9 +75,9 @@ class Share(MemoryData):
 def run(config_folder: Path, workdir: Path) -> int | None:
     """One run to its end, put together as in sapl_jax.train; its exit status."""
     config = read_config(config_folder)
-    devices.start_runtime()
+    processes.start_runtime()
     first = jax.process_index() == 0
-    with devices.leave_on_error(), open_workdir(workdir, config, write=first):
+    with processes.leave_on_error(), open_workdir(workdir, config, write=first):
         model = build_sapl(config, devices.compute_dtype(config.train.dtype))
         signum = train(config, workdir, model, Share(config))
     return None if signum is None else 128 + signum

@@ -8,8 +8,8 @@ import sys
 import jax
 import pytest
 
-from sapl_jax.devices import idle_gpus, local_device_ids, local_rank, report_devices
 from sapl_jax.errors import UserError
+from sapl_jax.processes import idle_gpus, local_device_ids, local_rank, report_devices
 from tests.training.run_in_memory import environment
 
 SLURM = {
@@ -113,7 +113,7 @@ def test_jax_is_left_all_gpus(env, free_port, scheduler, coordinator, more):
     """JAX's own detection runs in every form: with it alone the first GPU would be the only one."""
     env(scheduler, FOUR, more, SAPL_COORDINATOR=coordinator.replace("PORT", free_port))
     code = (
-        "from sapl_jax.devices import start_runtime; import jax; start_runtime();"
+        "from sapl_jax.processes import start_runtime; import jax; start_runtime();"
         "from jax._src import xla_bridge; "
         "print(jax.process_count(), xla_bridge.CUDA_VISIBLE_DEVICES.value)"
     )

@@ -11,8 +11,7 @@ import pytest
 
 from sapl_jax.clip.blocks import LEVELS, Recompute
 from sapl_jax.clip.config import BUILT_IN
-from sapl_jax.devices import give_back_memory
-from sapl_jax.training.step import choose_recompute, fitting_level
+from sapl_jax.training.memory import choose_recompute, fitting_level, give_back_memory
 
 VISION = BUILT_IN["vit-large-patch14-336"].vision
 
