@@ -5,8 +5,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from scipy.cluster.hierarchy import DisjointSet
-
 from data_pipelines.listing import AUTHENTIC, TAMPERED, Sample
 from sapl_jax.errors import UserError
 
@@ -64,6 +62,8 @@ def split_samples(samples: Sequence[Sample], val_fraction: float, seed: int) -> 
 
 def linked_groups(samples: Sequence[Sample]) -> list[list[Sample]]:
     """Groups of samples connected by common sources, each sorted by name."""
+    from scipy.cluster.hierarchy import DisjointSet  # slow to import, for commands that refuse
+
     linked = DisjointSet(source for sample in samples for source in sample.sources)
     for sample in samples:
         for source in sample.sources[1:]:

@@ -20,7 +20,8 @@ FORKS = """
 import json, os, sys, tempfile
 from sapl_jax.__main__ import run
 HEAVY = (
-    "jax", "flax", "scipy.optimize", "tensorflow", "transformers", "gradio", "matplotlib"
+    "jax", "flax", "scipy.cluster", "scipy.optimize", "tensorflow", "transformers", "gradio",
+    "matplotlib",
 )
 results = []
 for arguments in json.load(sys.stdin):
