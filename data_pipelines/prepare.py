@@ -7,8 +7,6 @@ import errno
 import io
 import os
 import shutil
-import sys
-import tempfile
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -90,29 +88,7 @@ def prepare(
     return replace(open_prepared(folder), reused=reused)
 
 
-def _import_tensorflow() -> None:
-    """Imports it before TFDS does, without its start-up notes, which would hide ours."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as notes:
-        os.dup2(notes.fileno(), 2)  # where C++ code writes
-        try:
-            import tensorflow as tf
-
-            # The accelerator belongs to JAX; TensorFlow would take all of its memory.
-            tf.config.set_visible_devices([], "GPU")
-            tf.config.set_visible_devices([], "TPU")
-        except BaseException:
-            notes.seek(0)
-            os.write(stderr, notes.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-
-
 def _build(builder: PictureBuilder, root: Path) -> None:
-    _import_tensorflow()
     tfds.disable_progress_bar()  # ours counts pictures over the whole split and shows the rate
     options = {"manual_dir": root, "try_download_gcs": False, "compute_stats": "skip"}
     download = tfds.download.DownloadConfig(**options)

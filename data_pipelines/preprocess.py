@@ -75,9 +75,8 @@ def resize(rgb: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 def pad(resized: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Places uint8 [h, w, 3] top-left on a canvas [C, C, 3] of the padding colour."""
-    canvas = np.full((geometry.canvas, geometry.canvas, 3), PADDING, np.uint8)
-    canvas[: resized.shape[0], : resized.shape[1]] = resized
-    return canvas
+    below, right = geometry.canvas - resized.shape[0], geometry.canvas - resized.shape[1]
+    return cv2.copyMakeBorder(resized, 0, below, 0, right, cv2.BORDER_CONSTANT, value=PADDING)
 
 
 def patch_edge_map(

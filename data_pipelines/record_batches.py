@@ -5,6 +5,7 @@ The records are those that the TensorFlow Datasets builder wrote; reading them n
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
@@ -141,25 +142,31 @@ def _batches(
     """Reads, decodes and batches the examples that `plan` names; checks arguments at once."""
     if batch_size < 1:
         raise UserError(f"batch size {batch_size} per process: expected at least 1")
-    # The order of the shards' names is that in which they were written.
-    shards = sorted(map(str, prepared.dir.glob(f"*-{split}.array_record*")))
     threads = threads or os.cpu_count() or 1
+    with _damage_told(prepared):
+        # The order of the shards' names is that in which they were written.
+        shards = sorted(map(str, prepared.dir.glob(f"*-{split}.array_record*")))
+        records = ArrayRecordDataSource(shards)  # which threads may share
 
     def load(items: tuple[_Item, ...]) -> Batch:
-        try:
-            # A reader of its own: they are cheap, and not to be shared between threads.
-            with ArrayRecordDataSource(shards) as records:
-                raw = records.__getitems__([item.number for item in items])
-            examples = [_decode(*pair, prepared.geometry) for pair in zip(raw, items, strict=True)]
+        with _damage_told(prepared):
+            examples = [_decode(records[item.number], item, prepared.geometry) for item in items]
             return {name: np.stack([one[name] for one in examples]) for name in examples[0]}
-        except (DecodeError, IndexError, OSError, RuntimeError, ValueError) as error:
-            raise UserError(
-                f"the prepared records in {prepared.dir} cannot be read ({error}); delete that "
-                "folder and prepare the data again"
-            ) from error
 
     whole = zip(*[plan] * batch_size, strict=False)
     return read_ahead(load, whole, threads + 2, threads=threads)
+
+
+@contextmanager
+def _damage_told(prepared: Prepared) -> Iterator[None]:
+    """Turns what damaged records raise into a UserError."""
+    try:
+        yield
+    except (DecodeError, IndexError, OSError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"the prepared records in {prepared.dir} cannot be read ({error}); delete that "
+            "folder and prepare the data again"
+        ) from error
 
 
 def _decode(record: bytes, item: _Item, geometry: Geometry) -> Batch:
@@ -172,12 +179,15 @@ def _decode(record: bytes, item: _Item, geometry: Geometry) -> Batch:
     if item.jpeg:
         picture = resave(picture, item.jpeg, "4:2:0")
     edge_map = np.array(features["edge_map"].float_list.value, np.float32)
+    valid = valid_patches(picture.shape[0], picture.shape[1], geometry)
+    image = pad(picture, geometry)
+    for axis in item.flips:
+        image = cv2.flip(image, axis)  # NumPy flips no bytes, and stacking a flipped view is slow.
     example = {
-        "image": pad(picture, geometry),
-        "edge_map": edge_map.reshape(geometry.grid, geometry.grid),
-        "valid": valid_patches(picture.shape[0], picture.shape[1], geometry),
+        "image": image,
+        "edge_map": np.flip(edge_map.reshape(geometry.grid, geometry.grid), item.flips),
+        "valid": np.flip(valid, item.flips),
     }
-    example = {name: np.flip(value, item.flips) for name, value in example.items()}
     example["label"] = np.array(features["label"].int64_list.value[0], np.int32)
     if item.weight is not None:
         example["weight"] = np.array(item.weight, np.float32)

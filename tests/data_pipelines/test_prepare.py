@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.hashing import Hasher
 
 from data_pipelines.images import read_bytes, read_image
 from data_pipelines.listing import AUTHENTIC, TAMPERED
 from data_pipelines.prepare import prepare
 from data_pipelines.prepared import Prepared, open_prepared
 from data_pipelines.preprocess import Geometry, patch_edge_map, resize
+from data_pipelines.record_batches import eval_batches
 from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions
 from sapl_jax.errors import UserError
 from sapl_jax.files import sha256_of
@@ -109,6 +111,41 @@ def test_number_of_threads_does_not_change_the_records(tmp_path: Path) -> None:
         if ".array_record" in path.name:
             assert path.read_bytes() == (four.dir / path.name).read_bytes()
     assert one.counts == four.counts
+
+
+def test_files_after_the_first_go_on_in_an_order_that_is_fixed_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_casia(tmp_path / "root", 8, 8)
+    for path in sorted(root.glob("*/*"))[:5]:
+        path.write_bytes(b"rubbish")
+    one = prepare("casia_v2", root, tmp_path / "one", SMALL, progress=False)
+    monkeypatch.setattr("data_pipelines.builders._PICTURES_PER_FILE", 3)
+    many = prepare("casia_v2", root, tmp_path / "many", SMALL, progress=False)
+    assert [len(list(p.dir.glob("*train.array_record*"))) for p in (one, many)] == [1, 5]
+    names = [record["name"] for record in records(many)]
+    assert names == sorted(names, key=Hasher("train").hash_key)  # as TFDS's own shuffling
+    assert names == [record["name"] for record in records(one)]
+    for batch, same in zip(
+        *(eval_batches(p, batch_size=4, split="train") for p in (one, many)), strict=True
+    ):
+        np.testing.assert_array_equal(batch["image"], same["image"])
+
+
+def test_preparing_imports_no_tensorflow(tmp_path: Path) -> None:
+    root = make_casia(tmp_path / "root", 3, 3)
+    code = """
+import sys
+from data_pipelines.prepare import prepare
+prepare("casia_v2", sys.argv[1], sys.argv[2], progress=False)
+sys.exit("tensorflow" in sys.modules)
+"""
+    subprocess.run(
+        [sys.executable, "-c", code, root, tmp_path / "out"],
+        cwd=REPOSITORY,
+        check=True,
+        timeout=120,
+    )
 
 
 def test_folder_data_set_keeps_states_of_one_scene_together(tmp_path: Path) -> None:
