@@ -27,6 +27,8 @@ from sapl_jax.evaluation.results import number, pair
 from sapl_jax.files import make_output_folder, write_atomically, write_json
 from sapl_jax.training.configuration import load_config
 
+_MEASURES = ("i_auc", "p_f1")
+
 
 def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Reads the command line; the second part holds the --config.* flags for training."""
@@ -119,10 +121,10 @@ def write_tables(output: Path, protocol: str) -> None:
         rows[name] = {
             "title": row.title,
             "changes": dict(row.changes),
-            "published": dict(zip(("i_auc", "p_f1"), row.published, strict=True)),
+            "published": dict(zip(_MEASURES, row.published, strict=True)),
             "mean": found["mean"],
             "datasets": {
-                dataset: {measure: entry[measure] for measure in ("i_auc", "p_f1")}
+                dataset: {k: entry[k] for k in (*_MEASURES, "intervals") if k in entry}
                 for dataset, entry in found["datasets"].items()
             },
         }
@@ -134,8 +136,9 @@ def write_tables(output: Path, protocol: str) -> None:
     note = (
         f'Protocol {protocol}; I-AUC / P-F1. "Published" are the paper\'s means over CASIAv1 and '
         "IMD2020: they compare with the mean here only where these are the data sets. A dash marks "
-        "a row that is not finished, or a measure that is not defined. One training a row says "
-        "nothing of the spread between seeds: small differences may be chance."
+        "a row that is not finished, or a measure that is not defined. In brackets: the middle 95 % "
+        "of data sets drawn from the pictures. One training a row says nothing of the spread "
+        "between seeds: small differences may be chance."
     )
     sections.insert(0, Section("How to read this", [note]))
     write_atomically(output / "ablations.md", to_markdown("Ablations", sections))
@@ -146,9 +149,9 @@ def _comparison(group: str, names: Sequence[str], rows: dict[str, Any]) -> Secti
     cells = []
     for name in names:
         row, found = ablations.ROWS[name], rows.get(name, {"mean": None, "datasets": {}})
-        measured = [found["mean"], *map(found["datasets"].get, datasets)]
-        ours = [pair(each["i_auc"], each["p_f1"]) if each else "-" for each in measured]
-        cells.append([row.title, pair(*row.published), *ours])
+        published = dict(zip(_MEASURES, row.published, strict=True))
+        measured = [published, found["mean"], *map(found["datasets"].get, datasets)]
+        cells.append([row.title, *(pair(each or {}, *_MEASURES) for each in measured)])
     return Section(group.capitalize(), [Table(["row", "published", "mean", *datasets], cells)])
 
 

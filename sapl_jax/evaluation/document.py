@@ -86,7 +86,7 @@ p, li { max-width: 48rem; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
 th, td { padding: .35rem .8rem; text-align: right; border-bottom: 1px solid var(--line);
-  white-space: nowrap; }
+  white-space: nowrap; vertical-align: top; }
 th { font-weight: 600; color: var(--soft); }
 th.name, td.name { text-align: left; }
 tr.ours td { background: var(--tint); font-weight: 600; }
@@ -95,9 +95,13 @@ figure img { max-width: 100%; height: auto; background: #fff; border-radius: 4px
   box-sizing: border-box; border: 1px solid var(--line); }
 .columns-2 figure { display: inline-block; vertical-align: top; width: calc(50% - .6rem);
   margin: 0 .4rem 1rem 0; }
-@media (max-width: 40rem) { .columns-2 figure { width: 100%; } }
+.columns-1 figure { overflow-x: auto; }
+.columns-1 figure img { max-width: max(100%, 44rem); }
+@media (max-width: 40rem) { .columns-2 figure { width: 100%; }
+  th, td { padding: .35rem .5rem; } }
 @media print { :root { --ink: #000; --soft: #444; --line: #bbb; --paper: #fff; --tint: #eee; }
-  body { font-size: 11pt; max-width: none; padding: 0; }
+  body { font-size: 11pt; max-width: none; padding: 0; orphans: 1; widows: 1; }
+  th, td { padding: .2rem .35rem; font-size: 8pt; } .columns-1 figure img { max-width: 100%; }
   h2 { break-after: avoid; } figure, tr, li { break-inside: avoid; } .wide { overflow: visible; } }
 figcaption { color: var(--soft); font-size: .9rem; margin-top: .4rem; max-width: 48rem; }
 """
@@ -137,7 +141,10 @@ def _html_part(part: Part) -> str:
     def cells(tag: str, row: Sequence[str]) -> str:
         kinds = [' class="name"' if i < part.names else "" for i in range(len(row))]
         pairs = zip(kinds, row, strict=True)
-        return "".join(f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for kind, cell in pairs)
+        texts = ((kind, html.escape(cell)) for kind, cell in pairs)
+        # An interval stands below its number, so that all measures fit on a page.
+        texts = ((kind, text if kind else text.replace(" [", "<br>[", 1)) for kind, text in texts)
+        return "".join(f"<{tag}{kind}>{text}</{tag}>" for kind, text in texts)
 
     rows = []
     for index, row in enumerate(part.rows):

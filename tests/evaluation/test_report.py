@@ -95,6 +95,12 @@ def test_a_page_loads_nothing_from_elsewhere_and_escapes_names() -> None:
     assert not re.search(r'(src|href)="(?!data:)', page)
 
 
+def test_on_a_page_an_interval_stands_below_its_number_and_names_stay_as_they_are() -> None:
+    table = Table(["x", "y"], [["a [b]", ".5 / .9 [.4, .6] / [.8, 1]"]])
+    page = to_html("t", [Section("s", [table])])
+    assert ">a [b]</td>" in page and ">.5 / .9<br>[.4, .6] / [.8, 1]</td>" in page
+
+
 def test_markdown_keeps_underscores_and_stresses_our_rows() -> None:
     table = Table(["set", "n"], [["a_b_c", "1"], ["ours", "2"]], frozenset({1}))
     text = to_markdown("t", [Section("s", [table])])
@@ -111,7 +117,8 @@ def test_table_1_has_our_row_and_says_that_a_copy_is_incomplete(tmp_path, folder
     rows = {row[0]: row[1:] for row in table.rows}
     assert rows["SAPL (paper)"][1] == ".432 / .999"
     assert rows["WSCL (MIL-FCN)"][4] == ".110 / -"
-    assert rows["red (here)"] == ["-", ".667 / 1.000", "-", "-", "-", "-"]
+    ours = ".667 / 1.000 [.667, .667] / [1.000, 1.000]"
+    assert rows["red (here)"] == ["-", ours, "-", "-", "-", "-"]
     assert any("instead of 183 and 180" in str(part) for part in parts)
     # A mean over one of five sets would not compare, and P-F1 by other rules neither.
     other = run(methods, listings, PROTOCOLS["mvss"], progress=False)
@@ -206,6 +213,16 @@ def test_gallery_pictures_are_kept_small() -> None:
         (found,) = RedDetector().analyse([image])
         shown = Shown.of(Loaded(None, image, image[..., 0], [], ""), found)
         assert [part.shape[:2] for part in shown] == [size] * 3
+
+
+def test_many_methods_take_several_galleries(folder) -> None:
+    methods = [Method(f"m{n}", RedDetector(), {}) for n in range(4)]
+    listings = [("a", read_dataset("folder", folder))]
+    session = run(methods, listings, PROTOCOLS["sapl"], progress=False)
+    found = figures.galleries(session)
+    assert [picture.name for picture in found] == ["gallery_a", "gallery_a.2"]
+    widths = [int.from_bytes(picture.png[16:20]) for picture in found]
+    assert widths[0] > 1.7 * widths[1]
 
 
 def test_training_pictures_are_left_out_on_request(monkeypatch, folder, tmp_path) -> None:
