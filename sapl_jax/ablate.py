@@ -20,7 +20,7 @@ from typing import Any
 
 from configs import ablations
 from sapl_jax.command_line import INTERRUPTED, parse_with_config_flags
-from sapl_jax.errors import Parser, run_main
+from sapl_jax.errors import Parser, UserError, run_main
 from sapl_jax.evaluation.document import Section, Table, to_markdown
 from sapl_jax.evaluation.protocols import DEFAULT, PROTOCOLS
 from sapl_jax.evaluation.results import number, pair
@@ -183,7 +183,11 @@ def main() -> int:
             for command in commands(row, output / row, *study):
                 print(shlex.join(command))
         return 0
-    load_config(f"{ablations.__file__}:{rows[0]}", flags)  # A mistake in them is told now.
+    # Mistakes are told now, not after the first training.
+    load_config(f"{ablations.__file__}:{rows[0]}", flags)
+    for text in arguments.dataset:
+        if not Path(path := text.partition("=")[2]).expanduser().exists() or not path:
+            raise UserError(f"--dataset {text!r} is not NAME=PATH with a PATH that exists")
     make_output_folder(output)
     return show(output / "ablations.md", run_rows(rows, output, *study))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sapl_jax.command_line import WHICH_HELP
 from sapl_jax.errors import Parser, check_checkpoint, check_numbers, run_main
+from sapl_jax.inference.inputs import find_pictures
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ def main() -> None:
     arguments = parse_arguments(sys.argv[1:])
     check_numbers(arguments, false_alarms=(1e-6, 1 - 1e-6), marked=(1e-6, 1 - 1e-6))
     check_checkpoint(arguments.checkpoint)
+    if arguments.authentic is not None:
+        find_pictures([str(arguments.authentic)])  # A mistake in it is told now.
     # These load JAX: not for --help.
     from sapl_jax.devices import use_compilation_cache
     from sapl_jax.evaluation.calibrating import choose_pictures, measure

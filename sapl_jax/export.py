@@ -35,8 +35,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 def main() -> None:
     """The command."""
     arguments = parse_arguments(sys.argv[1:])
-    check_checkpoint(arguments.checkpoint)
     refuse_foreign(arguments.output)
+    check_checkpoint(arguments.checkpoint)
     from sapl_jax.exporting import writing  # loads JAX: not for a mistake
     from sapl_jax.inference.opening import load_model
 

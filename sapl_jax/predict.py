@@ -45,7 +45,7 @@ def main() -> int:
     )
     check_checkpoint(arguments.checkpoint)
     found = find_pictures(arguments.paths, leave_out=arguments.output)
-    log.info("%d pictures (%d other files left alone)", len(found.pictures), found.others)
+    log.info("pictures: %d (%d other files left alone)", len(found.pictures), found.others)
     make_output_folder(arguments.output)
     # These load JAX: not for --help, nor before the arguments are known to be good.
     from sapl_jax.devices import use_compilation_cache

@@ -12,6 +12,7 @@ must hold SAPL_TOKEN, which programs send as "Authorization: Bearer TOKEN" and t
 import argparse
 import logging
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -95,7 +96,9 @@ def main() -> None:
         "sha256": tree_sha256(Path(localizer.source["weights"])),
     }
     api = build_api(localizer, limits, model=model, token=token)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or pictures would stay behind
     downloads = Downloads()
+    os.environ["GRADIO_TEMP_DIR"] = str(downloads.folder / "uploads")
     try:
         examples = [] if arguments.no_examples else write_examples(downloads.folder / "examples")
         notice = "" if arguments.checkpoint else NOTICE

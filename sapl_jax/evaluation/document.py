@@ -78,14 +78,14 @@ _STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --soft: #a0a6af; --line: #3a3f46;
   --paper: #16181b; --tint: #1f2731; } }
 body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 68rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+  max-width: 76rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 1.5rem; }
 h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem; padding-top: 1rem;
   border-top: 1px solid var(--line); }
 p, li { max-width: 48rem; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
-th, td { padding: .35rem .8rem; text-align: right; border-bottom: 1px solid var(--line);
+th, td { padding: .35rem .45rem; text-align: right; border-bottom: 1px solid var(--line);
   white-space: nowrap; vertical-align: top; }
 th { font-weight: 600; color: var(--soft); }
 th.name, td.name { text-align: left; }
@@ -97,8 +97,7 @@ figure img { max-width: 100%; height: auto; background: #fff; border-radius: 4px
   margin: 0 .4rem 1rem 0; }
 .columns-1 figure { overflow-x: auto; }
 .columns-1 figure img { max-width: max(100%, 44rem); }
-@media (max-width: 40rem) { .columns-2 figure { width: 100%; }
-  th, td { padding: .35rem .5rem; } }
+@media (max-width: 40rem) { .columns-2 figure { width: 100%; } }
 @media print { :root { --ink: #000; --soft: #444; --line: #bbb; --paper: #fff; --tint: #eee; }
   body { font-size: 11pt; max-width: none; padding: 0; orphans: 1; widows: 1; }
   th, td { padding: .2rem .35rem; font-size: 8pt; } .columns-1 figure img { max-width: 100%; }
