@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from pathlib import Path
 
 from sapl_jax.errors import Parser, UserError, check_checkpoint, check_numbers, run_main
@@ -69,6 +70,14 @@ def main() -> None:
     token = required_token(arguments.host, arguments.no_token)
     check_checkpoint(arguments.checkpoint)
     check_address(arguments.host, arguments.port)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or files would stay behind
+    with tempfile.TemporaryDirectory(prefix="sapl-page-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # Gradio reads it as it is imported.
+        serve(arguments, token)
+
+
+def serve(arguments: argparse.Namespace, token: str) -> None:
+    """Loads the model and serves until Ctrl-C or SIGTERM."""
     try:
         from sapl_jax.serving import page as pages
         from sapl_jax.serving.api import build_api
@@ -96,9 +105,7 @@ def main() -> None:
         "sha256": tree_sha256(Path(localizer.source["weights"])),
     }
     api = build_api(localizer, limits, model=model, token=token)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or pictures would stay behind
     downloads = Downloads()
-    os.environ["GRADIO_TEMP_DIR"] = str(downloads.folder / "uploads")
     try:
         examples = [] if arguments.no_examples else write_examples(downloads.folder / "examples")
         notice = "" if arguments.checkpoint else NOTICE

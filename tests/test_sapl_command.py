@@ -88,6 +88,10 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path):
             (["train", data, "--config.train.batchsize=4"], "batchsize"),
             (["train", data, "--config.train.batch_size=0"], "batch_size is 0"),
             (["train", data, "--config.train.dtype=float8"], "float8"),
+            (
+                ["train", data, *("--config.train.num_steps=9", "--config.train.warmup_steps=9")],
+                "fewer",
+            ),
             (["train", data, "--config.model.prompts=magic"], "magic"),
             (["train", *here], "No training data was given"),
             (["train", *here, f"--config.data.root={tmp_path / 'absent'}"], "does not exist"),
