@@ -153,13 +153,6 @@ def _check(path: Path, config: CLIPConfig) -> None:
         if tower.hidden_act not in ACTIVATIONS:
             known = ", ".join(sorted(ACTIVATIONS))
             problems.append(f"{name}.hidden_act is {tower.hidden_act!r}, known: {known}")
-        if not problems and tower.hidden_size % tower.num_attention_heads:
-            problems.append(
-                f"{name}.hidden_size {tower.hidden_size} is not a multiple of "
-                f"num_attention_heads {tower.num_attention_heads}"
-            )
-    if not problems and config.vision.image_size < config.vision.patch_size:
-        problems.append("vision.image_size is smaller than vision.patch_size")
     if problems:
         raise UserError(f"{path}: unusable CLIP configuration: " + "; ".join(problems))
 

@@ -95,7 +95,6 @@ def fill(clip: CLIP, tensors: Mapping[str, Tensor], style: str, file: str) -> No
 
     Args:
         clip: model without LoRA; its values are replaced, its dtypes kept.
-        tensors: all tensors of the file by name.
         style: "flax" or "torch" naming and layout.
 
     Raises:

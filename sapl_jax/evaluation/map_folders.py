@@ -80,8 +80,7 @@ class MapFolder:
     def read(self, sample: Sample, size: tuple[int, int]) -> tuple[Result, list[str]]:
         """A picture's map and score, NaN where the tool gave none, and what to know about them.
 
-        Args:
-            size: the picture's height and width in pixels, which the map is brought to.
+        The map is brought to `size`, the picture's height and width in pixels.
 
         Raises:
             UserError: no map, or one that cannot be used, with the reason.

@@ -51,10 +51,8 @@ def predict(
     Args:
         detector: a `Localizer`, or one behind tiles; its calibration gives probabilities, verdicts.
         pictures: absolute paths.
-        output: what is open.
         threshold: the mask is heat map > threshold.
         max_pixels: of one picture; larger ones are refused.
-        batch_size: pictures analysed at once.
         report: makes a picture's page of its path, pixels, heat map and record.
 
     Raises:
