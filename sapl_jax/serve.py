@@ -14,6 +14,7 @@ import logging
 import os
 import socket
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from sapl_jax.errors import Parser, UserError, check_checkpoint, check_numbers, run_main
@@ -95,8 +96,7 @@ def main() -> None:
         "sha256": tree_sha256(Path(localizer.source["weights"])),
     }
     api = build_api(localizer, limits, model=model, token=token)
-    downloads = Downloads()
-    try:
+    with closing(Downloads()) as downloads:
         examples = [] if arguments.no_examples else write_examples(downloads.folder / "examples")
         notice = "" if arguments.checkpoint else NOTICE
         page = pages.build_page(localizer, limits, downloads, notice=notice, examples=examples)
@@ -104,8 +104,6 @@ def main() -> None:
         check_address(host, port)  # Loading takes time to be overtaken in.
         log.info("open http://%s:%d in a browser; Ctrl-C ends it", host, port)
         pages.launch(page, limits, host=host, port=port, routes=api.routes, token=token)
-    finally:
-        downloads.close()
 
 
 if __name__ == "__main__":

@@ -119,8 +119,8 @@ def read_config(path: Path) -> CLIPConfig:
             f"{path}: cannot read the CLIP configuration ({error}). "
             "A CLIP folder holds the config.json that the Hugging Face library writes."
         ) from error
-    if not isinstance(raw, dict) or raw.get("model_type") != "clip":
-        found = raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__
+    found = raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__
+    if found != "clip":
         raise UserError(
             f"{path}: found model_type {found!r}, expected 'clip' (text and vision towers). "
             "Give a folder or hub name of a whole CLIP model."

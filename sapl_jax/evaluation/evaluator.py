@@ -145,15 +145,12 @@ def load_sample(sample: Sample, perturbation: Perturbation | None = None) -> Loa
             style = sample.mask_style
             drawn = isinstance(style, Outlines)
             hashes.append(sha256_of(repr(style).encode() if drawn else read_bytes(sample.mask)))
-            fitted = load_mask(sample.mask, image, style)
-        except UserError as error:
-            problems.append(f"not in the pixel measures: {error}")
-        else:
-            mask = fitted.grey
-            if fitted.note:
-                problems.append(fitted.note)
+            mask, note = load_mask(sample.mask, image, style)
+            problems += [note] if note else []
             if not mask.any():
                 problems.append(f"mask {sample.mask} has no tampered pixel")
+        except UserError as error:
+            problems.append(f"not in the pixel measures: {error}")
     if image is not None and perturbation is not None:
         image = perturbation(image, sample.name)
     return Loaded(sample, image, mask, problems, sha256_of("\n".join(hashes).encode()))

@@ -111,10 +111,7 @@ def render(
     calibration: Calibration | None,
     parts: Sequence[str] = ENDINGS,
 ) -> Made:
-    """What people and programs get of a result.
-
-    Returns:
-        (PNG bytes of each of `parts`, a JSON object with score, verdict, regions and so on).
+    """What people and programs get of a result: PNG bytes of each of `parts`, and a JSON object.
 
     Raises:
         UnreadableImage: the model gave no finite number, or the picture is too large for PNG.
