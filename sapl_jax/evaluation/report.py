@@ -137,9 +137,8 @@ def table_1(session: Session) -> list[Part]:
 def _our_cells(found: Mapping[str, DatasetResult]) -> list[str]:
     p_f1s = {c: found[c].summary["p_f1"] if c in found else None for c in COLUMNS}
     i_aucs = {c: found[c].summary["i_auc"] if c in found else None for c in COLUMNS}
-    i_aucs[WITHOUT_I_AUC] = None
-    cells = [pair(p_f1s[column], i_aucs[column]) for column in COLUMNS]
     del i_aucs[WITHOUT_I_AUC]
+    cells = [pair(p_f1, i_aucs.get(column)) for column, p_f1 in p_f1s.items()]
     # A mean over fewer sets than the paper's would not compare with it.
     means = (None if None in v.values() else float(np.mean([*v.values()])) for v in (p_f1s, i_aucs))
     return [*cells, pair(*means)]
