@@ -15,6 +15,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import image, scalar
 
+from data_pipelines.listing import LABEL_NAMES
 from data_pipelines.progress_bars import ProgressBar
 from sapl_jax.files import write_atomically, writing
 
@@ -158,7 +159,7 @@ def panels(batch: dict[str, np.ndarray], heat: np.ndarray) -> dict[str, np.ndarr
     label and weight [B]) and its heat maps [B,g,g] in [0,1].
     """
     found = {}
-    for label, name in enumerate(("authentic", "tampered")):
+    for label, name in enumerate(LABEL_NAMES):
         chosen = np.flatnonzero((batch["label"] == label) & (batch["weight"] > 0))
         for number, n in enumerate(chosen[:_OF_EACH_CLASS], 1):
             size = (_SIDE, _SIDE)
