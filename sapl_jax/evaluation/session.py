@@ -102,7 +102,6 @@ def run(
     A folder of maps that fits no picture of a data set is noted, and the run goes on.
 
     Args:
-        seed: of the sweeps' noise.
         gallery_size: tampered pictures of each data set, with a mask where any has one, that are
             kept for figures; chosen by position, never by how well a method does on them.
         after_each: called with the session so far and the method whose result is new (None after a
