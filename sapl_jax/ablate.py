@@ -78,16 +78,16 @@ def run_rows(
 ) -> list[str]:
     """Runs the rows that are not finished and writes the tables after each; returns failed rows.
 
-    Args:
-        launch: runs a command and returns its exit status. A command that was interrupted ends the
-            study with KeyboardInterrupt; after one that fails otherwise the other rows still run.
+    `launch` runs a command and returns its exit status. A command that was interrupted ends the
+    study with KeyboardInterrupt; after one that fails otherwise the other rows still run.
     """
     failed = []
     request = {"datasets": list(datasets), "protocol": protocol, "config_flags": list(config_flags)}
     for count, row in enumerate(rows, 1):
         folder = output / row
         print(f"[{count}/{len(rows)}] {row}: {ablations.ROWS[row].title}", flush=True)
-        if _read(folder / "done.json") == request:
+        done = folder / "done.json"
+        if done.is_file() and json.loads(done.read_text()) == request:
             print("  finished before", flush=True)
             continue
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,14 +101,10 @@ def run_rows(
                 print(f"  failed with status {status}", file=sys.stderr, flush=True)
                 break
         else:
-            write_json(folder / "done.json", request)
+            write_json(done, request)
         write_tables(output, protocol)
     write_tables(output, protocol)
     return failed
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def write_tables(output: Path, protocol: str) -> None:
@@ -117,7 +113,7 @@ def write_tables(output: Path, protocol: str) -> None:
     for name, row in ablations.ROWS.items():
         if not (output / name / "done.json").is_file():
             continue
-        found = _read(output / name / "evaluation" / "results.json")
+        found = json.loads((output / name / "evaluation" / "results.json").read_text())
         rows[name] = {
             "title": row.title,
             "changes": dict(row.changes),
@@ -136,8 +132,8 @@ def write_tables(output: Path, protocol: str) -> None:
     note = (
         f'Protocol {protocol}; I-AUC / P-F1. "Published" are the paper\'s means over CASIAv1 and '
         "IMD2020: they compare with the mean here only where these are the data sets. A dash marks "
-        "a row that is not finished, or a measure that is not defined. In brackets: the middle 95 % "
-        "of data sets drawn from the pictures. One training a row says nothing of the spread "
+        "a row that is not finished, or a measure that is not defined; brackets hold the middle "
+        "95 % of data sets drawn from the pictures. One training a row says nothing of the spread "
         "between seeds: small differences may be chance."
     )
     sections.insert(0, Section("How to read this", [note]))

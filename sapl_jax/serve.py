@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 from sapl_jax.errors import Parser, UserError, check_checkpoint, check_numbers, run_main
@@ -105,8 +106,7 @@ def serve(arguments: argparse.Namespace, token: str) -> None:
         "sha256": tree_sha256(Path(localizer.source["weights"])),
     }
     api = build_api(localizer, limits, model=model, token=token)
-    downloads = Downloads()
-    try:
+    with closing(Downloads()) as downloads:
         examples = [] if arguments.no_examples else write_examples(downloads.folder / "examples")
         notice = "" if arguments.checkpoint else NOTICE
         page = pages.build_page(localizer, limits, downloads, notice=notice, examples=examples)
@@ -114,8 +114,6 @@ def serve(arguments: argparse.Namespace, token: str) -> None:
         check_address(host, port)  # Loading takes time to be overtaken in.
         log.info("open http://%s:%d in a browser; Ctrl-C ends it", host, port)
         pages.launch(page, limits, host=host, port=port, routes=api.routes, token=token)
-    finally:
-        downloads.close()
 
 
 if __name__ == "__main__":

@@ -156,8 +156,8 @@ def main() -> int | None:
         processes.report_devices(dtype)
         stack.enter_context(processes.leave_on_error())
         first = jax.process_index() == 0
-        if not alone:
-            stack.enter_context(open_workdir(workdir, config, write=first))
+        if first and not alone:
+            stack.enter_context(open_workdir(workdir, config))
         from data_pipelines.prepare import summary
         from sapl_jax.models.sapl import build_sapl
         from sapl_jax.training.loop import train

@@ -127,15 +127,12 @@ def robustness_curves(session: Session) -> list[Picture]:
             continue
         figure, axes = grid(len(measures), 3, 4.2, 3.2)
         for axis, measure in zip(axes, measures, strict=True):
-            for index, (data, line) in enumerate(lines.items()):
+            looks = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=True)
+            for (data, line), (colour, marker) in zip(lines.items(), looks, strict=False):
                 values, lengths = _bars(line, measure)
-                look = {
-                    "color": COLOURS[index % len(COLOURS)],
-                    "marker": MARKERS[index % len(MARKERS)],
-                }
                 if np.isfinite(values).any():
-                    axis.errorbar(range(len(values)), values, yerr=lengths, elinewidth=1,
-                                  markersize=4, label=data, **look)  # fmt: skip
+                    look = {"label": data, "color": colour, "marker": marker, "markersize": 4}
+                    axis.errorbar(range(len(values)), values, yerr=lengths, elinewidth=1, **look)
             low, high = axis.get_ylim()
             if high - low < _LEAST_SPAN:  # or noise would look like an effect
                 middle = (low + high) / 2

@@ -54,9 +54,8 @@ def write(
 ) -> None:
     """Writes report.md, report.html and figures/*.png into `output`.
 
-    Args:
-        detector: the first method's, without tiles; if it has `edge_features`, as `Localizer`, its
-            edge patches of the (name, listing) pairs are shown.
+    detector: the first method's, without tiles; if it has `edge_features`, as `Localizer`, its edge
+    patches of the (name, listing) pairs are shown.
     """
     patches = []
     try:

@@ -10,7 +10,6 @@ from data_pipelines.preprocess import PADDING, Geometry
 from sapl_jax.files import versions
 from sapl_jax.inference.export_folder import NAME, VERSION
 from sapl_jax.inference.opening import TrainedModel
-from sapl_jax.models.sapl import SAPL
 
 
 def describe(trained: TrainedModel, kind: str) -> dict[str, Any]:
@@ -33,7 +32,11 @@ def describe(trained: TrainedModel, kind: str) -> dict[str, Any]:
         "preprocessing": config.image.to_dict() | preprocessing,
         "heat_map": config.model.heat_map.to_dict(),
         "clip": dataclasses.asdict(clip.config),
-        "class_ids": _class_ids(trained.model),
+        # Prompts hold each word's ids with EOT behind them, more than once behind a shorter word.
+        "class_ids": [
+            list(itertools.takewhile(lambda i: i != clip.eot_id, ids))
+            for ids in trained.model.prompts.class_ids
+        ],
         "config": config.to_dict(),
     }
 
@@ -43,12 +46,6 @@ def _without_folders(name: str) -> str:
     prefix = "random:" if name.startswith("random:") else ""
     path = Path(name.removeprefix(prefix))
     return prefix + path.name if path.is_absolute() else name
-
-
-def _class_ids(model: SAPL) -> list[list[int]]:
-    # Prompts hold each word's ids with EOT behind them, more than once behind a shorter word.
-    eot = model.clip.eot_id
-    return [list(itertools.takewhile(lambda i: i != eot, ids)) for ids in model.prompts.class_ids]
 
 
 _HEAD = """# SAPL, {kind} export

@@ -111,7 +111,7 @@ def test_table_1_has_our_row_and_says_that_a_copy_is_incomplete(tmp_path, folder
     root = _columbia(tmp_path / "columbia")
     listings = [("Columbia", read_dataset("columbia", root)), ("m", read_dataset("folder", folder))]
     methods = [Method("red", RedDetector(), {})]
-    session = run(methods, listings, PROTOCOLS["sapl"], progress=False)
+    session = run(methods, listings, PROTOCOLS["sapl"])
     parts = report.table_1(session)
     table = next(part for part in parts if isinstance(part, Table))
     rows = {row[0]: row[1:] for row in table.rows}
@@ -121,20 +121,20 @@ def test_table_1_has_our_row_and_says_that_a_copy_is_incomplete(tmp_path, folder
     assert rows["red (here)"] == ["-", ours, "-", "-", "-", "-"]
     assert any("instead of 183 and 180" in str(part) for part in parts)
     # A mean over one of five sets would not compare, and P-F1 by other rules neither.
-    other = run(methods, listings, PROTOCOLS["mvss"], progress=False)
+    other = run(methods, listings, PROTOCOLS["mvss"])
     assert any("do not compare" in str(part) for part in report.table_1(other))
 
 
 def test_without_a_published_test_set_there_is_no_table_1(folder) -> None:
     listings = [("m", read_dataset("folder", folder))]
-    session = run([Method("red", RedDetector(), {})], listings, PROTOCOLS["sapl"], progress=False)
+    session = run([Method("red", RedDetector(), {})], listings, PROTOCOLS["sapl"])
     assert report.table_1(session) == []
 
 
 def test_one_class_without_masks_still_gives_a_report(tmp_path) -> None:
     write_rgb(tmp_path / "set" / "Tp" / "a.png", picture(3))
     listings = [("m", read_dataset("folder", tmp_path / "set"))]
-    session = run([Method("red", RedDetector(), {})], listings, PROTOCOLS["sapl"], progress=False)
+    session = run([Method("red", RedDetector(), {})], listings, PROTOCOLS["sapl"])
     report.write(session, tmp_path / "out")
     headings = re.findall(r"<h2>(.*?)</h2>", (tmp_path / "out" / "report.html").read_text())
     assert "ROC curves" not in headings and "Results" in headings and "Provenance" in headings
@@ -144,7 +144,7 @@ def test_a_skipped_name_that_is_not_utf8_is_reported_escaped(folder, tmp_path) -
     listing = read_dataset("folder", folder)
     listing = dataclasses.replace(listing, skipped=[(Path("bad\udcff.png"), "not UTF-8")])
     methods = [Method("red", RedDetector(), {})]
-    session = run(methods, [("m", listing)], PROTOCOLS["sapl"], progress=False)
+    session = run(methods, [("m", listing)], PROTOCOLS["sapl"])
     report.write(session, tmp_path / "out")
     for name in ("report.html", "report.md"):
         assert "bad\\udcff.png" in (tmp_path / "out" / name).read_text().replace("\\\\", "\\")
@@ -157,7 +157,6 @@ def test_sweeps_start_with_the_clean_picture_and_see_every_level(folder) -> None
         [("m", read_dataset("folder", folder))],
         PROTOCOLS["sapl"],
         sweeps=[sweep],
-        progress=False,
     )
     points = session.sweeps["m"]["blur"]
     assert [level for level, _ in points] == [None, *sweep.levels]
@@ -195,7 +194,7 @@ def test_edge_patches_of_two_kinds_are_two_clusters(folder) -> None:
 
 def test_the_report_shows_edge_patches_of_the_detector_that_gives_them(folder, tmp_path) -> None:
     listings, detector = [("m", read_dataset("folder", folder))], _FeatureDetector()
-    session = run([Method("red", detector, {})], listings, PROTOCOLS["sapl"], progress=False)
+    session = run([Method("red", detector, {})], listings, PROTOCOLS["sapl"])
     report.write(session, tmp_path, detector, listings)
     assert (tmp_path / "figures" / "tsne_m.png").read_bytes()[:4] == PNG
     assert "Edge-patch features" in (tmp_path / "report.md").read_text()
@@ -218,7 +217,7 @@ def test_gallery_pictures_are_kept_small() -> None:
 def test_many_methods_take_several_galleries(folder) -> None:
     methods = [Method(f"m{n}", RedDetector(), {}) for n in range(4)]
     listings = [("a", read_dataset("folder", folder))]
-    session = run(methods, listings, PROTOCOLS["sapl"], progress=False)
+    session = run(methods, listings, PROTOCOLS["sapl"])
     found = figures.galleries(session)
     assert [picture.name for picture in found] == ["gallery_a", "gallery_a.2"]
     widths = [int.from_bytes(picture.png[16:20]) for picture in found]
