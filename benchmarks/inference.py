@@ -50,7 +50,7 @@ def main() -> None:
         localizer.analyse(images)
         predicting, predicting_cpu = time.perf_counter() - started, time.process_time() - cpu
         started = time.perf_counter()
-        evaluate_dataset(localizer, listing, PROTOCOLS[DEFAULT], progress=False)
+        evaluate_dataset(localizer, listing, PROTOCOLS[DEFAULT])
         evaluating = time.perf_counter() - started
     device = jax.devices()[0]
     line = {

@@ -181,13 +181,9 @@ class CasiaV2(PictureBuilder):
     """
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    CASIA v2.0 is for research. It was published at http://forensics.idealtest.org/casiav2/
-    (J. Dong, W. Wang, T. Tan, "CASIA Image Tampering Detection Evaluation Database", ChinaSIP
-    2013); that server is often unreachable. Ways to get it:
-      - https://github.com/namtpham/casia2groundtruth : masks, the list of corrected file names,
-        and how to ask for the pictures (CASIA2.0_revised);
-      - Kaggle, data set divg07/casia-20-image-tampering-detection-dataset (pictures and masks).
-    Unpack so that one folder holds Au/ (authentic), Tp/ (tampered) and, for evaluation only,
-    the masks <stem>_gt.png in Gt/ or "CASIA 2 Groundtruth"/. Then run
+    CASIA v2.0 (J. Dong, W. Wang, T. Tan, "CASIA Image Tampering Detection Evaluation Database",
+    ChinaSIP 2013) is for research; the project's README.md says where it can be had. Unpack so that
+    one folder holds Au/ (authentic), Tp/ (tampered) and, for evaluation only, the masks
+    <stem>_gt.png in Gt/ or "CASIA 2 Groundtruth"/. Then run
       python -m data_pipelines.prepare --dataset casia_v2 --root THAT_FOLDER --output DIR
     """

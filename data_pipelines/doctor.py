@@ -61,11 +61,10 @@ class Examined:
     oddities: tuple[str, ...] = ()
 
 
-def examine(listing: Listing, progress: bool = True) -> list[Examined]:
+def examine(listing: Listing) -> list[Examined]:
     """Reads every picture and mask of a listing, in threads."""
     found = read_ahead(examine_sample, listing.samples, 16)
-    total = len(listing.samples)
-    return list(ProgressBar(found, total=total, desc="reading", unit="image", disable=not progress))
+    return list(ProgressBar(found, total=len(listing.samples), desc="reading", unit="image"))
 
 
 def examine_sample(sample: Sample) -> Examined:

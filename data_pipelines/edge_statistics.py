@@ -102,9 +102,7 @@ def measure_picture(rgb: np.ndarray, mask: np.ndarray, options: Options) -> np.n
     return sums / counts if counts.min() >= _MIN_PIXELS else None
 
 
-def measure_all(
-    samples: Sequence[Sample], options: Options, progress: bool = True
-) -> tuple[np.ndarray, list[str]]:
+def measure_all(samples: Sequence[Sample], options: Options) -> tuple[np.ndarray, list[str]]:
     """(means [N, 4 regions, 4 statistics], reasons for the samples left out); all have masks."""
 
     def attempt(sample: Sample) -> np.ndarray | str:
@@ -118,7 +116,7 @@ def measure_all(
         return f"{sample.image}: a region is too small" if found is None else found
 
     found = read_ahead(attempt, samples, 16)
-    results = list(ProgressBar(found, total=len(samples), unit="image", disable=not progress))
+    results = list(ProgressBar(found, total=len(samples), unit="image"))
     means = [result for result in results if isinstance(result, np.ndarray)]
     reasons = [result for result in results if isinstance(result, str)]
     return np.array(means).reshape(-1, len(REGIONS), len(STATISTICS)), reasons

@@ -20,12 +20,14 @@ from typing import Any
 
 from configs import ablations
 from sapl_jax.command_line import INTERRUPTED, parse_with_config_flags
-from sapl_jax.errors import Parser, run_main
+from sapl_jax.errors import Parser, UserError, run_main
 from sapl_jax.evaluation.document import Section, Table, to_markdown
 from sapl_jax.evaluation.protocols import DEFAULT, PROTOCOLS
 from sapl_jax.evaluation.results import number, pair
 from sapl_jax.files import make_output_folder, write_atomically, write_json
 from sapl_jax.training.configuration import load_config
+
+_MEASURES = ("i_auc", "p_f1")
 
 
 def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -76,16 +78,16 @@ def run_rows(
 ) -> list[str]:
     """Runs the rows that are not finished and writes the tables after each; returns failed rows.
 
-    Args:
-        launch: runs a command and returns its exit status. A command that was interrupted ends the
-            study with KeyboardInterrupt; after one that fails otherwise the other rows still run.
+    `launch` runs a command and returns its exit status. A command that was interrupted ends the
+    study with KeyboardInterrupt; after one that fails otherwise the other rows still run.
     """
     failed = []
     request = {"datasets": list(datasets), "protocol": protocol, "config_flags": list(config_flags)}
     for count, row in enumerate(rows, 1):
         folder = output / row
         print(f"[{count}/{len(rows)}] {row}: {ablations.ROWS[row].title}", flush=True)
-        if _read(folder / "done.json") == request:
+        done = folder / "done.json"
+        if done.is_file() and json.loads(done.read_text()) == request:
             print("  finished before", flush=True)
             continue
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,14 +101,10 @@ def run_rows(
                 print(f"  failed with status {status}", file=sys.stderr, flush=True)
                 break
         else:
-            write_json(folder / "done.json", request)
+            write_json(done, request)
         write_tables(output, protocol)
     write_tables(output, protocol)
     return failed
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def write_tables(output: Path, protocol: str) -> None:
@@ -115,14 +113,14 @@ def write_tables(output: Path, protocol: str) -> None:
     for name, row in ablations.ROWS.items():
         if not (output / name / "done.json").is_file():
             continue
-        found = _read(output / name / "evaluation" / "results.json")
+        found = json.loads((output / name / "evaluation" / "results.json").read_text())
         rows[name] = {
             "title": row.title,
             "changes": dict(row.changes),
-            "published": dict(zip(("i_auc", "p_f1"), row.published, strict=True)),
+            "published": dict(zip(_MEASURES, row.published, strict=True)),
             "mean": found["mean"],
             "datasets": {
-                dataset: {measure: entry[measure] for measure in ("i_auc", "p_f1")}
+                dataset: {k: entry[k] for k in (*_MEASURES, "intervals") if k in entry}
                 for dataset, entry in found["datasets"].items()
             },
         }
@@ -134,8 +132,9 @@ def write_tables(output: Path, protocol: str) -> None:
     note = (
         f'Protocol {protocol}; I-AUC / P-F1. "Published" are the paper\'s means over CASIAv1 and '
         "IMD2020: they compare with the mean here only where these are the data sets. A dash marks "
-        "a row that is not finished, or a measure that is not defined. One training a row says "
-        "nothing of the spread between seeds: small differences may be chance."
+        "a row that is not finished, or a measure that is not defined; brackets hold the middle "
+        "95 % of data sets drawn from the pictures. One training a row says nothing of the spread "
+        "between seeds: small differences may be chance."
     )
     sections.insert(0, Section("How to read this", [note]))
     write_atomically(output / "ablations.md", to_markdown("Ablations", sections))
@@ -146,9 +145,9 @@ def _comparison(group: str, names: Sequence[str], rows: dict[str, Any]) -> Secti
     cells = []
     for name in names:
         row, found = ablations.ROWS[name], rows.get(name, {"mean": None, "datasets": {}})
-        measured = [found["mean"], *map(found["datasets"].get, datasets)]
-        ours = [pair(each["i_auc"], each["p_f1"]) if each else "-" for each in measured]
-        cells.append([row.title, pair(*row.published), *ours])
+        published = dict(zip(_MEASURES, row.published, strict=True))
+        measured = [published, found["mean"], *map(found["datasets"].get, datasets)]
+        cells.append([row.title, *(pair(each or {}, *_MEASURES) for each in measured)])
     return Section(group.capitalize(), [Table(["row", "published", "mean", *datasets], cells)])
 
 
@@ -180,7 +179,11 @@ def main() -> int:
             for command in commands(row, output / row, *study):
                 print(shlex.join(command))
         return 0
-    load_config(f"{ablations.__file__}:{rows[0]}", flags)  # A mistake in them is told now.
+    # Mistakes are told now, not after the first training.
+    load_config(f"{ablations.__file__}:{rows[0]}", flags)
+    for text in arguments.dataset:
+        if not Path(path := text.partition("=")[2]).expanduser().exists() or not path:
+            raise UserError(f"--dataset {text!r} is not NAME=PATH with a PATH that exists")
     make_output_folder(output)
     return show(output / "ablations.md", run_rows(rows, output, *study))
 

@@ -6,19 +6,18 @@ stays what the validation split gave. The result is calibration.json in DIR, whi
 page, `Localizer` and every export take up. No mask is opened.
 """
 
-import argparse
 import logging
-import sys
 from pathlib import Path
 
 from sapl_jax.command_line import WHICH_HELP
 from sapl_jax.errors import Parser, check_checkpoint, check_numbers, run_main
+from sapl_jax.inference.inputs import find_pictures
 
 log = logging.getLogger(__name__)
 
 
-def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """Reads the command line."""
+def main() -> None:
+    """The command."""
     parser = Parser("sapl calibrate", __doc__)
     add = parser.add_argument
     add("--checkpoint", type=Path, required=True, help="a training run's folder, or an export")
@@ -27,14 +26,11 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--data", type=Path, help="the training data, where they lie elsewhere than in training")
     add("--false-alarms", type=float, default=0.05, help="share of authentic pictures, 0 to 1")
     add("--marked", type=float, default=0.01, help="share of authentic pixels that maps may mark")
-    return parser.parse_args(arguments)
-
-
-def main() -> None:
-    """The command."""
-    arguments = parse_arguments(sys.argv[1:])
+    arguments = parser.parse_args()
     check_numbers(arguments, false_alarms=(1e-6, 1 - 1e-6), marked=(1e-6, 1 - 1e-6))
     check_checkpoint(arguments.checkpoint)
+    if arguments.authentic is not None:
+        find_pictures([str(arguments.authentic)])  # A mistake in it is told now.
     # These load JAX: not for --help.
     from sapl_jax.devices import use_compilation_cache
     from sapl_jax.evaluation.calibrating import choose_pictures, measure

@@ -134,9 +134,7 @@ class CheckpointFolder:
     def restore(self, step: int, template: T) -> T:
         """The state of a checkpoint in the form of `template`, as NumPy arrays on the host.
 
-        Args:
-            step: a step that is there.
-            template: pytree of arrays or `jax.ShapeDtypeStruct` with the expected shapes and types.
+        `template`: pytree of arrays or `jax.ShapeDtypeStruct` with the expected shapes and types.
 
         Raises:
             DamagedCheckpoint: files are missing or hold other bytes than were written.

@@ -64,6 +64,11 @@ def check_checkpoint(folder: Path | None) -> None:
     """UserError where the model of --checkpoint cannot be there: it costs no import to see."""
     if folder is not None and not folder.is_dir():
         raise UserError(f"There is no folder {folder}: give a training run's folder or an export.")
+    if folder and not any((folder / name).exists() for name in ("config.json", "export.json")):
+        raise UserError(
+            f"{folder} holds no config.json or export.json: it is neither the work directory of a "
+            "training run nor an export."
+        )
 
 
 def check_numbers(arguments: argparse.Namespace, **limits: tuple[float, float]) -> None:

@@ -5,9 +5,7 @@ package), huggingface (the adapted CLIP for other tools). Each export is checked
 checkpoint on real pictures before it is called done.
 """
 
-import argparse
 import logging
-import sys
 from pathlib import Path
 
 from sapl_jax.command_line import WHICH_HELP
@@ -19,8 +17,8 @@ log = logging.getLogger(__name__)
 FORMATS = ("orbax", "stablehlo", "onnx", "huggingface")
 
 
-def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """Reads the command line."""
+def main() -> None:
+    """The command."""
     parser = Parser("sapl export", __doc__)
     add = parser.add_argument
     add("--checkpoint", type=Path, required=True, help="a training run's folder, or an export")
@@ -29,14 +27,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--format", required=True, choices=FORMATS)
     text = "pictures to check the export on; by default two photographs that are installed"
     add("--pictures", type=Path, nargs="+", default=[], help=text)
-    return parser.parse_args(arguments)
-
-
-def main() -> None:
-    """The command."""
-    arguments = parse_arguments(sys.argv[1:])
-    check_checkpoint(arguments.checkpoint)
+    arguments = parser.parse_args()
     refuse_foreign(arguments.output)
+    check_checkpoint(arguments.checkpoint)
     from sapl_jax.exporting import writing  # loads JAX: not for a mistake
     from sapl_jax.inference.opening import load_model
 

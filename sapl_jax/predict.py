@@ -6,10 +6,8 @@ same command again to continue. Exit status: 0, or 1 if some files could not be 
 skipped.jsonl.
 """
 
-import argparse
 import functools
 import logging
-import sys
 from pathlib import Path
 
 from sapl_jax.command_line import TILES, WHICH_HELP, print_files
@@ -20,8 +18,8 @@ from sapl_jax.inference.inputs import find_pictures
 log = logging.getLogger(__name__)
 
 
-def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """Reads the command line."""
+def main() -> int:
+    """The command."""
     parser = Parser("sapl predict", __doc__)
     add = parser.add_argument
     add("paths", nargs="+", metavar="PATH", help="a picture, a folder, or a quoted glob")
@@ -34,26 +32,20 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--batch-size", type=int, default=8, help="pictures handed to the model at once")
     add("--report", action="store_true", help="write a case report, <stem>_report.html, as well")
     add("--max-megapixels", type=float, default=100, help="larger pictures are refused")
-    return parser.parse_args(arguments)
-
-
-def main() -> int:
-    """The command."""
-    arguments = parse_arguments(sys.argv[1:])
+    arguments = parser.parse_args()
     check_numbers(
         arguments, threshold=(0, 1), batch_size=(1, 4096), max_megapixels=(1e-6, 1000), **TILES
     )
     check_checkpoint(arguments.checkpoint)
     found = find_pictures(arguments.paths, leave_out=arguments.output)
-    log.info("%d pictures (%d other files left alone)", len(found.pictures), found.others)
+    log.info("pictures: %d (%d other files left alone)", len(found.pictures), found.others)
     make_output_folder(arguments.output)
     # These load JAX: not for --help, nor before the arguments are known to be good.
     from sapl_jax.devices import use_compilation_cache
-    from sapl_jax.inference.detector import Detector
+    from sapl_jax.inference.detector import Detector, TiledDetector
     from sapl_jax.inference.localizer import Localizer
     from sapl_jax.inference.output_folder import OutputFolder
     from sapl_jax.inference.predicting import predict
-    from sapl_jax.inference.tiling import TiledDetector
 
     use_compilation_cache()
     localizer = Localizer.load(arguments.checkpoint, which=arguments.which)

@@ -35,8 +35,15 @@ def start_runtime() -> None:
     if coordinator := os.environ.get("SAPL_COORDINATOR", ""):
         known: dict[str, Any] = {}
         if coordinator != "auto":
-            count, number = _process_numbers()
-            known = {"num_processes": count, "process_id": number}
+            names = ("SAPL_PROCESS_COUNT", "SAPL_PROCESS_ID")
+            count, number = (os.environ.get(name, "") for name in names)
+            if not (count.isdigit() and number.isdigit() and int(number) < int(count)):
+                raise UserError(
+                    f"SAPL_COORDINATOR is set, but {names[0]}={count!r}, {names[1]}={number!r}: "
+                    "expected the number of processes, and the number of this one, counted from "
+                    "0. launch.sh sets them."
+                )
+            known = {"num_processes": int(count), "process_id": int(number)}
             known["coordinator_address"] = coordinator
         jax.distributed.initialize(
             local_device_ids=local_device_ids(),
@@ -44,18 +51,6 @@ def start_runtime() -> None:
             shutdown_timeout_seconds=SHUTDOWN_S,
             **known,
         )
-
-
-def _process_numbers() -> tuple[int, int]:
-    names = ("SAPL_PROCESS_COUNT", "SAPL_PROCESS_ID")
-    values = [os.environ.get(name, "") for name in names]
-    if not all(value.isdigit() for value in values) or int(values[1]) >= int(values[0]):
-        found = ", ".join(f"{n}={v!r}" for n, v in zip(names, values, strict=True))
-        raise UserError(
-            f"SAPL_COORDINATOR is set, but {found}: expected the number of processes, and the "
-            "number of this one, counted from 0. launch.sh sets them."
-        )
-    return int(values[0]), int(values[1])
 
 
 def report_devices(dtype: jnp.dtype) -> None:

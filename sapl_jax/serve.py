@@ -12,8 +12,11 @@ must hold SAPL_TOKEN, which programs send as "Authorization: Bearer TOKEN" and t
 import argparse
 import logging
 import os
+import signal
 import socket
 import sys
+import tempfile
+from contextlib import closing
 from pathlib import Path
 
 from sapl_jax.errors import Parser, UserError, check_checkpoint, check_numbers, run_main
@@ -68,6 +71,14 @@ def main() -> None:
     token = required_token(arguments.host, arguments.no_token)
     check_checkpoint(arguments.checkpoint)
     check_address(arguments.host, arguments.port)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or files would stay behind
+    with tempfile.TemporaryDirectory(prefix="sapl-page-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # Gradio reads it as it is imported.
+        serve(arguments, token)
+
+
+def serve(arguments: argparse.Namespace, token: str) -> None:
+    """Loads the model and serves until Ctrl-C or SIGTERM."""
     try:
         from sapl_jax.serving import page as pages
         from sapl_jax.serving.api import build_api
@@ -95,8 +106,7 @@ def main() -> None:
         "sha256": tree_sha256(Path(localizer.source["weights"])),
     }
     api = build_api(localizer, limits, model=model, token=token)
-    downloads = Downloads()
-    try:
+    with closing(Downloads()) as downloads:
         examples = [] if arguments.no_examples else write_examples(downloads.folder / "examples")
         notice = "" if arguments.checkpoint else NOTICE
         page = pages.build_page(localizer, limits, downloads, notice=notice, examples=examples)
@@ -104,8 +114,6 @@ def main() -> None:
         check_address(host, port)  # Loading takes time to be overtaken in.
         log.info("open http://%s:%d in a browser; Ctrl-C ends it", host, port)
         pages.launch(page, limits, host=host, port=port, routes=api.routes, token=token)
-    finally:
-        downloads.close()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
@@ -23,11 +23,14 @@ from sapl_jax.errors import Parser, UserError, run_main
 from sapl_jax.training.configuration import PAPER, load_config
 from sapl_jax.workdir import open_workdir, remember_data, trained_on
 
+if TYPE_CHECKING:
+    from sapl_jax.training.loop import TrainingData  # loads JAX
+
 log = logging.getLogger(__name__)
 
 
-def record_data(prepared: Prepared, config: ConfigDict) -> Any:
-    """This process's share of prepared records, a `TrainingData`."""
+def record_data(prepared: Prepared, config: ConfigDict) -> "TrainingData":
+    """This process's share of prepared records."""
     import jax
 
     from data_pipelines import record_batches
@@ -153,8 +156,8 @@ def main() -> int | None:
         processes.report_devices(dtype)
         stack.enter_context(processes.leave_on_error())
         first = jax.process_index() == 0
-        if not alone:
-            stack.enter_context(open_workdir(workdir, config, write=first))
+        if first and not alone:
+            stack.enter_context(open_workdir(workdir, config))
         from data_pipelines.prepare import summary
         from sapl_jax.models.sapl import build_sapl
         from sapl_jax.training.loop import train

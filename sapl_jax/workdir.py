@@ -23,20 +23,16 @@ FREE_FIELDS = (
 
 
 @contextmanager
-def open_workdir(workdir: Path, config: ConfigDict, *, write: bool = True) -> Iterator[None]:
+def open_workdir(workdir: Path, config: ConfigDict) -> Iterator[None]:
     """Creates or re-enters a work directory and holds its lock while the run lasts.
 
-    Of several processes of one run, only the first is to `write` (lock it and store the
-    configuration); the others pass through.
+    It stores the configuration. Of several processes of one run, only the first is to open it.
 
     Raises:
         UserError: the directory cannot be written, another run holds it, or it has checkpoints of
             another configuration (the differences are listed). A run that never came to its first
             checkpoint leaves nothing to protect, so a mistake in it can be mended in place.
     """
-    if not write:
-        yield
-        return
     with writing(f"The work directory {workdir}", "Choose another with --workdir."):
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / LOCK_FILE).touch()

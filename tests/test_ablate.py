@@ -29,7 +29,8 @@ class Launcher:
             return self.statuses.pop(row, 0)
         measures = {"i_auc": 0.9, "p_f1": 0.3}
         output = Path(command[command.index("--output") + 1])
-        write_json(output / "results.json", {"mean": measures, "datasets": {"casia_v1": measures}})
+        one = measures | {"intervals": {"i_auc": [0.88, 0.92], "p_f1": [0.25, 0.35]}}
+        write_json(output / "results.json", {"mean": measures, "datasets": {"casia_v1": one}})
         return 0
 
 
@@ -94,7 +95,8 @@ def test_a_failed_row_does_not_stop_the_others_and_is_tried_again(tmp_path) -> N
     written = json.loads((tmp_path / "ablations.json").read_text())["rows"]
     assert list(written) == ["ecpl"] and written["ecpl"]["published"]["p_f1"] == 0.305
     text = (tmp_path / "ablations.md").read_text()
-    assert "| ECPL | .911 / .305 | .900 / .300 | .900 / .300 |" in text
+    ours = r".900 / .300 | .900 / .300 \[.880, .920\] / \[.250, .350\] |"
+    assert f"| ECPL | .911 / .305 | {ours}" in text
     assert "| CoOp | .878 / .178 | - | - |" in text
     again = Launcher()
     assert _run(tmp_path, again, rows) == [] and again.trained == ["coop"]

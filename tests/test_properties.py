@@ -13,9 +13,10 @@ from hypothesis.extra import numpy as arrays
 from data_pipelines.preprocess import Geometry, patch_edge_map, preprocess, resize
 from data_pipelines.soft_edges import soft_edge_map, soft_edges_from
 from sapl_jax.metrics import roc_auc
-from sapl_jax.models.hecl import empty_queues, enqueue
+from sapl_jax.models.hecl import empty_queues
 from sapl_jax.models.sapl import build_sapl
 from sapl_jax.training.state import merge_model, split_model
+from tests.models.test_queues import enqueued
 
 ANY = settings(
     deadline=None,
@@ -91,7 +92,7 @@ def test_queues_of_any_length_keep_the_newest_of_any_batches(length, batches):
                 expected[label].append(value)
         labels = jnp.asarray([label for label, _ in batch], jnp.int32)
         valids = jnp.asarray([valid for _, valid in batch], bool)
-        queues = enqueue(queues, jnp.asarray(values).reshape(1, -1, 1), valids, labels)
+        queues = enqueued(queues, jnp.asarray(values).reshape(1, -1, 1), valids, labels)
     for c in range(2):
         stored = np.asarray(queues.keys)[0, c][np.asarray(queues.filled)[c], 0]
         assert len(stored) == int(queues.fill[c]) <= length

@@ -77,7 +77,9 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     data, given = f"--config.data.root={root}", ("--dataset", f"casia_v2={root}", "--output", out)
-    here = ("--workdir", tmp_path / "run")
+    here, model = ("--workdir", tmp_path / "run"), tmp_path / "model"
+    model.mkdir()
+    (model / "export.json").write_text("{}")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         mistakes = [
@@ -86,6 +88,10 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path):
             (["train", data, "--config.train.batchsize=4"], "batchsize"),
             (["train", data, "--config.train.batch_size=0"], "batch_size is 0"),
             (["train", data, "--config.train.dtype=float8"], "float8"),
+            (
+                ["train", data, *("--config.train.num_steps=9", "--config.train.warmup_steps=9")],
+                "fewer",
+            ),
             (["train", data, "--config.model.prompts=magic"], "magic"),
             (["train", *here], "No training data was given"),
             (["train", *here, f"--config.data.root={tmp_path / 'absent'}"], "does not exist"),
@@ -97,7 +103,9 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path):
             (["evaluate", *given], "--checkpoint"),
             (["evaluate", *given, "--checkpoint", tmp_path / "none"], "no folder"),
             (["evaluate", *given, "--method", "noi1", "--tile=4"], "--tile is 4"),
+            (["evaluate", *given, "--checkpoint", root], "neither the work directory"),
             (["calibrate", "--checkpoint", file], "no folder"),
+            (["calibrate", "--checkpoint", model, "--authentic", tmp_path / "absent"], "absent"),
             (["calibrate", "--checkpoint", root, "--marked=1"], "--marked is 1"),
             (["calibrate", "--checkpoint", root, "--false-alarms=0"], "--false-alarms is 0"),
             (["predict", root, "--output", out, "--batch_size=0"], "--batch-size is 0"),
@@ -112,6 +120,7 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path):
             (["demo", "--output", out, "--config.train.stepz=1"], "stepz"),
             (["demo", "--output", out, "--train-images=0"], "--train-images is 0"),
             (["ablate", *given, data, "--config.seed=one"], "seed"),
+            (["ablate", *given, data, "--dataset", f"x={tmp_path / 'absent'}"], "PATH that exists"),
             (["prepare", "--dataset=casia_v2", "--root", tmp_path / "absent"], "does not exist"),
             (["prepare", "--dataset=casia_v2", "--root", root, "--val-fraction=2"], "is 2"),
             (["generate", "--output", file, "--images=2"], "file"),

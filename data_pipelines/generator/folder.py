@@ -51,7 +51,6 @@ def generate(
     segments: str | Path | None = None,
     split: str = "train",
     workers: int | None = None,
-    progress: bool = True,
 ) -> Path:
     """Writes `images` pictures, half authentic and half tampered, into `output`; returns it.
 
@@ -98,8 +97,8 @@ def generate(
         with hold_lock(folder / MARK, waiting_for="generates the same pictures"):
             missing = [n for n in range(images) if not (folder / recipe.path(n)).is_file()]
             done = _write_all(folder, missing, recipe, workers or os.cpu_count() or 1)
-            look = {"unit": "pictures", "initial": images - len(missing), "disable": not progress}
-            for _ in ProgressBar(done, total=images, desc=f"generating {folder.name}", **look):
+            look = {"desc": f"generating {folder.name}", "unit": "pictures"}
+            for _ in ProgressBar(done, total=images, initial=images - len(missing), **look):
                 pass
             _write_sources(folder, images, recipe)
     except OSError as error:

@@ -23,7 +23,7 @@ _BLOCK = 704
 
 Arrays = tuple[Array, ...]
 _LOG = logging.getLogger(__name__)
-_product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 _plain = ContextVar("plain attention", default=False)
 
 
@@ -177,7 +177,7 @@ def _scaled_heads(q: Array, k: Array, v: Array) -> Arrays:
 def _einsum(causal: bool, q: Array, k: Array, v: Array) -> Array:
     """Attention by two matrix products: q, k, v [B, T, H, d] -> [B, T, H, d]."""
     q, k, v = _scaled_heads(q, k, v)
-    scores = _product("...qd,...kd->...qk", q, k)
+    scores = product("...qd,...kd->...qk", q, k)
     if causal:
         scores = jnp.where(jnp.tril(jnp.ones(scores.shape[2:], bool)), scores, -jnp.inf)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
@@ -200,12 +200,12 @@ def _blocked_forward(
         q, k, v = qkv
 
         def one_block(q: Array) -> tuple[Array, Array]:
-            scores = _product("qd,kd->qk", q, k)
+            scores = product("qd,kd->qk", q, k)
             highest = jnp.max(scores, axis=-1, keepdims=True)
             weights = jnp.exp(scores - highest)
             total = jnp.sum(weights, axis=-1, keepdims=True)
             # Divided after the product: T * d divisions instead of T * T.
-            out = _product("qk,kd->qd", weights.astype(v.dtype), v) / total
+            out = product("qk,kd->qd", weights.astype(v.dtype), v) / total
             return out.astype(v.dtype), (highest + jnp.log(total))[:, 0]
 
         out, logsumexp = jax.lax.map(one_block, _blocks(q))
@@ -230,14 +230,14 @@ def _blocked_backward(
         def one_block(sums: Arrays, block: Arrays) -> tuple[Arrays, Array]:
             d_k, d_v = sums
             q, logsumexp, d_out = block
-            weights = jnp.exp(_product("qd,kd->qk", q, k) - logsumexp[:, None])
-            d_weights = _product("qd,kd->qk", d_out, v)
+            weights = jnp.exp(product("qd,kd->qk", q, k) - logsumexp[:, None])
+            d_weights = product("qd,kd->qk", d_out, v)
             mean = jnp.sum(weights * d_weights, axis=-1, keepdims=True)
             d_scores = (weights * (d_weights - mean)).astype(k.dtype)
             # [d, T], so that the large factor of these products is not transposed.
-            d_k += _product("dq,qk->dk", q.T, d_scores)
-            d_v += _product("dq,qk->dk", d_out.T, weights.astype(d_out.dtype))
-            return (d_k, d_v), _product("qk,kd->qd", d_scores, k)
+            d_k += product("dq,qk->dk", q.T, d_scores)
+            d_v += product("dq,qk->dk", d_out.T, weights.astype(d_out.dtype))
+            return (d_k, d_v), product("qk,kd->qd", d_scores, k)
 
         sums: Arrays = (jnp.zeros_like(k.T, jnp.float32),) * 2
         # A padded query has no gradient coming in, so it adds nothing.

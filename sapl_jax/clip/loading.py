@@ -114,8 +114,6 @@ def load_clip(
     """
     name = str(name_or_folder)
     dtype = jnp.dtype(dtype)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise UserError(f"dtype of the CLIP weights is {dtype}, expected float32 or bfloat16")
     if name.startswith(_RANDOM):
         config = _configuration_only(name.removeprefix(_RANDOM))
         clip = nnx.jit(lambda: CLIP(config, CLIPSource(name), dtype, nnx.Rngs(seed)))()

@@ -1,7 +1,6 @@
 """CLIP: both towers, the joint space, the public encoders, and LoRA attached or merged."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,6 @@ from flax import nnx
 from sapl_jax.clip.blocks import Linear, LoRAParam
 from sapl_jax.clip.config import LORA_TARGETS, CLIPConfig, LoRAConfig
 from sapl_jax.clip.towers import TextTower, VisionTower
-from sapl_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +59,16 @@ class CLIP(nnx.Module):
         """
         return self.visual_projection(self.vision.post_norm(x))
 
+    # Compiled once for each shape, so that calls outside a jit do not trace the blocks every time.
+    @nnx.jit
     def encode_image(self, pixels: jax.Array) -> jax.Array:
         """Image embeddings: normalised pixels [B, H, W, 3] -> unit float32 [B, projection_dim]."""
-        return _encode_image(*nnx.split(self), pixels)
+        return _unit(self.visual_projection(self.vision(pixels).pooled))
 
+    @nnx.jit
     def encode_text(self, ids: jax.Array) -> jax.Array:
         """Text embeddings: int ids [B, N], N <= 77 -> L2-normalised float32 [B, projection_dim]."""
-        return _encode_text(*nnx.split(self), ids)
+        return _unit(self.text.encode(self.text.embed(ids), self.eot_positions(ids)))
 
     def eot_positions(self, ids: jax.Array) -> jax.Array:
         """Where each text ends: int [B, N] -> int [B].
@@ -76,19 +77,6 @@ class CLIP(nnx.Module):
         """
         eos = self.config.text.eos_token_id
         return jnp.argmax(ids if eos == 2 else ids == eos, axis=-1)
-
-
-# Compiled once for each shape, so that calls outside a jit do not trace the blocks every time.
-@functools.partial(jax.jit, static_argnums=0)
-def _encode_image(graphdef: nnx.GraphDef[CLIP], state: nnx.State, pixels: jax.Array) -> jax.Array:
-    clip = nnx.merge(graphdef, state)
-    return _unit(clip.visual_projection(clip.vision(pixels).pooled))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _encode_text(graphdef: nnx.GraphDef[CLIP], state: nnx.State, ids: jax.Array) -> jax.Array:
-    clip = nnx.merge(graphdef, state)
-    return _unit(clip.text.encode(clip.text.embed(ids), clip.eot_positions(ids)))
 
 
 def _unit(x: jax.Array) -> jax.Array:
@@ -101,12 +89,7 @@ def add_lora(clip: CLIP, config: LoRAConfig, seed: int) -> None:
 
     A [depth, in, rank] is drawn as PEFT does (kaiming_uniform with a = sqrt 5), B is zero; both
     float32. Seeded by `seed` and the target's name, so other targets do not change the draw.
-
-    Raises:
-        UserError: LoRA is attached already.
     """
-    if clip.lora_config is not None:
-        raise UserError("this CLIP has LoRA attached already; merge it first (merge_lora)")
     init = jax.nn.initializers.variance_scaling(
         1 / 3, "fan_in", "uniform", in_axis=-2, out_axis=-1, batch_axis=0
     )

@@ -95,7 +95,6 @@ def fill(clip: CLIP, tensors: Mapping[str, Tensor], style: str, file: str) -> No
 
     Args:
         clip: model without LoRA; its values are replaced, its dtypes kept.
-        tensors: all tensors of the file by name.
         style: "flax" or "torch" naming and layout.
 
     Raises:
@@ -152,11 +151,7 @@ def save_clip(clip: CLIP, folder: str | Path) -> Path:
     """Writes `config.json` and `model.safetensors` (PyTorch names and layout) into `folder`.
 
     LoRA, if attached, is merged. Weights keep the dtype of `clip`. The folder is made if absent;
-    other files in it stay, except that an existing `config.json` and `model.safetensors` are
-    replaced.
-
-    Returns:
-        The path of `model.safetensors`.
+    other files in it stay, except that these two are replaced. Returns the path of the weights.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -31,10 +31,10 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
 
 
 def make_data(
-    output: Path, train_images: int, test_images: int, world: str = "interior"
+    output: Path, train_images: int, test_images: int, size: int, world: str = "interior"
 ) -> tuple[Path, Path]:
-    """The training and the test folder, generated now unless they are there."""
-    size, data = demo.get_config().image.size, output / "data"
+    """The training and the test folder, generated now unless they are there; size in pixels."""
+    data = output / "data"
     train = generate(data / "train", train_images, TRAIN_SEED, size, world=world)
     test = generate(data / "test", test_images, TEST_SEED, size, world=world)
     return train, test
@@ -47,7 +47,8 @@ def main() -> int:
     load_config("configs/demo.py", config_flags)  # A mistake in them is told before data are made.
     output = arguments.output.expanduser()
     try:
-        train, test = make_data(output, arguments.train_images, arguments.test_images)
+        counts = arguments.train_images, arguments.test_images
+        train, test = make_data(output, *counts, demo.get_config().image.size)
         command = [
             sys.executable, "-m", "sapl_jax.train", "--config", str(Path(demo.__file__)),
             "--workdir", str(output / "run"), f"--config.data.root={train}",

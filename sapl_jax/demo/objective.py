@@ -35,12 +35,10 @@ def build_clip(config: CLIPConfig, pixels: np.ndarray, seed: int) -> CLIP:
 
     The faint high frequencies of a patch drown in its brightness, and the first layer norm removes
     its energy. So
-    - the patch embedding starts as whitened principal components, coarse and fine;
+    - the patch embedding starts as whitened principal components, coarse and fine, of photographs,
+      `pixels` uint8 [N,S,S,3];
     - positions start large: a constant part that lets energy survive the layer norm;
     - a part of the first block's MLP starts as q(ax) + q(-ax) = ax tanh(...), about |x|.
-
-    Args:
-        pixels: uint8 [N,S,S,3], photographs to take the components from.
     """
     clip = CLIP(config, CLIPSource("pretraining"), jnp.float32, nnx.Rngs(seed))
     rng, width = np.random.default_rng(seed), config.vision.hidden_size
@@ -88,11 +86,9 @@ def pretraining_loss(
     """Image-text contrast of patches with phrases and of images with captions.
 
     Patches: at every block, each patch, projected as SAPL projects it, has to be closest to the
-    phrase that is true of its photograph, among the phrases of the same property. Images: CLIP's
-    own loss between whole images and captions, over the crops of one photograph.
-
-    Args:
-        phrases: int32 [W,N], those of the words of `properties` in one template.
+    phrase that is true of its photograph, among the `phrases` of the same property: int32 [W,N],
+    those of the words of `properties` in one template. Images: CLIP's own loss between whole images
+    and captions, over the crops of one photograph.
 
     Returns:
         The loss and its parts: "patches", "images", and "accuracy" [properties, blocks].

@@ -35,9 +35,7 @@ def evaluate_and_report(run_dir: Path, data: Path, output: Path) -> str:
     """Evaluates the run and the trivial predictors on `data`, and writes what was found.
 
     Into `output`: report.html, results.json, best.png and worst.png (pictures by their P-F1).
-
-    Returns:
-        The same numbers as text for the screen.
+    Returns the same numbers as text for the screen.
 
     Raises:
         UserError: no checkpoint in the run, or pictures that cannot be read.

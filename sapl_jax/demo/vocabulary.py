@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,24 +20,15 @@ def byte_symbols() -> list[str]:
 
 def learn_merges(words: Sequence[str]) -> list[tuple[str, str]]:
     """BPE merges, most frequent pair first, until every word is one token."""
-    splits = [[*word[:-1], word[-1] + END] for word in sorted(set(words))]
+    splits = [" ".join([*word[:-1], word[-1] + END]) for word in sorted(set(words))]
     merges: list[tuple[str, str]] = []
-    while any(len(symbols) > 1 for symbols in splits):
-        pairs = Counter(pair for symbols in splits for pair in itertools.pairwise(symbols))
+    while any(" " in split for split in splits):
+        pairs = Counter(pair for split in splits for pair in itertools.pairwise(split.split()))
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
-        splits = [_merge(symbols, best) for symbols in splits]
+        both = re.compile(rf"(?<!\S){re.escape(' '.join(best))}(?!\S)")
+        splits = [both.sub("".join(best), split) for split in splits]
     return merges
-
-
-def _merge(symbols: list[str], pair: tuple[str, str]) -> list[str]:
-    merged: list[str] = []
-    for symbol in symbols:
-        if merged and (merged[-1], symbol) == pair:
-            merged[-1] += symbol
-        else:
-            merged.append(symbol)
-    return merged
 
 
 class Vocabulary:

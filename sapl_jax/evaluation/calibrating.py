@@ -32,7 +32,6 @@ def choose_pictures(
     """The pictures to calibrate on, and where they come from.
 
     Args:
-        checkpoint: where the model was loaded from.
         authentic: folder of authentic pictures; None: the validation split of the training data.
         data_root: of the training data, where they lie elsewhere than in training.
 

@@ -4,6 +4,7 @@ import base64
 import html
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -72,35 +73,7 @@ def _markdown_table(table: Table) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in rows]
 
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c2024; --soft: #60646c; --line: #d9dce1;
-  --paper: #ffffff; --tint: #f1f5fb; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --soft: #a0a6af; --line: #3a3f46;
-  --paper: #16181b; --tint: #1f2731; } }
-body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 68rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
-h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 1.5rem; }
-h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem; padding-top: 1rem;
-  border-top: 1px solid var(--line); }
-p, li { max-width: 48rem; overflow-wrap: anywhere; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
-th, td { padding: .35rem .8rem; text-align: right; border-bottom: 1px solid var(--line);
-  white-space: nowrap; }
-th { font-weight: 600; color: var(--soft); }
-th.name, td.name { text-align: left; }
-tr.ours td { background: var(--tint); font-weight: 600; }
-figure { margin: 1.25rem 0 2rem; }
-figure img { max-width: 100%; height: auto; background: #fff; border-radius: 4px;
-  box-sizing: border-box; border: 1px solid var(--line); }
-.columns-2 figure { display: inline-block; vertical-align: top; width: calc(50% - .6rem);
-  margin: 0 .4rem 1rem 0; }
-@media (max-width: 40rem) { .columns-2 figure { width: 100%; } }
-@media print { :root { --ink: #000; --soft: #444; --line: #bbb; --paper: #fff; --tint: #eee; }
-  body { font-size: 11pt; max-width: none; padding: 0; }
-  h2 { break-after: avoid; } figure, tr, li { break-inside: avoid; } .wide { overflow: visible; } }
-figcaption { color: var(--soft); font-size: .9rem; margin-top: .4rem; max-width: 48rem; }
-"""
+_STYLE = Path(__file__).parents[1] / "assets" / "report.css"
 
 
 def to_html(title: str, sections: Sequence[Section], columns: int = 1) -> str:
@@ -116,7 +89,7 @@ def to_html(title: str, sections: Sequence[Section], columns: int = 1) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
+        f"<title>{html.escape(title)}</title>\n<style>\n{_STYLE.read_text()}</style>\n</head>\n"
         f'<body class="columns-{columns}">\n' + "\n".join(body) + "\n</body>\n</html>\n"
     )
 
@@ -137,7 +110,10 @@ def _html_part(part: Part) -> str:
     def cells(tag: str, row: Sequence[str]) -> str:
         kinds = [' class="name"' if i < part.names else "" for i in range(len(row))]
         pairs = zip(kinds, row, strict=True)
-        return "".join(f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for kind, cell in pairs)
+        texts = ((kind, html.escape(cell)) for kind, cell in pairs)
+        # An interval stands below its number, so that all measures fit on a page.
+        texts = ((kind, text if kind else text.replace(" [", "<br>[", 1)) for kind, text in texts)
+        return "".join(f"<{tag}{kind}>{text}</{tag}>" for kind, text in texts)
 
     rows = []
     for index, row in enumerate(part.rows):

@@ -129,8 +129,7 @@ def evenly_spaced(samples: list[Sample], count: int) -> list[Sample]:
 def load_sample(sample: Sample, perturbation: Perturbation | None = None) -> Loaded:
     """Reads a sample's picture and, for a tampered one, its mask; problems are kept, not raised.
 
-    Args:
-        perturbation: applied to the picture last of all.
+    The perturbation is applied to the picture last of all.
     """
     problems: list[str] = []
     image, mask, hashes = None, None, [sample.name]
@@ -146,15 +145,12 @@ def load_sample(sample: Sample, perturbation: Perturbation | None = None) -> Loa
             style = sample.mask_style
             drawn = isinstance(style, Outlines)
             hashes.append(sha256_of(repr(style).encode() if drawn else read_bytes(sample.mask)))
-            fitted = load_mask(sample.mask, image, style)
-        except UserError as error:
-            problems.append(f"not in the pixel measures: {error}")
-        else:
-            mask = fitted.grey
-            if fitted.note:
-                problems.append(fitted.note)
+            mask, note = load_mask(sample.mask, image, style)
+            problems += [note] if note else []
             if not mask.any():
                 problems.append(f"mask {sample.mask} has no tampered pixel")
+        except UserError as error:
+            problems.append(f"not in the pixel measures: {error}")
     if image is not None and perturbation is not None:
         image = perturbation(image, sample.name)
     return Loaded(sample, image, mask, problems, sha256_of("\n".join(hashes).encode()))
@@ -178,14 +174,11 @@ def evaluate_dataset(
     title: str | None = None,
     perturbation: Perturbation | None = None,
     keep: Collection[str] = (),
-    progress: bool = True,
 ) -> DatasetResult:
     """Evaluates a detector on every picture of a listing.
 
     Args:
-        batch_size: pictures handed to the detector at once.
         label: name of the data set in the results (the listing's by default).
-        title: of the progress bar.
         perturbation: applied to each picture before the detector sees it, called with the picture
             and the sample's name; it must keep the size.
         keep: names of pictures to keep for figures.
@@ -212,9 +205,7 @@ def evaluate_dataset(
         pending.clear()
 
     with (
-        ProgressBar(
-            total=len(listing.samples), desc=title or label, unit="image", disable=not progress
-        ) as bar,
+        ProgressBar(total=len(listing.samples), desc=title or label, unit="image") as bar,
         concurrent.futures.ThreadPoolExecutor(_SCORERS) as pool,
     ):
         for batch in loaded_batches(listing.samples, batch_size, perturbation):

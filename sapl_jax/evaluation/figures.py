@@ -4,6 +4,7 @@ A panel is of one data set where nothing else is said.
 """
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ _DPI = 110
 _LEAST_SPAN = 0.2  # of a robustness curve's axis
 _CELL = 1.75  # width of a picture in a table of them, in inches
 _EDGE_PICTURES = 4
+_ABREAST = 3  # methods in a gallery; with more, their heads cannot be read
 
 
 def grid(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Any]]:
@@ -125,15 +127,12 @@ def robustness_curves(session: Session) -> list[Picture]:
             continue
         figure, axes = grid(len(measures), 3, 4.2, 3.2)
         for axis, measure in zip(axes, measures, strict=True):
-            for index, (data, line) in enumerate(lines.items()):
+            looks = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=True)
+            for (data, line), (colour, marker) in zip(lines.items(), looks, strict=False):
                 values, lengths = _bars(line, measure)
-                look = {
-                    "color": COLOURS[index % len(COLOURS)],
-                    "marker": MARKERS[index % len(MARKERS)],
-                }
                 if np.isfinite(values).any():
-                    axis.errorbar(range(len(values)), values, yerr=lengths, elinewidth=1,
-                                  markersize=4, label=data, **look)  # fmt: skip
+                    look = {"label": data, "color": colour, "marker": marker, "markersize": 4}
+                    axis.errorbar(range(len(values)), values, yerr=lengths, elinewidth=1, **look)
             low, high = axis.get_ylim()
             if high - low < _LEAST_SPAN:  # or noise would look like an effect
                 middle = (low + high) / 2
@@ -226,7 +225,8 @@ def galleries(session: Session) -> list[Picture]:
     """Of each data set, pictures, masks, and each method's heat map and mask (Figure 6)."""
     found: list[Picture] = []
     methods = [method.name for method in session.methods if not method.floor]
-    for dataset in session.datasets:
+    starts = range(0, len(methods), _ABREAST)
+    for dataset, start in itertools.product(session.datasets, starts):
         kept, rows = {}, {}
         for method, result in session.on(dataset).items():
             for record in result.records:
@@ -237,7 +237,7 @@ def galleries(session: Session) -> list[Picture]:
                 "picture": Panel(shown.image),
                 "mask": Panel(shown.mask, note="" if shown.mask is not None else "no mask"),
             }
-            for method in methods:
+            for method in methods[start : start + _ABREAST]:
                 row[f"{method}: heat map"] = row[f"{method}: > 0.5"] = Panel(None)
                 if (name, method) in kept:
                     (_, _, heat_map), f1 = kept[name, method]
@@ -247,7 +247,8 @@ def galleries(session: Session) -> list[Picture]:
         caption = (
             f"{dataset}, chosen by position in the data set, not by result: {', '.join(rows)}."
         )
-        found += pictures(f"gallery_{dataset}", [*rows.values()], caption)
+        name = f"gallery_{dataset}" + f".{start // _ABREAST + 1}" * (start > 0)
+        found += pictures(name, [*rows.values()], caption)
     return found
 
 

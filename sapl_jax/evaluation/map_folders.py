@@ -80,8 +80,7 @@ class MapFolder:
     def read(self, sample: Sample, size: tuple[int, int]) -> tuple[Result, list[str]]:
         """A picture's map and score, NaN where the tool gave none, and what to know about them.
 
-        Args:
-            size: the picture's height and width in pixels, which the map is brought to.
+        The map is brought to `size`, the picture's height and width in pixels.
 
         Raises:
             UserError: no map, or one that cannot be used, with the reason.
@@ -98,12 +97,9 @@ class MapFolder:
             if heat_map.shape == size[::-1]:
                 raise UserError(f"{path} is {found}, its picture {wanted}: transposed, or turned")
             ratio = heat_map.shape[1] * size[0] / (heat_map.shape[0] * size[1])
-            cut = (
-                ""
-                if 0.95 < ratio < 1.05
-                else "; its sides have another ratio, is it cut or padded?"
-            )
-            notes.append(f"map {path} is {found}, resized to {wanted}{cut}")
+            notes.append(f"map {path} is {found}, resized to {wanted}")
+            if not 0.95 < ratio < 1.05:
+                notes[-1] += "; its sides have another ratio, is it cut or padded?"
             shrinks = heat_map.size > size[0] * size[1]
             how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
             heat_map = np.clip(cv2.resize(heat_map, size[::-1], interpolation=how), 0, 1)

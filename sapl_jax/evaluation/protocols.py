@@ -159,8 +159,7 @@ def measures(
 ) -> dict[str, np.ndarray]:
     """The measures of D weightings of the pictures at once.
 
-    Args:
-        weights: float64 [D, N], how often each picture counts.
+    `weights` float64 [D, N]: how often each picture counts.
 
     Returns:
         Per measure float64 [D], NaN where no picture that has it counts. Image-level measures are

@@ -54,9 +54,8 @@ def write(
 ) -> None:
     """Writes report.md, report.html and figures/*.png into `output`.
 
-    Args:
-        detector: the first method's, without tiles; if it has `edge_features`, as `Localizer`, its
-            edge patches of the (name, listing) pairs are shown.
+    detector: the first method's, without tiles; if it has `edge_features`, as `Localizer`, its edge
+    patches of the (name, listing) pairs are shown.
     """
     patches = []
     try:
@@ -136,14 +135,15 @@ def table_1(session: Session) -> list[Part]:
 
 
 def _our_cells(found: Mapping[str, DatasetResult]) -> list[str]:
-    p_f1s = {c: found[c].summary["p_f1"] if c in found else None for c in COLUMNS}
-    i_aucs = {c: found[c].summary["i_auc"] if c in found else None for c in COLUMNS}
-    i_aucs[WITHOUT_I_AUC] = None
-    cells = [pair(p_f1s[column], i_aucs[column]) for column in COLUMNS]
-    del i_aucs[WITHOUT_I_AUC]
-    # A mean over fewer sets than the paper's would not compare with it.
-    means = (None if None in v.values() else float(np.mean([*v.values()])) for v in (p_f1s, i_aucs))
-    return [*cells, pair(*means)]
+    measured: dict[str, dict] = {c: {} for c in COLUMNS}
+    measured |= {c: {**r.summary, "intervals": r.intervals} for c, r in found.items()}
+    measured[WITHOUT_I_AUC].pop("i_auc", None)
+    mean: dict[str, float] = {}
+    for measure, sets in (("p_f1", len(COLUMNS)), ("i_auc", len(COLUMNS) - 1)):
+        values = [v for of in measured.values() if (v := of.get(measure)) is not None]
+        if len(values) == sets:  # A mean over fewer would not compare with the paper's.
+            mean[measure] = float(np.mean(values))
+    return [pair(of, "p_f1", "i_auc") for of in (*measured.values(), mean)]
 
 
 def _files(session: Session) -> list[Part]:
@@ -158,7 +158,7 @@ def _files(session: Session) -> list[Part]:
                 if len(new) > _LISTED:
                     items.append(f"and {len(new) - _LISTED} more, see results.json")
                 if new:
-                    parts += [f"{result.name}, {method}: {len(new)} files {what}.", items]
+                    parts += [f"{result.name}, {method}, files {what}: {len(new)}.", items]
     return parts
 
 

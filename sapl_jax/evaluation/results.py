@@ -3,7 +3,7 @@
 import csv
 import datetime
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,16 +111,21 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}".removeprefix("0")
 
 
-def pair(first: float | None, second: float | None) -> str:
-    """Two measures as "first / second"; one dash where neither is defined."""
-    return "-" if first is None and second is None else f"{number(first)} / {number(second)}"
-
-
-def cell(value: float | None, interval: list[float] | None) -> str:
+def cell(value: float | None, interval: Sequence[float] | None) -> str:
     """A measure with its bootstrap interval: .464 [.431, .498]."""
-    if value is None or interval is None:
-        return number(value)
-    return f"{number(value)} [{number(interval[0])}, {number(interval[1])}]"
+    return number(value) + ("" if value is None or interval is None else f" {_bounds(interval)}")
+
+
+def _bounds(interval: Sequence[float] | None) -> str:
+    return "-" if interval is None else f"[{number(interval[0])}, {number(interval[1])}]"
+
+
+def pair(found: Mapping[str, Any], first: str, second: str) -> str:
+    """Two measures of a summary, then their "intervals" if it has any: .464 / .9 [.4, .5] / -."""
+    values = [found.get(measure) for measure in (first, second)]
+    bounds = [found.get("intervals", {}).get(measure) for measure in (first, second)]
+    parts = [map(number, values), map(_bounds, bounds) if any(bounds) else ()]
+    return "-" if values == [None, None] else " ".join(filter(None, map(" / ".join, parts)))
 
 
 def rows(session: Session) -> list[list[str]]:

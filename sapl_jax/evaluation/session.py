@@ -95,7 +95,6 @@ def run(
     seed: int = 0,
     batch_size: int = 8,
     gallery_size: int = 6,
-    progress: bool = True,
     after_each: Callable[[Session, Method | None], None] = lambda session, method: None,
 ) -> Session:
     """Evaluates the methods on the data sets, then the first method under each sweep.
@@ -103,8 +102,6 @@ def run(
     A folder of maps that fits no picture of a data set is noted, and the run goes on.
 
     Args:
-        listings: (name, listing) pairs.
-        seed: of the sweeps' noise.
         gallery_size: tampered pictures of each data set, with a mask where any has one, that are
             kept for figures; chosen by position, never by how well a method does on them.
         after_each: called with the session so far and the method whose result is new (None after a
@@ -116,9 +113,8 @@ def run(
     session = Session(protocol, list(methods), seed)
     for name, listing in listings:
         evaluate = functools.partial(
-            evaluate_dataset, listing=listing, protocol=protocol, batch_size=batch_size, label=name,
-            progress=progress,
-        )  # fmt: skip
+            evaluate_dataset, listing=listing, protocol=protocol, batch_size=batch_size, label=name
+        )
         tampered = [sample for sample in listing.samples if sample.label == TAMPERED]
         masked = [sample for sample in tampered if sample.mask is not None]
         gallery = {sample.name for sample in evenly_spaced(masked or tampered, gallery_size)}

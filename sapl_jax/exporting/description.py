@@ -10,7 +10,8 @@ from data_pipelines.preprocess import PADDING, Geometry
 from sapl_jax.files import versions
 from sapl_jax.inference.export_folder import NAME, VERSION
 from sapl_jax.inference.opening import TrainedModel
-from sapl_jax.models.sapl import SAPL
+
+_READMES = Path(__file__).parents[1] / "assets" / "export_readme"
 
 
 def describe(trained: TrainedModel, kind: str) -> dict[str, Any]:
@@ -33,7 +34,11 @@ def describe(trained: TrainedModel, kind: str) -> dict[str, Any]:
         "preprocessing": config.image.to_dict() | preprocessing,
         "heat_map": config.model.heat_map.to_dict(),
         "clip": dataclasses.asdict(clip.config),
-        "class_ids": _class_ids(trained.model),
+        # Prompts hold each word's ids with EOT behind them, more than once behind a shorter word.
+        "class_ids": [
+            list(itertools.takewhile(lambda i: i != clip.eot_id, ids))
+            for ids in trained.model.prompts.class_ids
+        ],
         "config": config.to_dict(),
     }
 
@@ -45,70 +50,19 @@ def _without_folders(name: str) -> str:
     return prefix + path.name if path.is_absolute() else name
 
 
-def _class_ids(model: SAPL) -> list[list[int]]:
-    # Prompts hold each word's ids with EOT behind them, more than once behind a shorter word.
-    eot = model.clip.eot_id
-    return [list(itertools.takewhile(lambda i: i != eot, ids)) for ids in model.prompts.class_ids]
-
-
-_HEAD = """# SAPL, {kind} export
-
-Weakly supervised image manipulation localization: a picture gets a score (the probability that it
-was tampered with) and a heat map (where). Checkpoint {checkpoint}; CLIP {clip}. `export.json` has
-the configuration, the preprocessing and the versions that wrote this folder.
-"""
-
-_RUN = """pictures uint8
-[B, {canvas}, {canvas}, 3], soft edge maps float32 [B, {grid}, {grid}] and valid patches bool
-[B, {grid}, {grid}], for any B, and returns scores [B] and patch heat maps [B, {grid}, {grid}].
-`run.py` has the preprocessing and needs no more than:
-
-    pip install PACKAGE numpy opencv-python-headless
-    python run.py PICTURE...
-"""
-
-_OPEN = {
-    "orbax": """
-Open it with the package that wrote it, on any number of devices; CLIP's own files are not needed:
-
-```python
-from sapl_jax import Localizer
-
-result = Localizer.load("{folder}")(image)  # uint8 RGB [H, W, 3]
-result.score, result.heat_map, result.mask
-```
-""",
-    "stablehlo": f"""
-`model.stablehlo` is a serialized `jax.export` program for CPU, CUDA and TPU. It takes the weights
-(a dict of arrays, `weights.npz`), {_RUN.replace("PACKAGE", '"jax>={jax}"')}
-JAX keeps such a program readable for six months of its releases at least.
-""",
-    "onnx": f"""
-`model.onnx` takes, as `in_0`, `in_1` and `in_2`, {_RUN.replace("PACKAGE", "onnxruntime")}""",
-    "huggingface": """
-CLIP with the trained LoRA merged into its vision tower, float32; the text tower is the original's.
-SAPL's prompts and heads are not here, so this folder gives image features, not heat maps:
-
-```python
-from transformers import CLIPVisionModelWithProjection
-
-tower = CLIPVisionModelWithProjection.from_pretrained("{folder}")
-```
-
-The tokenizer is the one of the CLIP named above.
-""",
-}
-
-
 def readme(description: dict[str, Any], folder_name: str) -> str:
     """Markdown for an export folder, from its description and its name."""
     options, kind = description["preprocessing"], description["kind"]
-    return (_HEAD + _OPEN[kind]).format(
-        kind=kind,
-        checkpoint=description["source"]["checkpoint"],
-        clip=description["source"]["clip"]["name"],
-        folder=folder_name,
-        canvas=options["canvas"],
-        grid=options["canvas"] // options["patch"],
-        jax=description["versions"]["jax"],
+    return (
+        (_READMES / f"{kind}.md")
+        .read_text()
+        .format(
+            kind=kind,
+            checkpoint=description["source"]["checkpoint"],
+            clip=description["source"]["clip"]["name"],
+            folder=folder_name,
+            canvas=options["canvas"],
+            grid=options["canvas"] // options["patch"],
+            jax=description["versions"]["jax"],
+        )
     )

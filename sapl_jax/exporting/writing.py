@@ -50,16 +50,13 @@ def photographs() -> list[Path]:
 def export(
     trained: TrainedModel, kind: str, output: Path, pictures: Sequence[Path]
 ) -> list[Comparison]:
-    """Writes one export and checks it against the model it was made from.
+    """Writes one export, checks it against its model, and returns the differences found.
 
     Args:
         trained: a model in float32, LoRA attached or not.
         kind: one of WRITERS.
         output: the folder to make. An earlier export in it is replaced; anything else is kept.
         pictures: on which the export must give the model's heat maps within TOLERANCE.
-
-    Returns:
-        The differences found.
 
     Raises:
         UserError: `output` holds something else or cannot be written, the format's packages are

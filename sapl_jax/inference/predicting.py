@@ -51,10 +51,8 @@ def predict(
     Args:
         detector: a `Localizer`, or one behind tiles; its calibration gives probabilities, verdicts.
         pictures: absolute paths.
-        output: what is open.
         threshold: the mask is heat map > threshold.
         max_pixels: of one picture; larger ones are refused.
-        batch_size: pictures analysed at once.
         report: makes a picture's page of its path, pixels, heat map and record.
 
     Raises:
@@ -113,10 +111,7 @@ def render(
     calibration: Calibration | None,
     parts: Sequence[str] = ENDINGS,
 ) -> Made:
-    """What people and programs get of a result.
-
-    Returns:
-        (PNG bytes of each of `parts`, a JSON object with score, verdict, regions and so on).
+    """What people and programs get of a result: PNG bytes of each of `parts`, and a JSON object.
 
     Raises:
         UnreadableImage: the model gave no finite number, or the picture is too large for PNG.

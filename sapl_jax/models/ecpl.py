@@ -20,8 +20,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from sapl_jax.clip.attention import product
 from sapl_jax.clip.blocks import Trainable
-from sapl_jax.models.layers import lecun_stacked, product
+from sapl_jax.models.layers import lecun_stacked
 
 
 class EdgeTokens(nnx.Module):

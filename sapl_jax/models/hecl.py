@@ -14,6 +14,7 @@ from flax import nnx
 from jax import Array
 
 from sapl_jax.clip.blocks import Trainable
+from sapl_jax.devices import AXIS
 from sapl_jax.models.layers import l2_normalize, lecun_stacked
 
 # Who gives: [own label is 0, own label is 1] -> may it give (authentic, manipulated) edges?
@@ -111,21 +112,30 @@ def empty_queues(num_taps: int, length: int, dim: int) -> Queues:
     return Queues(jnp.zeros((num_taps, 2, length, dim), jnp.float32), fill, head)
 
 
-def enqueue(queues: Queues, keys: Array, valid: Array, label: Array) -> Queues:
-    """Queues with the `valid` [N] ones of new keys [L, N, D] of classes `label` [N] in, oldest out.
+def enqueue(queues: Queues, new: Anchors) -> Queues:
+    """Queues with the valid anchors of all replicas in as keys, oldest out.
 
     Keys enter in order; when more than Q of a class come at once, the last Q stay. Slots are
-    computed modulo Q, because `dynamic_update_slice` would clamp at the end.
+    computed modulo Q, because `dynamic_update_slice` would clamp at the end. Either all keys are
+    gathered, or each replica's are summed in their slots, one key and zeros: equal to the last bit.
     """
     length = queues.keys.shape[2]
-    new_keys, new_fill, new_head = queues
-    for c in range(2):
-        member = valid & (label == c)
-        count = jnp.sum(member, dtype=jnp.int32)
-        rank = jnp.cumsum(member, dtype=jnp.int32) - 1
-        slot = (queues.head[c] + rank) % length
-        slot = jnp.where(member & (rank >= count - length), slot, length)  # Out of range: dropped.
-        new_keys = new_keys.at[:, c, slot].set(keys.astype(jnp.float32), mode="drop")
-        new_fill = new_fill.at[c].set(jnp.minimum(queues.fill[c] + count, length))
-        new_head = new_head.at[c].set((queues.head[c] + count) % length)
-    return Queues(new_keys, new_fill, new_head)
+    member = jax.lax.all_gather(new.valid, AXIS, tiled=True).swapaxes(0, 1).reshape(2, -1)
+    rank = jnp.cumsum(member, axis=1, dtype=jnp.int32)
+    count = jnp.sum(member, axis=1, dtype=jnp.int32)
+    head, number = queues.head[:, None], count[:, None]
+    kept = member & (rank > number - length)
+    slot = jnp.where(kept, (head + rank - 1) % length, length)  # Out of range: dropped.
+    keys = jax.lax.stop_gradient(new.features).swapaxes(1, 2)
+    keys = keys.reshape(*keys.shape[:2], -1, keys.shape[-1])
+    classes = jnp.arange(2)[:, None]
+    if slot.shape[1] > 2 * length:  # A sum moves each slot twice, a gather each key once.
+        share = keys.shape[2]
+        slot = jax.lax.dynamic_slice_in_dim(slot, jax.lax.axis_index(AXIS) * share, share, axis=1)
+        own = jnp.zeros_like(queues.keys).at[:, classes, slot].set(keys, mode="drop")
+        renewed = (jnp.arange(length) - head) % length < number
+        stored = jnp.where(renewed[:, :, None], jax.lax.psum(own, AXIS), queues.keys)
+    else:
+        keys = jax.lax.all_gather(keys, AXIS, axis=2, tiled=True)
+        stored = queues.keys.at[:, classes, slot].set(keys, mode="drop")
+    return Queues(stored, jnp.minimum(queues.fill + count, length), (queues.head + count) % length)

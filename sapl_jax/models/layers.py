@@ -1,14 +1,11 @@
 """What the heads of ECPL and HECL share: how they are initialised, and the unit length."""
 
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-
-product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 def lecun_stacked(rngs: nnx.Rngs, shape: tuple[int, ...]) -> Array:

@@ -107,13 +107,7 @@ def hecl_loss(
     sums, counts = contrast(anchors, queues, hecl.temperature)
     counts = jnp.maximum(jax.lax.psum(counts, AXIS), 1.0)
     loss = jnp.mean(jnp.sum(sums / counts, axis=-1)) * jax.lax.axis_size(AXIS)
-
-    features = jax.lax.stop_gradient(anchors.features)
-    keys = jax.lax.all_gather(features, AXIS, axis=1, tiled=True)
-    new = jax.lax.all_gather(anchors.valid, AXIS, axis=0, tiled=True)
-    kind = jnp.broadcast_to(jnp.arange(2)[:, None], new.shape)
-    keys = keys.reshape(keys.shape[0], -1, keys.shape[-1])
-    return loss, enqueue(queues, keys, new.reshape(-1), kind.reshape(-1))
+    return loss, enqueue(queues, anchors)
 
 
 def contrast(anchors: Anchors, queues: Queues, temperature: float) -> tuple[Array, Array]:

@@ -39,7 +39,6 @@ class Prompts(nnx.Module):
             clip: supplies widths, token embeddings and the ids of SOT and EOT.
             class_ids: token ids of the class words, authentic first; any number per word.
             options: `model` of a configuration.
-            rngs: streams for the initial values.
         """
         text_width = clip.config.text.hidden_size
         vision_width = clip.config.vision.hidden_size

@@ -10,6 +10,7 @@ from flax import nnx
 from jax import Array
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from sapl_jax.clip.attention import product
 from sapl_jax.clip.blocks import KEEP, Recompute
 from sapl_jax.clip.config import LoRAConfig
 from sapl_jax.clip.loading import load_clip
@@ -17,7 +18,7 @@ from sapl_jax.clip.model import CLIP
 from sapl_jax.clip.tokens import class_token_ids
 from sapl_jax.errors import UserError
 from sapl_jax.models.hecl import ProjectionHeads
-from sapl_jax.models.layers import l2_normalize, product
+from sapl_jax.models.layers import l2_normalize
 from sapl_jax.models.localization import TAMPERED, pooled_logits, tampered_heat
 from sapl_jax.models.prompts import Prompts
 
@@ -138,23 +139,19 @@ def assemble_sapl(clip: CLIP, class_ids: Sequence[Sequence[int]], config: Config
         UserError: taps beyond the depth, unknown options.
     """
     options = FrozenConfigDict(config.model)
-    check_taps(options.taps, clip.config.vision.num_hidden_layers)
-    rngs = nnx.Rngs(params=jax.random.fold_in(jax.random.key(config.seed), 1))
-    prompts, heads = Prompts(clip, class_ids, options, rngs), None
-    if options.hecl.enabled and options.hecl.space == "own":
-        width = clip.config.projection_dim
-        heads = ProjectionHeads(len(options.taps), width, options.hecl.feature_dim, rngs)
-    return SAPL(clip, prompts, heads, options)
-
-
-def check_taps(taps: tuple[int, ...], depth: int) -> None:
-    """UserError unless the taps are ascending block numbers of a tower of this depth."""
+    taps, depth = options.taps, clip.config.vision.num_hidden_layers
     if not taps or list(taps) != sorted(set(taps)) or taps[0] < 1 or taps[-1] > depth:
         raise UserError(
             f"config.model.taps is {taps}; expected ascending block numbers between 1 and {depth}, "
             "the depth of this CLIP's vision tower (for example --config.model.taps="
             f"{','.join(str(max(1, depth * k // 4)) for k in range(1, 5))})."
         )
+    rngs = nnx.Rngs(params=jax.random.fold_in(jax.random.key(config.seed), 1))
+    prompts, heads = Prompts(clip, class_ids, options, rngs), None
+    if options.hecl.enabled and options.hecl.space == "own":
+        width = clip.config.projection_dim
+        heads = ProjectionHeads(len(taps), width, options.hecl.feature_dim, rngs)
+    return SAPL(clip, prompts, heads, options)
 
 
 def score_and_patch_map(

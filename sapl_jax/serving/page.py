@@ -74,9 +74,7 @@ def build_page(
     Args:
         localizer: the model, whose threshold the slider starts at.
         limits: of uploads, which wait where `concurrency` pictures are analysed.
-        downloads: where masks for download are kept.
         notice: a line under the title.
-        examples: pictures to click on.
     """
 
     def redraw(found: Analysed | None, opacity: float, threshold: float) -> tuple:
@@ -179,9 +177,7 @@ def launch(
     """Serves the page and returns its address.
 
     Args:
-        page: of `build_page`.
         limits: larger uploads are cut off while they arrive.
-        host: address to listen on.
         port: 0 for any free one.
         routes: of the HTTP interface, beside the page.
         token: the password of the page's only user, "sapl"; "": nobody has to log in.

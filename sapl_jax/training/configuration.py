@@ -112,6 +112,8 @@ def _check_values(config: ConfigDict) -> None:
         check(field, value(field) > 0, "more than 0")  # NaN is refused as well, here and below.
     for field in _AT_LEAST_ZERO.split():
         check(field, value(field) >= 0, "at least 0")
+    if steps := config.train.num_steps:
+        check("train.warmup_steps", config.train.warmup_steps < steps, "fewer than train.num_steps")
     for field, choices in CHOICES.items():
         check(field, value(field) in choices, f"one of {', '.join(choices)}")
     for field in _SHARES:
@@ -119,8 +121,8 @@ def _check_values(config: ConfigDict) -> None:
     clip = config.clip.pretrained  # A folder, random:NAME or a name on the hub.
     if not (Path(clip).is_dir() or re.fullmatch(r"random:.+|\w[\w.-]*(/[\w.-]+)?", clip)):
         raise UserError(f"{clip}: no such folder. Give a CLIP folder or a Hugging Face hub name.")
-    steps = re.fullmatch(r"(\d+):(\d+)|", config.train.profile_steps)
-    in_order = bool(steps and (not steps[1] or int(steps[1]) < int(steps[2])))
+    profiled = re.fullmatch(r"(\d+):(\d+)|", config.train.profile_steps)
+    in_order = bool(profiled and (not profiled[1] or int(profiled[1]) < int(profiled[2])))
     check("train.profile_steps", in_order, "FIRST:LAST")
     check("data.val_fraction", 0 <= config.data.val_fraction < 1, "0 to under 1")
     two = "two words, for authentic and for tampered pictures"

@@ -44,15 +44,10 @@ def total_steps(train: ConfigDict, num_train: int) -> int:
 
 
 def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) -> int | None:
-    """Trains in `workdir` until the last step; continues where an earlier run stopped.
+    """Trains in an entered `workdir` until the last step; continues where an earlier run stopped.
 
     Order at the start: this run's own newest whole checkpoint > CLIP's pretrained weights.
     All processes of a run stop at the same step when one of them is asked to.
-
-    Args:
-        config: see configs/sapl.py.
-        workdir: an entered work directory (`open_workdir`).
-        model: from `build_sapl`.
 
     Returns:
         None when the last step is done, else the signal that stopped the run (state saved).

@@ -50,7 +50,12 @@ class RunCheckpoints:
         start = Start(jax.device_get(fresh))
         if self._series:
             if last := self._series["last"].restore_newest(fresh):
-                self._check_clip(last.record["clip"])
+                if (before := last.record["clip"])["sha256"] != self._clip["sha256"]:
+                    raise UserError(
+                        "The run was started on other CLIP weights:\n  "
+                        f"then: {json.dumps(before)}\n  now:  {json.dumps(self._clip)}\n"
+                        "Restore those weights, or use a new --workdir."
+                    )
                 start = Start(last.state, last.step, last.record["validation_due"])
             try:
                 if best := self._series["best"].restore_newest(fresh):
@@ -92,11 +97,3 @@ class RunCheckpoints:
                 series.close()
             except UserError as error:
                 log.warning("%s", error)
-
-    def _check_clip(self, before: dict[str, Any]) -> None:
-        if before["sha256"] != self._clip["sha256"]:
-            raise UserError(
-                "The run was started on other CLIP weights:\n  "
-                f"then: {json.dumps(before)}\n  now:  {json.dumps(self._clip)}\n"
-                "Restore those weights, or use a new --workdir."
-            )

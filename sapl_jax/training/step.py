@@ -1,9 +1,9 @@
 """The data-parallel train and validation steps, and their schedules.
 
 `train_step` is written for one replica: it sees its share of the batch and the whole state, and
-talks to the other replicas through collectives over the axis "data". Gradients are averaged; the
-queue keys of all replicas are gathered, so every replica enqueues the same global batch; means
-over HECL's anchors are global. N devices therefore equal one device at the same global batch.
+talks to the other replicas through collectives over the axis "data". Gradients are averaged; every
+replica enqueues the keys of the whole global batch (`hecl.enqueue`); means over HECL's anchors
+are global. N devices therefore equal one device at the same global batch.
 """
 
 from collections.abc import Callable

@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import image, scalar
 
+from data_pipelines.listing import LABEL_NAMES
 from data_pipelines.progress_bars import ProgressBar
-from sapl_jax.errors import UserError
-from sapl_jax.files import write_atomically
+from sapl_jax.files import write_atomically, writing
 
 _OF_EACH_CLASS = 2
 _SIDE = 224  # pixels of one of the three squares
@@ -132,16 +132,9 @@ class MetricWriter:
     def _event(self, **content: Any) -> None:
         self._board.write_event(Event(wall_time=time.time(), **content))
 
-    @contextmanager
-    def _write_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"{self._path} or the TensorBoard files beside it cannot be written: "
-                f"{error.strerror or error}. The checkpoints are kept: free space and run the same "
-                "command again."
-            ) from error
+    def _write_errors(self) -> AbstractContextManager[None]:
+        what = f"{self._path} or the TensorBoard files beside it"
+        return writing(what, "The checkpoints are kept: free space and run the same command again.")
 
 
 def _keep_until(path: Path, start_step: int, validation_due: bool) -> None:
@@ -166,7 +159,7 @@ def panels(batch: dict[str, np.ndarray], heat: np.ndarray) -> dict[str, np.ndarr
     label and weight [B]) and its heat maps [B,g,g] in [0,1].
     """
     found = {}
-    for label, name in enumerate(("authentic", "tampered")):
+    for label, name in enumerate(LABEL_NAMES):
         chosen = np.flatnonzero((batch["label"] == label) & (batch["weight"] > 0))
         for number, n in enumerate(chosen[:_OF_EACH_CLASS], 1):
             size = (_SIDE, _SIDE)

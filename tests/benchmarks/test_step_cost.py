@@ -78,6 +78,19 @@ def test_collectives_move_gradients_and_keys_only(compiled):
     assert 0 <= gathered - keys <= anchors * 8
 
 
+def test_of_more_keys_than_queues_hold_only_their_slots_move(tmp_path):
+    config = demo_sized_config(tmp_path)
+    config.model.hecl.queue_length = 8
+    program = lower_step(config, jax.devices()[:2]).compile()
+    found = collectives(program.as_text())
+    reduced = sum(c.result_bytes for c in found if c.kind == "all-reduce")
+    gathered = sum(c.result_bytes for c in found if c.kind == "all-gather")
+    slots = len(config.model.taps) * 2 * 8 * 64 * 4
+    assert 0 <= reduced - trainable_bytes(program) - slots <= 64
+    # Whether a key is valid, for each.
+    assert gathered <= config.train.batch_size * 2 * config.model.hecl.top_k
+
+
 def test_prediction_on_two_devices_moves_nothing(tmp_path):
     config = demo_sized_config(tmp_path)
     config.image.size = 264  # 1,090 tokens: attention goes by heads.

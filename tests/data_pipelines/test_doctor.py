@@ -34,7 +34,7 @@ def _run(monkeypatch, capsys, *arguments: str) -> tuple[int, str]:
 
 def _findings(root: Path, **options) -> list[doctor.Finding]:
     listing = read_dataset("folder", root)
-    return doctor.diagnose(listing, doctor.examine(listing, progress=False), **options)
+    return doctor.diagnose(listing, doctor.examine(listing), **options)
 
 
 def _only(root: Path, **options) -> doctor.Finding:
@@ -96,7 +96,7 @@ def test_an_incomplete_copy_of_a_known_set_is_found(tmp_path) -> None:
     write_random(tmp_path / "Au/Au_ani_00001.jpg", 0, (70, 80))
     write_random(tmp_path / "Tp/Tp_D_CND_M_N_ani00018_sec00096_00138.tif", 1, (70, 80))
     listing = read_dataset("casia_v2", tmp_path)
-    findings = doctor.diagnose(listing, doctor.examine(listing, progress=False))
+    findings = doctor.diagnose(listing, doctor.examine(listing))
     assert "1 authentic and 1 tampered pictures; a complete copy has 7491 and 5123" in (
         findings[0].what
     )

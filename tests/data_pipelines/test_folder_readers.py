@@ -200,7 +200,7 @@ def test_dso1_masks_are_black_where_tampered(tmp_path: Path) -> None:
     assert [path.name for path, _ in listing.skipped] == ["other.png"]
     loaded = load_sample(listing.samples[1])
     assert loaded.mask is not None and loaded.mask[15, 0] == 255 and loaded.mask.mean() < 40
-    found = diagnose(listing, examine(listing, progress=False))
+    found = diagnose(listing, examine(listing))
     assert [finding.what for finding in found] == [
         "1 authentic and 1 tampered pictures; a complete copy has 100 and 100",
         "1 files are not used",

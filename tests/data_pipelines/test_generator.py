@@ -131,37 +131,37 @@ def test_captions_have_one_known_word_per_property() -> None:
 
 
 def test_the_folder_is_read_as_a_generic_data_set_with_all_masks(tmp_path) -> None:
-    generate(tmp_path / "set", 6, seed=2, size=64, workers=1, progress=False)
+    generate(tmp_path / "set", 6, seed=2, size=64, workers=1)
     listing = read_dataset("folder", tmp_path / "set")
     assert [s.label for s in listing.samples].count(0) == 3 and not listing.skipped
     assert all(s.mask is not None for s in listing.samples if s.label == 1)
 
 
 def test_an_interrupted_run_is_continued_and_a_second_run_changes_nothing(tmp_path) -> None:
-    whole = generate(tmp_path / "whole", 6, seed=2, size=64, workers=1, progress=False)
-    part = generate(tmp_path / "part", 4, seed=2, size=64, workers=1, progress=False)
+    whole = generate(tmp_path / "whole", 6, seed=2, size=64, workers=1)
+    part = generate(tmp_path / "part", 4, seed=2, size=64, workers=1)
     lost = next((part / "Tp").iterdir())
     lost.unlink()
     kept = next((part / "Au").iterdir())
     before = kept.stat().st_mtime_ns
-    generate(part, 6, seed=2, size=64, workers=1, progress=False)
+    generate(part, 6, seed=2, size=64, workers=1)
     assert kept.stat().st_mtime_ns == before
     files = {p.relative_to(whole): p.read_bytes() for p in whole.rglob("*") if p.is_file()}
     assert files == {p.relative_to(part): p.read_bytes() for p in part.rglob("*") if p.is_file()}
 
 
 def test_processes_write_what_one_process_writes(tmp_path) -> None:
-    one = generate(tmp_path / "one", 10, seed=5, size=64, workers=1, progress=False)
-    two = generate(tmp_path / "two", 10, seed=5, size=64, workers=2, progress=False)
+    one = generate(tmp_path / "one", 10, seed=5, size=64, workers=1)
+    two = generate(tmp_path / "two", 10, seed=5, size=64, workers=2)
     for path in one.rglob("*.*"):
         assert path.read_bytes() == (two / path.relative_to(one)).read_bytes()
 
 
 def test_a_second_process_waits_for_the_first(tmp_path, capsys) -> None:
-    folder = generate(tmp_path / "set", 2, seed=5, size=64, workers=1, progress=False)
+    folder = generate(tmp_path / "set", 2, seed=5, size=64, workers=1)
     with ThreadPoolExecutor(1) as pool:
         with hold_lock(folder / MARK):
-            more = pool.submit(generate, folder, 4, seed=5, size=64, workers=1, progress=False)
+            more = pool.submit(generate, folder, 4, seed=5, size=64, workers=1)
             while "waiting for another process" not in capsys.readouterr().err:
                 time.sleep(0.01)
             assert len(list(folder.rglob("*.jpg"))) == 2
@@ -170,14 +170,14 @@ def test_a_second_process_waits_for_the_first(tmp_path, capsys) -> None:
 
 
 def test_another_seed_or_a_foreign_folder_is_refused_and_left_alone(tmp_path) -> None:
-    generate(tmp_path / "set", 2, seed=2, size=64, workers=1, progress=False)
+    generate(tmp_path / "set", 2, seed=2, size=64, workers=1)
     with pytest.raises(UserError, match="another --output"):
-        generate(tmp_path / "set", 2, seed=3, size=64, workers=1, progress=False)
+        generate(tmp_path / "set", 2, seed=3, size=64, workers=1)
     foreign = tmp_path / "holiday"
     foreign.mkdir()
     (foreign / "beach.jpg").write_bytes(b"mine")
     with pytest.raises(UserError, match="not empty"):
-        generate(foreign, 2, seed=2, size=64, workers=1, progress=False)
+        generate(foreign, 2, seed=2, size=64, workers=1)
     assert [p.name for p in foreign.iterdir()] == ["beach.jpg"]
 
 
@@ -195,15 +195,15 @@ def test_a_full_disk_is_a_clear_error_and_leaves_no_half_file(tmp_path, monkeypa
 
     monkeypatch.setattr(Path, "replace", limited)
     with pytest.raises(UserError, match="disk is full"):
-        generate(tmp_path / "set", 6, seed=2, size=64, workers=1, progress=False)
+        generate(tmp_path / "set", 6, seed=2, size=64, workers=1)
     monkeypatch.undo()
     assert not list(tmp_path.rglob(f"*{PARTIAL}"))
-    generate(tmp_path / "set", 6, seed=2, size=64, workers=1, progress=False)
+    generate(tmp_path / "set", 6, seed=2, size=64, workers=1)
     assert len(list(tmp_path.rglob("*.jpg"))) == 6
 
 
 def test_bad_numbers_are_refused(tmp_path) -> None:
     for images, seed, size in ((1, 0, 64), (4, -1, 64), (4, 0, 8)):
         with pytest.raises(UserError, match="expected"):
-            generate(tmp_path / "set", images, seed, size, workers=1, progress=False)
+            generate(tmp_path / "set", images, seed, size, workers=1)
     assert not (tmp_path / "set").exists()

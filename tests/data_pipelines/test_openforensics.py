@@ -53,7 +53,7 @@ def test_openforensics_labels_by_category_name_and_draws_fake_faces_only(tmp_pat
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (16, 47, 8, 39)
     assert loaded.mask.sum() == 255 * 32 * 32
     listing = read_dataset("openforensics", tmp_path / "Val_poly.json")
-    found = diagnose(listing, examine(listing, progress=False))
+    found = diagnose(listing, examine(listing))
     assert [finding.what for finding in found] == ["2 files are not used"]
 
 

@@ -47,7 +47,7 @@ def _generate(
 ) -> Path:
     return generate(
         output, images, 0, size, photographs=folders[0], segments=folders[1], split=split,
-        workers=1, progress=False,
+        workers=1,
     )  # fmt: skip
 
 

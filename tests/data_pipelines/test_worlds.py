@@ -106,7 +106,7 @@ def test_both_takes_pairs_of_either_world() -> None:
 
 def test_a_folder_of_another_world_is_refused(tmp_path) -> None:
     def write(world: str) -> None:
-        generate(tmp_path / "set", 4, 0, 64, world=world, workers=1, progress=False)
+        generate(tmp_path / "set", 4, 0, 64, world=world, workers=1)
 
     write("seam")
     with pytest.raises(UserError, match="another --output"):

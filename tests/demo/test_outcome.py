@@ -19,13 +19,11 @@ PNG = b"\x89PNG"
 @pytest.fixture(scope="module")
 def listing(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures") / "set"
-    return read_dataset("folder", generate(folder, 12, seed=4, size=64, workers=1, progress=False))
+    return read_dataset("folder", generate(folder, 12, seed=4, size=64, workers=1))
 
 
 def evaluate(name, listing):
-    return evaluate_dataset(
-        TRIVIAL[name], listing, protocols.PROTOCOLS["sapl"], batch_size=4, progress=False
-    )
+    return evaluate_dataset(TRIVIAL[name], listing, protocols.PROTOCOLS["sapl"], batch_size=4)
 
 
 def test_everything_tampered_scores_the_masks_share(listing) -> None:

@@ -23,7 +23,7 @@ SAPL = PROTOCOLS["sapl"]
 
 
 def _evaluate(detector, root: Path, **options):
-    return evaluate_dataset(detector, read_dataset("folder", root), SAPL, progress=False, **options)
+    return evaluate_dataset(detector, read_dataset("folder", root), SAPL, **options)
 
 
 def test_the_measures_of_a_folder_are_those_worked_out_by_hand(detector, folder) -> None:

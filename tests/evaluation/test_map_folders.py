@@ -33,7 +33,7 @@ def _write(path: Path, values: np.ndarray, **more: object) -> Path:
 
 def _evaluate(maps: Path, root: Path, protocol: str = "sapl"):
     listing = read_dataset("folder", root)
-    return evaluate_dataset(MapFolder(maps), listing, PROTOCOLS[protocol], progress=False)
+    return evaluate_dataset(MapFolder(maps), listing, PROTOCOLS[protocol])
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -42,7 +42,7 @@ def test_a_tool_s_maps_measure_what_the_tool_itself_does(folder, tmp_path, proto
         truth = _truth(folder, name)
         _write(tmp_path / "maps" / f"{name}.png.npz", truth, score=truth.max(), conf=truth)
     listing = read_dataset("folder", folder)
-    own = evaluate_dataset(RedDetector(), listing, PROTOCOLS[protocol], progress=False)
+    own = evaluate_dataset(RedDetector(), listing, PROTOCOLS[protocol])
     found = _evaluate(tmp_path / "maps", folder, protocol)
     assert found.summary | {"noted": 1} == own.summary and found.intervals == own.intervals
 
@@ -127,9 +127,7 @@ def test_two_sets_that_share_a_folder_get_their_own_maps_and_scores_only(folder,
         ("b,.7\nB.png,.6\nx,.1\nx,.2\n", {"b": 0.6, "x": None}),
     ):
         (maps / "scores.csv").write_text("name,score\n" + table)
-        found = evaluate_dataset(
-            MapFolder(maps), listing, PROTOCOLS["sapl"], label="two", progress=False
-        )
+        found = evaluate_dataset(MapFolder(maps), listing, PROTOCOLS["sapl"], label="two")
         given = {record.path.stem: record.scores.score for record in found.records}
         assert {k: None if np.isnan(score) else score for k, score in given.items()} == scores
         assert "no map" in {path.stem: reason for path, reason in found.skipped}["a"]

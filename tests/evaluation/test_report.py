@@ -95,6 +95,12 @@ def test_a_page_loads_nothing_from_elsewhere_and_escapes_names() -> None:
     assert not re.search(r'(src|href)="(?!data:)', page)
 
 
+def test_on_a_page_an_interval_stands_below_its_number_and_names_stay_as_they_are() -> None:
+    table = Table(["x", "y"], [["a [b]", ".5 / .9 [.4, .6] / [.8, 1]"]])
+    page = to_html("t", [Section("s", [table])])
+    assert ">a [b]</td>" in page and ">.5 / .9<br>[.4, .6] / [.8, 1]</td>" in page
+
+
 def test_markdown_keeps_underscores_and_stresses_our_rows() -> None:
     table = Table(["set", "n"], [["a_b_c", "1"], ["ours", "2"]], frozenset({1}))
     text = to_markdown("t", [Section("s", [table])])
@@ -105,29 +111,30 @@ def test_table_1_has_our_row_and_says_that_a_copy_is_incomplete(tmp_path, folder
     root = _columbia(tmp_path / "columbia")
     listings = [("Columbia", read_dataset("columbia", root)), ("m", read_dataset("folder", folder))]
     methods = [Method("red", RedDetector(), {})]
-    session = run(methods, listings, PROTOCOLS["sapl"], progress=False)
+    session = run(methods, listings, PROTOCOLS["sapl"])
     parts = report.table_1(session)
     table = next(part for part in parts if isinstance(part, Table))
     rows = {row[0]: row[1:] for row in table.rows}
     assert rows["SAPL (paper)"][1] == ".432 / .999"
     assert rows["WSCL (MIL-FCN)"][4] == ".110 / -"
-    assert rows["red (here)"] == ["-", ".667 / 1.000", "-", "-", "-", "-"]
+    ours = ".667 / 1.000 [.667, .667] / [1.000, 1.000]"
+    assert rows["red (here)"] == ["-", ours, "-", "-", "-", "-"]
     assert any("instead of 183 and 180" in str(part) for part in parts)
     # A mean over one of five sets would not compare, and P-F1 by other rules neither.
-    other = run(methods, listings, PROTOCOLS["mvss"], progress=False)
+    other = run(methods, listings, PROTOCOLS["mvss"])
     assert any("do not compare" in str(part) for part in report.table_1(other))
 
 
 def test_without_a_published_test_set_there_is_no_table_1(folder) -> None:
     listings = [("m", read_dataset("folder", folder))]
-    session = run([Method("red", RedDetector(), {})], listings, PROTOCOLS["sapl"], progress=False)
+    session = run([Method("red", RedDetector(), {})], listings, PROTOCOLS["sapl"])
     assert report.table_1(session) == []
 
 
 def test_one_class_without_masks_still_gives_a_report(tmp_path) -> None:
     write_rgb(tmp_path / "set" / "Tp" / "a.png", picture(3))
     listings = [("m", read_dataset("folder", tmp_path / "set"))]
-    session = run([Method("red", RedDetector(), {})], listings, PROTOCOLS["sapl"], progress=False)
+    session = run([Method("red", RedDetector(), {})], listings, PROTOCOLS["sapl"])
     report.write(session, tmp_path / "out")
     headings = re.findall(r"<h2>(.*?)</h2>", (tmp_path / "out" / "report.html").read_text())
     assert "ROC curves" not in headings and "Results" in headings and "Provenance" in headings
@@ -137,7 +144,7 @@ def test_a_skipped_name_that_is_not_utf8_is_reported_escaped(folder, tmp_path) -
     listing = read_dataset("folder", folder)
     listing = dataclasses.replace(listing, skipped=[(Path("bad\udcff.png"), "not UTF-8")])
     methods = [Method("red", RedDetector(), {})]
-    session = run(methods, [("m", listing)], PROTOCOLS["sapl"], progress=False)
+    session = run(methods, [("m", listing)], PROTOCOLS["sapl"])
     report.write(session, tmp_path / "out")
     for name in ("report.html", "report.md"):
         assert "bad\\udcff.png" in (tmp_path / "out" / name).read_text().replace("\\\\", "\\")
@@ -150,7 +157,6 @@ def test_sweeps_start_with_the_clean_picture_and_see_every_level(folder) -> None
         [("m", read_dataset("folder", folder))],
         PROTOCOLS["sapl"],
         sweeps=[sweep],
-        progress=False,
     )
     points = session.sweeps["m"]["blur"]
     assert [level for level, _ in points] == [None, *sweep.levels]
@@ -188,7 +194,7 @@ def test_edge_patches_of_two_kinds_are_two_clusters(folder) -> None:
 
 def test_the_report_shows_edge_patches_of_the_detector_that_gives_them(folder, tmp_path) -> None:
     listings, detector = [("m", read_dataset("folder", folder))], _FeatureDetector()
-    session = run([Method("red", detector, {})], listings, PROTOCOLS["sapl"], progress=False)
+    session = run([Method("red", detector, {})], listings, PROTOCOLS["sapl"])
     report.write(session, tmp_path, detector, listings)
     assert (tmp_path / "figures" / "tsne_m.png").read_bytes()[:4] == PNG
     assert "Edge-patch features" in (tmp_path / "report.md").read_text()
@@ -206,6 +212,16 @@ def test_gallery_pictures_are_kept_small() -> None:
         (found,) = RedDetector().analyse([image])
         shown = Shown.of(Loaded(None, image, image[..., 0], [], ""), found)
         assert [part.shape[:2] for part in shown] == [size] * 3
+
+
+def test_many_methods_take_several_galleries(folder) -> None:
+    methods = [Method(f"m{n}", RedDetector(), {}) for n in range(4)]
+    listings = [("a", read_dataset("folder", folder))]
+    session = run(methods, listings, PROTOCOLS["sapl"])
+    found = figures.galleries(session)
+    assert [picture.name for picture in found] == ["gallery_a", "gallery_a.2"]
+    widths = [int.from_bytes(picture.png[16:20]) for picture in found]
+    assert widths[0] > 1.7 * widths[1]
 
 
 def test_training_pictures_are_left_out_on_request(monkeypatch, folder, tmp_path) -> None:

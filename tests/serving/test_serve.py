@@ -1,12 +1,19 @@
 """The command's own refusals."""
 
+import signal
+import socket
+import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from importlib.util import find_spec
 
 import pytest
 
 from sapl_jax import serve
 from sapl_jax.errors import UserError
+from tests.training.run_in_memory import environment
 
 
 def test_it_listens_on_this_machine_only_unless_told_otherwise():
@@ -27,3 +34,25 @@ def test_without_gradio_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["serve"])
     with pytest.raises(UserError, match=r"sapl-jax\[serve\]"):
         serve.main()
+
+
+@pytest.mark.skipif(find_spec("gradio") is None, reason="Gradio is not installed")
+def test_a_server_that_is_told_to_end_leaves_no_file_behind(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "sapl_jax.serve", "--port", str(port)]
+    with subprocess.Popen(command, env=environment(devices=1, TMPDIR=str(tmp_path))) as server:
+        try:
+            for _ in range(600):
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health").close()
+                    break
+                except urllib.error.URLError:
+                    assert server.poll() is None
+                    time.sleep(0.5)
+            assert list(tmp_path.iterdir())
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(timeout=120) in (0, 130)
+        finally:
+            server.kill()
+    assert not list(tmp_path.iterdir())

@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
@@ -77,7 +78,8 @@ def run(config_folder: Path, workdir: Path) -> int | None:
     config = read_config(config_folder)
     processes.start_runtime()
     first = jax.process_index() == 0
-    with processes.leave_on_error(), open_workdir(workdir, config, write=first):
+    entered = open_workdir(workdir, config) if first else nullcontext()
+    with processes.leave_on_error(), entered:
         model = build_sapl(config, devices.compute_dtype(config.train.dtype))
         signum = train(config, workdir, model, Share(config))
     return None if signum is None else 128 + signum

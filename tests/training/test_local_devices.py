@@ -1,4 +1,4 @@
-"""Which GPUs a process takes under SLURM, Open MPI and Kubernetes, with their variables faked."""
+"""Which devices a process takes under SLURM, Open MPI, Kubernetes and on TPUs, variables faked."""
 
 import os
 import socket
@@ -28,6 +28,16 @@ OPEN_MPI = {
     "OMPI_COMM_WORLD_RANK": "0",
     "OMPI_COMM_WORLD_LOCAL_SIZE": "1",
     "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+}
+# One host of a slice, as GKE describes it; the first makes JAX look without any chip being there.
+TPU_SLICE = {
+    "JAX_FORCE_TPU_INIT": "1",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "MEGASCALE_COORDINATOR_ADDRESS": "localhost",
+    "MEGASCALE_NUM_SLICES": "1",
+    "MEGASCALE_SLICE_ID": "0",
 }
 FOUR = {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}
 BY_HAND = {"SAPL_PROCESS_COUNT": "1", "SAPL_PROCESS_ID": "0"}
@@ -105,11 +115,12 @@ def test_no_scheduler_and_no_gpus(env):
         (SLURM, "auto", {}),
         (SLURM, "127.0.0.1:PORT", BY_HAND),
         (OPEN_MPI, "auto", {}),
+        (TPU_SLICE, "auto", {}),
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "127.0.0.1:PORT", BY_HAND),
         ({}, "127.0.0.1:PORT", BY_HAND),
     ],
 )
-def test_jax_is_left_all_gpus(env, free_port, scheduler, coordinator, more):
+def test_jax_is_left_all_devices(env, free_port, scheduler, coordinator, more):
     """JAX's own detection runs in every form: with it alone the first GPU would be the only one."""
     env(scheduler, FOUR, more, SAPL_COORDINATOR=coordinator.replace("PORT", free_port))
     code = (
