@@ -142,24 +142,43 @@ class SAPLPeer(nn.Module):
     ) -> tuple[Tensor, Tensor, Queues]:
         """Losses of a batch, (classification, HECL), and the queues with its keys in."""
         edge_map, valid = edge_map.flatten(1), valid.flatten(1)
+        logits, embeddings, text = self.compare(image, edge_map, valid)
+        loss_cls = F.cross_entropy(logits, label)
+        with torch.no_grad():
+            similarity = self.similarity(embeddings, text)
+        scale = self.clip.logit_scale.float().exp()
+        loss_hecl, queues = self.contrast(embeddings, scale * similarity, edge_map, valid, label)
+        return loss_cls, loss_hecl, queues
+
+    def compare(
+        self, image: Tensor, edge_map: Tensor, valid: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Image logits [B,2], patch embeddings [L,B,T,P], text [B,2,P]; edges, valid [B,T]."""
         states, pooled = self.vision(image)
         vision = self.clip.vision_model
         normed = vision.post_layernorm(states[:, :, 1:])
         embeddings = self.clip.visual_projection(normed)
         pooled = vision.post_layernorm(pooled)
         text = self.text(normed, pooled, edge_map, valid)
-
         image_embedding = F.normalize(self.clip.visual_projection(pooled).float(), dim=-1)
         scale = self.clip.logit_scale.float().exp()
-        logits = scale * torch.einsum("bp,bcp->bc", image_embedding, text)
-        loss_cls = F.cross_entropy(logits, label)
+        return scale * torch.einsum("bp,bcp->bc", image_embedding, text), embeddings, text
 
-        with torch.no_grad():
-            products = torch.einsum("lbtp,bcp->lbtc", embeddings, text.to(embeddings.dtype))
-            norms = embeddings.float().norm(dim=-1, keepdim=True)
-            similarity = products.float() / norms.clamp_min(1e-6)
-        loss_hecl, queues = self.contrast(embeddings, scale * similarity, edge_map, valid, label)
-        return loss_cls, loss_hecl, queues
+    @staticmethod
+    def similarity(embeddings: Tensor, text: Tensor) -> Tensor:
+        """Cosines [L,B,T,2] of patch embeddings and text."""
+        products = torch.einsum("lbtp,bcp->lbtc", embeddings, text.to(embeddings.dtype))
+        norms = embeddings.float().norm(dim=-1, keepdim=True)
+        return products.float() / norms.clamp_min(1e-6)
+
+    def score_and_patch_map(
+        self, image: Tensor, edge_map: Tensor, valid: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What inference takes: scores [B] and patch heat maps [B,g,g], as ours by default."""
+        logits, embeddings, text = self.compare(image, edge_map.flatten(1), valid.flatten(1))
+        each = self.clip.logit_scale.float().exp() * self.similarity(embeddings, text)
+        heat = each.mean(0).softmax(-1)[..., 1]
+        return logits.softmax(-1)[:, 1], heat.reshape(edge_map.shape)
 
     def vision(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Tapped states [L,B,1+T,D] and the last block's CLS [B,D]."""

@@ -96,3 +96,10 @@ def test_prediction_on_two_devices_moves_nothing(tmp_path):
     config.image.size = 264  # 1,090 tokens: attention goes by heads.
     program = prediction_program(config, jax.devices()[:2])
     assert collectives(program.lower().compile().as_text()) == []
+
+
+def test_prediction_stays_within_its_products_and_temporary_memory(tmp_path):
+    program = prediction_program(demo_sized_config(tmp_path), jax.devices()[:2])
+    compiled = program.lower().compile({"xla_backend_optimization_level": 3})
+    assert 3.06 < matmul_flops(compiled.as_text()) / 1e9 < 3.47
+    assert compiled.memory_analysis().temp_size_in_bytes < 1.15 * 10.4e6
