@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -89,17 +89,14 @@ class PictureBuilder(tfds.core.ShardBasedBuilder):
     def _example_writer(self) -> tfds.core.ExampleWriter:
         return _Writer(self.info.file_format)
 
-    def _shard_iterators_per_split(
-        self, dl_manager: tfds.download.DownloadManager
-    ) -> dict[str, list[Callable[[], Iterable[tuple[str, Any]]]]]:
+    def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Any]]:
         plan = self.builder_config.plan
         self._listing = read_dataset(self.name, dl_manager.manual_dir, both_classes=True)
         split = split_samples(self._listing.samples, plan.val_fraction, plan.seed)
-        shared = split.shared
-        self._plan = dataclasses.replace(plan, dataset=self.name, num_shared_sources=shared)
+        self._plan = dataclasses.replace(plan, dataset=self.name, num_shared_sources=split.shared)
         self._unreadable: list[tuple[str, str]] = []
         self._counts: dict[str, dict[str, int]] = {}
-        files: dict[str, list[Callable[[], Iterable[tuple[str, Any]]]]] = {}
+        files = {}
         for name, samples in (("train", split.train), ("validation", split.validation)):
             if samples:
                 examples = self._examples(name, sorted(samples, key=partial(_rank, name)))

@@ -5,8 +5,7 @@ The records are those that the TensorFlow Datasets builder wrote; reading them n
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -143,30 +142,22 @@ def _batches(
     if batch_size < 1:
         raise UserError(f"batch size {batch_size} per process: expected at least 1")
     threads = threads or os.cpu_count() or 1
-    with _damage_told(prepared):
-        # The order of the shards' names is that in which they were written.
-        shards = sorted(map(str, prepared.dir.glob(f"*-{split}.array_record*")))
-        records = ArrayRecordDataSource(shards)  # which threads may share
+    # The order of the shards' names is that in which they were written.
+    shards = sorted(map(str, prepared.dir.glob(f"*-{split}.array_record*")))
+    records = lru_cache(partial(ArrayRecordDataSource, shards))  # which threads may share
 
     def load(items: tuple[_Item, ...]) -> Batch:
-        with _damage_told(prepared):
-            examples = [_decode(records[item.number], item, prepared.geometry) for item in items]
+        try:
+            examples = [_decode(records()[item.number], item, prepared.geometry) for item in items]
             return {name: np.stack([one[name] for one in examples]) for name in examples[0]}
+        except (DecodeError, IndexError, OSError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"the prepared records in {prepared.dir} cannot be read ({error}); delete that "
+                "folder and prepare the data again"
+            ) from error
 
     whole = zip(*[plan] * batch_size, strict=False)
     return read_ahead(load, whole, threads + 2, threads=threads)
-
-
-@contextmanager
-def _damage_told(prepared: Prepared) -> Iterator[None]:
-    """Turns what damaged records raise into a UserError."""
-    try:
-        yield
-    except (DecodeError, IndexError, OSError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"the prepared records in {prepared.dir} cannot be read ({error}); delete that "
-            "folder and prepare the data again"
-        ) from error
 
 
 def _decode(record: bytes, item: _Item, geometry: Geometry) -> Batch:

@@ -22,7 +22,7 @@ from configs import ablations
 from sapl_jax.ablate import chosen_rows, run_rows, show
 from sapl_jax.command_line import parse_with_config_flags
 from sapl_jax.demo.__main__ import make_data
-from sapl_jax.errors import Parser, UserError, run_main
+from sapl_jax.errors import Parser, check_numbers, run_main
 from sapl_jax.evaluation.document import Section, Table, to_markdown
 from sapl_jax.evaluation.protocols import DEFAULT
 from sapl_jax.evaluation.results import number
@@ -48,8 +48,7 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
     add("--test-images", type=int, default=300)
     add("--row", nargs="+", choices=chosen_rows(_GROUPS, None), help="single rows")
     known, rest = parse_with_config_flags(parser, arguments)
-    if known.seeds < 1:
-        raise UserError(f"--seeds {known.seeds}: expected at least 1")
+    check_numbers(known, seeds=(1, 1000))
     return known, rest
 
 
