@@ -66,8 +66,8 @@ def check_checkpoint(folder: Path | None) -> None:
         raise UserError(f"There is no folder {folder}: give a training run's folder or an export.")
     if folder and not any((folder / name).exists() for name in ("config.json", "export.json")):
         raise UserError(
-            f"{folder} holds no config.json or export.json: it is neither the work directory of a "
-            "training run nor an export."
+            f"{folder} holds no config.json or export.json: it is not the work directory of a "
+            "training run, nor an export."
         )
 
 
