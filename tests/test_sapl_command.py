@@ -103,7 +103,7 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path):
             (["evaluate", *given], "--checkpoint"),
             (["evaluate", *given, "--checkpoint", tmp_path / "none"], "no folder"),
             (["evaluate", *given, "--method", "noi1", "--tile=4"], "--tile is 4"),
-            (["evaluate", *given, "--checkpoint", root], "neither the work directory"),
+            (["evaluate", *given, "--checkpoint", root], "not the work directory"),
             (["calibrate", "--checkpoint", file], "no folder"),
             (["calibrate", "--checkpoint", model, "--authentic", tmp_path / "absent"], "absent"),
             (["calibrate", "--checkpoint", root, "--marked=1"], "--marked is 1"),
