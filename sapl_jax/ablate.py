@@ -21,6 +21,7 @@ from typing import Any
 from configs import ablations
 from sapl_jax.command_line import INTERRUPTED, parse_with_config_flags
 from sapl_jax.errors import Parser, UserError, run_main
+from sapl_jax.evaluate import parse_dataset
 from sapl_jax.evaluation.document import Section, Table, to_markdown
 from sapl_jax.evaluation.protocols import DEFAULT, PROTOCOLS
 from sapl_jax.evaluation.results import number, pair
@@ -182,8 +183,8 @@ def main() -> int:
     # Mistakes are told now, not after the first training.
     load_config(f"{ablations.__file__}:{rows[0]}", flags)
     for text in arguments.dataset:
-        if not Path(path := text.partition("=")[2]).expanduser().exists() or not path:
-            raise UserError(f"--dataset {text!r} is not NAME=PATH with a PATH that exists")
+        if not parse_dataset(text)[2].expanduser().exists():
+            raise UserError(f"--dataset {text!r}: the path does not exist")
     make_output_folder(output)
     return show(output / "ablations.md", run_rows(rows, output, *study))
 

@@ -22,7 +22,7 @@ from sapl_jax.evaluation.baselines import CLASSICS, TRIVIAL
 from sapl_jax.evaluation.map_folders import MapFolder
 from sapl_jax.evaluation.perturbations import ALIASES, SWEEPS
 from sapl_jax.evaluation.session import Method, Session, floors, run
-from sapl_jax.inference.detector import TiledDetector
+from sapl_jax.inference.tiling import TiledDetector
 
 _DATASET_HELP = """\
 NAME=PATH, repeatable. NAME is the name in the report; where it is a known layout ({layouts},

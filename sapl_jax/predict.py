@@ -42,10 +42,11 @@ def main() -> int:
     make_output_folder(arguments.output)
     # These load JAX: not for --help, nor before the arguments are known to be good.
     from sapl_jax.devices import use_compilation_cache
-    from sapl_jax.inference.detector import Detector, TiledDetector
+    from sapl_jax.inference.detector import Detector
     from sapl_jax.inference.localizer import Localizer
     from sapl_jax.inference.output_folder import OutputFolder
     from sapl_jax.inference.predicting import predict
+    from sapl_jax.inference.tiling import TiledDetector
 
     use_compilation_cache()
     localizer = Localizer.load(arguments.checkpoint, which=arguments.which)

@@ -47,10 +47,6 @@ def read_config(workdir: Path) -> ConfigDict:
     path = workdir / CONFIG_FILE
     try:
         stored = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{workdir} holds no {CONFIG_FILE}: it is not the work directory of a training run."
-        ) from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     return config_of(stored)

@@ -120,7 +120,7 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path):
             (["demo", "--output", out, "--config.train.stepz=1"], "stepz"),
             (["demo", "--output", out, "--train-images=0"], "--train-images is 0"),
             (["ablate", *given, data, "--config.seed=one"], "seed"),
-            (["ablate", *given, data, "--dataset", f"x={tmp_path / 'absent'}"], "PATH that exists"),
+            (["ablate", *given, data, "--dataset", f"x={tmp_path / 'absent'}"], "does not exist"),
             (["prepare", "--dataset=casia_v2", "--root", tmp_path / "absent"], "does not exist"),
             (["prepare", "--dataset=casia_v2", "--root", root, "--val-fraction=2"], "is 2"),
             (["generate", "--output", file, "--images=2"], "file"),

@@ -47,8 +47,8 @@ def main() -> int:
     load_config("configs/demo.py", config_flags)  # A mistake in them is told before data are made.
     output = arguments.output.expanduser()
     try:
-        counts = arguments.train_images, arguments.test_images
-        train, test = make_data(output, *counts, demo.get_config().image.size)
+        size = demo.get_config().image.size
+        train, test = make_data(output, arguments.train_images, arguments.test_images, size)
         command = [
             sys.executable, "-m", "sapl_jax.train", "--config", str(Path(demo.__file__)),
             "--workdir", str(output / "run"), f"--config.data.root={train}",

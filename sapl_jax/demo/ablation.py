@@ -121,8 +121,8 @@ def main() -> int:
     arguments, config_flags = parse_arguments(sys.argv[1:])
     output: Path = arguments.output.expanduser()
     rows = chosen_rows(_GROUPS, arguments.row)
-    counts, size = (arguments.train_images, arguments.test_images), ablations.SMALL["image.size"]
-    train, test = make_data(output, *counts, size, "seam")
+    size = ablations.get_config("demo/sapl").image.size
+    train, test = make_data(output, arguments.train_images, arguments.test_images, size, "seam")
     failed: list[str] = []
     for seed in range(arguments.seeds):
         print(f"seed {seed + 1} of {arguments.seeds}", flush=True)

@@ -73,7 +73,7 @@ def _markdown_table(table: Table) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in rows]
 
 
-_STYLE = Path(__file__).parents[1] / "assets" / "report.css"
+_STYLE_SHEET = Path(__file__).parents[1] / "assets" / "report.css"
 
 
 def to_html(title: str, sections: Sequence[Section], columns: int = 1) -> str:
@@ -89,7 +89,7 @@ def to_html(title: str, sections: Sequence[Section], columns: int = 1) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>\n{_STYLE.read_text()}</style>\n</head>\n"
+        f"<title>{html.escape(title)}</title>\n<style>\n{_STYLE_SHEET.read_text()}</style>\n</head>\n"
         f'<body class="columns-{columns}">\n' + "\n".join(body) + "\n</body>\n</html>\n"
     )
 

@@ -53,16 +53,13 @@ def _without_folders(name: str) -> str:
 def readme(description: dict[str, Any], folder_name: str) -> str:
     """Markdown for an export folder, from its description and its name."""
     options, kind = description["preprocessing"], description["kind"]
-    return (
-        (_READMES / f"{kind}.md")
-        .read_text()
-        .format(
-            kind=kind,
-            checkpoint=description["source"]["checkpoint"],
-            clip=description["source"]["clip"]["name"],
-            folder=folder_name,
-            canvas=options["canvas"],
-            grid=options["canvas"] // options["patch"],
-            jax=description["versions"]["jax"],
-        )
+    text = (_READMES / f"{kind}.md").read_text()
+    return text.format(
+        kind=kind,
+        checkpoint=description["source"]["checkpoint"],
+        clip=description["source"]["clip"]["name"],
+        folder=folder_name,
+        canvas=options["canvas"],
+        grid=options["canvas"] // options["patch"],
+        jax=description["versions"]["jax"],
     )

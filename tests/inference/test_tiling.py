@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from sapl_jax.inference.detector import TiledDetector, blend_weights, tile_starts
+from sapl_jax.inference.tiling import TiledDetector, blend_weights, tile_starts
 from tests.evaluation.red_pictures import RedAnalysis, RedDetector
 
 

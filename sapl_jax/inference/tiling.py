@@ -1,0 +1,91 @@
+"""Analyses large pictures in overlapping tiles, so that detail survives and memory stays bounded.
+
+A detector with a fixed canvas shrinks a picture to it. `TiledDetector` hands it tiles of the
+picture instead and blends their heat maps; the image score stays the whole picture's, so that it
+means the same with and without tiles. Besides the picture, its memory is one float32 map of the
+picture's size, its bool mask, and one batch of tiles.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_pipelines.progress_bars import ProgressBar
+from sapl_jax.inference.detector import Detector, Result, result_of
+
+
+def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
+    """Where tiles of `tile` pixels start along a side of `length` pixels.
+
+    Neighbours share at least `overlap` (0 to under 1) of a tile; starts are spread evenly and the
+    last tile ends at the side's end. One tile where the side is not longer than the tile.
+    """
+    if length <= tile:
+        return [0]
+    stride = max(1, math.floor(tile * (1 - overlap)))
+    count = math.ceil((length - tile) / stride) + 1
+    return [round(step * (length - tile) / (count - 1)) for step in range(count)]
+
+
+def blend_weights(length: int) -> np.ndarray:
+    """Weights float32 [length] of a tile's pixels along one side: a triangle above zero."""
+    positions = np.arange(length, dtype=np.float32) + 0.5
+    return np.minimum(positions, length - positions)
+
+
+class TiledDetector:
+    """Wraps a detector; pictures whose longer side is over `tile` pixels are analysed in tiles.
+
+    overlap: share of a tile that neighbours have in common, 0 to 0.9. batch: tiles per call of the
+    detector.
+    """
+
+    def __init__(
+        self, detector: Detector, tile: int, overlap: float = 0.25, batch: int = 8
+    ) -> None:
+        self._detector, self._tile, self._overlap, self._batch = detector, tile, overlap, batch
+        # Of the score, which stays the whole picture's.
+        self.calibration = getattr(detector, "calibration", None)
+
+    def analyse(self, images: Sequence[np.ndarray]) -> list[Result]:
+        """Analyses uint8 RGB pictures [H, W, 3] of any sizes."""
+        small = [image for image in images if max(image.shape[:2]) <= self._tile]
+        whole = iter(self._detector.analyse(small) if small else [])
+        results = []
+        for image in images:
+            if max(image.shape[:2]) > self._tile:
+                results.append(self._analyse_large(image))
+            else:
+                analysis = next(whole)
+                results.append(result_of(analysis.score, analysis.heat_map))
+        return results
+
+    def _analyse_large(self, image: np.ndarray) -> Result:
+        score = self._detector.analyse([image])[0].score
+        (rows, weight_y, total_y), (columns, weight_x, total_x) = map(self._axis, image.shape[:2])
+        weight = weight_y[:, None] * weight_x[None, :]
+        heat_map = np.zeros(image.shape[:2], np.float32)
+        corners = [(y, x) for y in rows for x in columns]
+        with ProgressBar(total=len(corners), desc="tiles", leave=False) as bar:
+            for start in range(0, len(corners), self._batch):
+                batch = corners[start : start + self._batch]
+                parts = [np.s_[y : y + len(weight_y), x : x + len(weight_x)] for y, x in batch]
+                tiles = [image[part] for part in parts]
+                for part, analysis in zip(parts, self._detector.analyse(tiles), strict=True):
+                    heat_map[part] += weight * analysis.heat_map
+                bar.update(len(batch))
+        # Tiles form a grid, so the weights add up to an outer product: no map of weights needed.
+        heat_map /= total_y[:, None]
+        heat_map /= total_x[None, :]
+        np.clip(heat_map, 0, 1, out=heat_map)
+        return result_of(score, heat_map)
+
+    def _axis(self, length: int) -> tuple[list[int], np.ndarray, np.ndarray]:
+        """Along one side: where tiles start, the weights of a tile, and the sum of all weights."""
+        starts = tile_starts(length, self._tile, self._overlap)
+        weights = blend_weights(min(self._tile, length))
+        total = np.zeros(length, np.float32)
+        for start in starts:
+            total[start : start + len(weights)] += weights
+        return starts, weights, total
