@@ -2,14 +2,15 @@
 # docker run --gpus all. The environment must bring SAPL_TOKEN, the secret that visitors know.
 FROM python:3.12-slim
 ARG EXTRAS=serve
-RUN useradd --create-home sapl
+RUN useradd --create-home --uid 10001 sapl
 WORKDIR /opt/sapl
 COPY pyproject.toml requirements.txt requirements.lock README.md LICENSE ./
 COPY configs ./configs
 COPY data_pipelines ./data_pipelines
 COPY sapl_jax ./sapl_jax
 RUN pip install --no-cache-dir --constraint requirements.lock ".[${EXTRAS}]"
-USER sapl
+# By number, so that a cluster can see that it is not root.
+USER 10001
 WORKDIR /home/sapl
 EXPOSE 7860
 # The first process of a container ignores SIGTERM; SIGINT ends the server in order.
