@@ -16,11 +16,12 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from data_pipelines.images import UnreadableImage, decode_image, read_bytes
+from data_pipelines.listing import LABEL_NAMES, Sample
 from data_pipelines.prepared import Prepared, write_metadata
 from data_pipelines.preprocess import patch_edge_map, resize
 from data_pipelines.progress_bars import ProgressBar
 from data_pipelines.read_ahead import read_ahead
-from data_pipelines.readers import LABEL_NAMES, Sample, read_dataset
+from data_pipelines.readers import read_dataset
 from data_pipelines.splits import split_samples
 from sapl_jax.errors import UserError
 from sapl_jax.files import sha256_of

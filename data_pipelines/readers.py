@@ -4,10 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data_pipelines import folder_readers, list_readers
-from data_pipelines.listing import AUTHENTIC, LABEL_NAMES, TAMPERED, Listing, Sample
+from data_pipelines.listing import AUTHENTIC, TAMPERED, Listing
 from sapl_jax.errors import UserError
-
-__all__ = ["AUTHENTIC", "LABEL_NAMES", "READERS", "TAMPERED", "Listing", "Sample", "read_dataset"]
 
 READERS: dict[str, Callable[[Path], Listing]] = {
     name.removeprefix("read_"): function
@@ -34,3 +32,25 @@ def read_dataset(name: str, root: str | Path, *, both_classes: bool = False) -> 
             "training needs both. Put authentic pictures into Au/ and tampered ones into Tp/"
         )
     return listing
+
+
+def parse_dataset(text: str, flag: str = "--dataset") -> tuple[str, str, Path]:
+    """Splits NAME=PATH or NAME:LAYOUT=PATH into (name, layout, path); else UserError."""
+    name, equals, path = text.partition("=")
+    name, colon, layout = name.partition(":")
+    if not equals or not name or not path or (colon and not layout):
+        raise UserError(f"{flag} {text!r} is not NAME=PATH or NAME:LAYOUT=PATH")
+    if "/" in name or name.startswith("."):
+        raise UserError(f"{flag} {text!r}: {name!r} cannot be a name, it is part of file names")
+    known = {_plain(layout): layout for layout in READERS}
+    if layout and _plain(layout) not in known:
+        raise UserError(
+            f"{flag} {text!r}: no layout {layout!r}; there are {', '.join(sorted(READERS))}"
+        )
+    by_suffix = {".txt": "mvss_txt", ".json": "benco_json"}
+    generic = by_suffix.get(Path(path).suffix.lower(), "folder")
+    return name, known.get(_plain(layout or name), generic), Path(path)
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())

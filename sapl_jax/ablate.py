@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from configs import ablations
+from data_pipelines.readers import parse_dataset
 from sapl_jax.command_line import INTERRUPTED, parse_with_config_flags
 from sapl_jax.errors import Parser, UserError, run_main
-from sapl_jax.evaluate import parse_dataset
 from sapl_jax.evaluation.document import Section, Table, to_markdown
 from sapl_jax.evaluation.protocols import DEFAULT, PROTOCOLS
 from sapl_jax.evaluation.results import number, pair

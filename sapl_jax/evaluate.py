@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.duplicates import without_training_pictures
-from data_pipelines.readers import READERS, Listing, read_dataset
+from data_pipelines.listing import Listing
+from data_pipelines.readers import READERS, parse_dataset, read_dataset
 from sapl_jax import files
 from sapl_jax.command_line import TILES, WHICH_HELP, print_files, printable
 from sapl_jax.errors import Parser, UserError, check_checkpoint, check_numbers, run_main
@@ -29,28 +30,6 @@ NAME=PATH, repeatable. NAME is the name in the report; where it is a known layou
 in any case, with or without dashes) the data set is read as that layout. Any other
 NAME is read as a generic folder (Au/, Tp/, optional Gt/<stem>_gt.png), or, if PATH is a file, as a
 list (.txt: MVSS, .json: IMDL-BenCo). NAME:LAYOUT=PATH gives a known layout another name."""
-
-
-def parse_dataset(text: str, flag: str = "--dataset") -> tuple[str, str, Path]:
-    """Splits NAME=PATH or NAME:LAYOUT=PATH into (name, layout, path); else UserError."""
-    name, equals, path = text.partition("=")
-    name, colon, layout = name.partition(":")
-    if not equals or not name or not path or (colon and not layout):
-        raise UserError(f"{flag} {text!r} is not NAME=PATH or NAME:LAYOUT=PATH")
-    if "/" in name or name.startswith("."):
-        raise UserError(f"{flag} {text!r}: {name!r} cannot be a name, it is part of file names")
-    known = {_plain(layout): layout for layout in READERS}
-    if layout and _plain(layout) not in known:
-        raise UserError(
-            f"{flag} {text!r}: no layout {layout!r}; there are {', '.join(sorted(READERS))}"
-        )
-    by_suffix = {".txt": "mvss_txt", ".json": "benco_json"}
-    generic = by_suffix.get(Path(path).suffix.lower(), "folder")
-    return name, known.get(_plain(layout or name), generic), Path(path)
-
-
-def _plain(name: str) -> str:
-    return "".join(c for c in name.lower() if c.isalnum())
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:

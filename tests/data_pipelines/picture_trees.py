@@ -6,8 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from data_pipelines.listing import Listing
 from data_pipelines.preprocess import Geometry
-from data_pipelines.readers import Listing
 
 SMALL = Geometry(size=64, patch=14)  # canvas 70, grid 5: neither side of the picture fits
 

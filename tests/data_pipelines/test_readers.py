@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.readers import AUTHENTIC, TAMPERED, read_dataset
+from data_pipelines.listing import AUTHENTIC, TAMPERED
+from data_pipelines.readers import read_dataset
 from sapl_jax.errors import UserError
 from tests.data_pipelines.picture_trees import pairs
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.images import read_image, read_mask
+from data_pipelines.listing import AUTHENTIC, TAMPERED
 from data_pipelines.prepare import prepare
 from data_pipelines.preprocess import PAPER_GEOMETRY
-from data_pipelines.readers import AUTHENTIC, TAMPERED, read_dataset
+from data_pipelines.readers import read_dataset
 from data_pipelines.record_batches import eval_batches, train_batches
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.readers import read_dataset
+from data_pipelines.readers import parse_dataset, read_dataset
 from sapl_jax.errors import UserError
-from sapl_jax.evaluate import parse_dataset, read_datasets
+from sapl_jax.evaluate import read_datasets
 from sapl_jax.evaluation import evaluator, results
 from sapl_jax.evaluation.evaluator import evaluate_dataset
 from sapl_jax.evaluation.protocols import PROTOCOLS
