@@ -21,7 +21,8 @@ KINDS = ("splicing", "copy-move")
 GRID = 16  # pixels: a whole number of Bayer cells and of JPEG blocks, chroma's included
 # Gaussian sigmas of pasted outlines, pixels, as an anti-aliased selection cuts. Harder ones, or
 # cleaner pictures, would show in the mean of the file's finest DCT coefficients.
-SOFT, NOISE = (0.45, 0.55), 0.014
+SOFT, NOISE = (0.45, 0.55), 0.018
+BLUR = 0.45  # pixels more than a camera's own: what went through the optics is softer than a cut
 CANDIDATES = 4  # pieces drawn for each one that is laid: a forgery nobody can see tells nothing
 
 
@@ -42,7 +43,7 @@ def seam_picture(
     while camera.noise < NOISE:
         camera = sample_camera(target_rng)
     # Hardly compressed: twice quantized blocks would tell where a piece came in, sharp or not.
-    camera = replace(camera, quality=100, denoising=0.0)
+    camera = replace(camera, quality=100, denoising=0.0, blur=camera.blur + BLUR)
     target = render_scene(target_rng, *shape).radiance
     donor = render_scene(donor_rng, *shape).radiance
     kinds = [KINDS[int(rng.integers(2))] for _ in range(int(rng.integers(3)))]
