@@ -119,7 +119,7 @@ class DatasetResult:
         return {m: found for m, drawn in draws if (found := intervals.interval(drawn))}
 
 
-def evenly_spaced(samples: list[Sample], count: int) -> list[Sample]:
+def evenly_spaced(samples: list, count: int) -> list:
     """`count` of the samples (all, if there are fewer), spread evenly over their order."""
     if len(samples) <= count:
         return samples

@@ -34,16 +34,15 @@ def edge_patch_embedding(
         found, usable = detector.edge_features(images, labels)
         for deepest, good, label in zip(found[:, -1], usable, labels, strict=True):
             features[label] += list(deepest[good])
-    shown = [
-        [own[i] for i in np.linspace(0, len(own) - 1, min(_MAX_POINTS, len(own))).astype(int)]
-        for own in features.values()
-    ]
+    shown = [evenly_spaced(own, _MAX_POINTS) for own in features.values()]
     vectors = np.array([*shown[AUTHENTIC], *shown[TAMPERED]], np.float32)
     if len(vectors) < _MIN_POINTS or not all(shown):
         return None
     from sklearn.manifold import TSNE  # a second to import, and only reports need it
+    from threadpoolctl import threadpool_limits
 
     perplexity = min(30.0, (len(vectors) - 1) / 3)
     tsne = TSNE(2, perplexity=perplexity, metric="cosine", init="random", random_state=seed)
-    points = tsne.fit_transform(vectors).astype(np.float32)
+    with threadpool_limits(1):  # On so few points threads take three times the processor time.
+        points = tsne.fit_transform(vectors).astype(np.float32)
     return points, np.arange(len(points)) >= len(shown[AUTHENTIC])
