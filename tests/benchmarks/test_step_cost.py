@@ -14,6 +14,7 @@ from configs import sapl
 # changes these numbers in the same commit and says why.
 MATMUL_GFLOPS = 8.71
 TEMPORARY_MB = 73.0
+TOUCHED_MB = 656.0  # what the program's instructions read and write, by XLA's own count
 
 
 def demo_sized_config(tmp_path):
@@ -62,6 +63,14 @@ def test_temporary_memory_stays_within_its_bound(compiled):
     assert used / 1e6 < 1.15 * TEMPORARY_MB
 
 
+def touched_mb(program):
+    return program.cost_analysis()["bytes accessed"] / 1e6
+
+
+def test_bytes_read_and_written_stay_within_their_bound(compiled):
+    assert 0.8 * TOUCHED_MB < touched_mb(compiled[1]) < 1.1 * TOUCHED_MB
+
+
 def test_collectives_move_gradients_and_keys_only(compiled):
     config, program = compiled
     hecl = config.model.hecl
@@ -98,8 +107,9 @@ def test_prediction_on_two_devices_moves_nothing(tmp_path):
     assert collectives(program.lower().compile().as_text()) == []
 
 
-def test_prediction_stays_within_its_products_and_temporary_memory(tmp_path):
+def test_prediction_stays_within_its_products_and_memory(tmp_path):
     program = prediction_program(demo_sized_config(tmp_path), jax.devices()[:2])
     compiled = program.lower().compile({"xla_backend_optimization_level": 3})
     assert 3.06 < matmul_flops(compiled.as_text()) / 1e9 < 3.47
     assert compiled.memory_analysis().temp_size_in_bytes < 1.15 * 10.4e6
+    assert touched_mb(compiled) < 1.1 * 214.2
