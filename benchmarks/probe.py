@@ -29,11 +29,10 @@ from data_pipelines.images import read_image, resave
 from data_pipelines.listing import TAMPERED, Sample
 from data_pipelines.masks import load_mask
 from data_pipelines.preprocess import Geometry, pad, resize, valid_patches
-from data_pipelines.readers import read_dataset
+from data_pipelines.readers import parse_dataset, read_dataset
 from data_pipelines.soft_edges import soft_edge_map
 from sapl_jax.clip.loading import load_clip
 from sapl_jax.errors import Parser, UserError, run_main
-from sapl_jax.evaluate import parse_dataset
 from sapl_jax.evaluation.results import aligned
 from sapl_jax.metrics import roc_auc
 from sapl_jax.models.sapl import normalize_pixels
