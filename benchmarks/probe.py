@@ -116,6 +116,12 @@ def cells(values: np.ndarray, grid: int) -> np.ndarray:
     return np.concatenate([pooled, pooled - np.median(pooled, axis=(0, 1))], axis=-1)
 
 
+def outline_band(inside: np.ndarray, width: int) -> np.ndarray:
+    """The band `width` pixels wide, odd, along an outline; both uint8 [H,W], 0 or 1."""
+    near = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
+    return cv2.dilate(inside, near) - cv2.erode(inside, near)
+
+
 def windows(sample: Sample, size: int) -> Iterator[Window]:
     """Squares of `size` pixels, side by side, of a picture of at most twice that."""
     picture = read_image(sample.image)
@@ -126,8 +132,7 @@ def windows(sample: Sample, size: int) -> Iterator[Window]:
         picture = resize(picture, Geometry(2 * size, CELL))
         mask = cv2.resize(mask, picture.shape[1::-1], interpolation=cv2.INTER_AREA)
     inside = (mask > 127).astype(np.uint8)
-    near = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * BAND + 1, 2 * BAND + 1))
-    seam = cv2.dilate(inside, near) - cv2.erode(inside, near)
+    seam = outline_band(inside, 2 * BAND + 1)
     geometry = Geometry(size, CELL)
     for y in range(0, picture.shape[0], size):
         for x in range(0, picture.shape[1], size):

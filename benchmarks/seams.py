@@ -7,16 +7,16 @@ Per row, mean and spread over the seeds: I-AUC; patch AUC (cells of 16 pixels of
 over tampered pictures) in a band of 13 pixels along the outline and over the mask; the share of
 tampered pictures whose map is inverted (an AUC over the mask below .5). The soft edge map alone
 stands beside: a map that is not above it has learned nothing about seams. Then the differences of
-rows, seed by seed. What was measured is kept in seams.json in the same folder.
+rows, seed by seed. What was measured is kept as seams.json beside each row's evaluation.
 """
 
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from benchmarks.probe import CELL, outline_band
 from configs import ablations
 from data_pipelines.images import read_image
 from data_pipelines.listing import TAMPERED
@@ -31,8 +31,7 @@ from sapl_jax.files import write_json
 from sapl_jax.inference.localizer import Localizer
 from sapl_jax.metrics import roc_auc
 
-CELL, BAND = 16, 13  # pixels: side of a cell, width of a seam
-_BATCH = 20
+BAND = 13  # pixels: width of a seam
 MEASURES = {"i_auc": "I-AUC", "seam": "seam", "mask": "mask", "inverted": "inverted"}
 _MORE = (("sapl", "sapl_another"), ("sapl", "sapl_no_edge"))
 
@@ -47,8 +46,7 @@ def cells(values: np.ndarray) -> np.ndarray:
 def seam_and_mask(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which cells of a mask, uint8 [H,W] 0 to 255, are mostly seam, and mostly inside: bool."""
     inside = (mask > 127).astype(np.uint8)
-    near = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (BAND, BAND))
-    return cells(cv2.dilate(inside, near) - cv2.erode(inside, near)) > 0.5, cells(inside) > 0.5
+    return cells(outline_band(inside, BAND)) > 0.5, cells(inside) > 0.5
 
 
 def measure(
@@ -69,14 +67,9 @@ def measure(
 
 def measure_runs(output: Path) -> dict[str, dict[str, float]]:
     """The measures of "edge map" and of each finished "seedN/ROW", read or made now."""
-    file = output / "seams.json"
-    found = json.loads(file.read_text()) if file.is_file() else {}
     runs = [path.parent for path in sorted(output.glob("seed*/*/done.json"))]
     if not runs:
         raise UserError(f"{output}: no finished row of `./launch.sh ablation --output` in there")
-    missing = [run for run in runs if f"{run.parent.name}/{run.name}" not in found]
-    if not missing:
-        return found
     samples = read_dataset("folder", output / "data" / "test").samples
     pictures = [read_image(sample.image) for sample in samples]
     truths = [
@@ -86,15 +79,15 @@ def measure_runs(output: Path) -> dict[str, dict[str, float]]:
         for sample, picture in zip(samples, pictures, strict=True)
     ]
     labels = np.array([sample.label == TAMPERED for sample in samples])
-    found["edge map"] = measure((soft_edge_map(picture) for picture in pictures), truths)
-    for run in ProgressBar(missing, desc="rows", unit="row"):
-        localizer = Localizer.load(run / "run")
-        starts = range(0, len(pictures), _BATCH)
-        results = [r for at in starts for r in localizer.analyse(pictures[at : at + _BATCH])]
-        i_auc = roc_auc(labels, np.array([result.score for result in results]))
-        measured = measure((result.heat_map for result in results), truths)
-        found[f"{run.parent.name}/{run.name}"] = {"i_auc": i_auc, **measured}
-        write_json(file, found)
+    found = {"edge map": measure(map(soft_edge_map, pictures), truths)}
+    for run in ProgressBar(runs, desc="rows", unit="row"):
+        file, done = run / "seams.json", run / "done.json"
+        if not file.is_file() or file.stat().st_mtime < done.stat().st_mtime:
+            results = Localizer.load(run / "run").analyse(pictures)
+            i_auc = roc_auc(labels, np.array([result.score for result in results]))
+            measured = measure((result.heat_map for result in results), truths)
+            write_json(file, {"i_auc": i_auc, **measured})
+        found[f"{run.parent.name}/{run.name}"] = json.loads(file.read_text())
     return found
 
 
