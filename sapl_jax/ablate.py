@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from configs import ablations
-from data_pipelines.readers import parse_dataset
+from data_pipelines.readers import parse_dataset, read_dataset
 from sapl_jax.command_line import INTERRUPTED, parse_with_config_flags
 from sapl_jax.errors import Parser, UserError, run_main
 from sapl_jax.evaluation.document import Section, Table, to_markdown
@@ -181,7 +181,9 @@ def main() -> int:
                 print(shlex.join(command))
         return 0
     # Mistakes are told now, not after the first training.
-    load_config(f"{ablations.__file__}:{rows[0]}", flags)
+    data = load_config(f"{ablations.__file__}:{rows[0]}", flags).data
+    if data.root:
+        read_dataset(data.dataset, data.root, both_classes=True)
     for text in arguments.dataset:
         if not parse_dataset(text)[2].expanduser().exists():
             raise UserError(f"--dataset {text!r}: the path does not exist")

@@ -112,3 +112,15 @@ def test_flags_of_training_pass_through_and_others_are_refused() -> None:
     for wrong in ("--confg.seed=1", "--config.seed"):
         with pytest.raises(UserError, match="--conf"):
             ablate.parse_arguments([*flags, wrong])
+
+
+def test_a_training_set_that_is_not_there_is_told_before_any_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "test").mkdir()
+    arguments = ["--output", f"{tmp_path}/out", "--dataset", f"t={tmp_path}/test"]
+    root = tmp_path / "gone"
+    monkeypatch.setattr("sys.argv", ["ablate", *arguments, f"--config.data.root={root}"])
+    with pytest.raises(UserError, match="gone"):
+        ablate.main()
+    assert not (tmp_path / "out").exists()

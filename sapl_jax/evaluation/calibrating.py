@@ -76,17 +76,19 @@ def measure(
     """Labels [N], scores [N], and the mean histogram [BINS] of authentic pictures' maps."""
     labels, scores, counts = [], [], np.zeros(BINS)
     blind = [dataclasses.replace(sample, mask=None) for sample in samples]
-    for batch in ProgressBar(loaded_batches(blind, _BATCH), "calibrate", unit="batch"):
-        images = [item.image for item in batch if item.image is not None]
-        results = iter(localizer.analyse(images) if images else [])
-        for item in batch:
-            result = None if item.image is None else next(results)
-            if result is None or not is_finite(result):
-                reason = "; ".join(item.problems) if result is None else "no finite score or map"
-                log.warning("skipped %s: %s", *map(printable, (item.sample.image, reason)))
-                continue
-            labels.append(item.sample.label)
-            scores.append(result.score)
-            if item.sample.label == AUTHENTIC:
-                counts += np.histogram(result.heat_map, BINS, (0, 1))[0] / result.heat_map.size
+    with ProgressBar(total=len(blind), desc="calibrate", unit="image") as bar:
+        for batch in loaded_batches(blind, _BATCH):
+            images = [item.image for item in batch if item.image is not None]
+            results = iter(localizer.analyse(images) if images else [])
+            for item in batch:
+                result = None if item.image is None else next(results)
+                if result is None or not is_finite(result):
+                    why = "; ".join(item.problems) if result is None else "no finite score or map"
+                    log.warning("skipped %s: %s", *map(printable, (item.sample.image, why)))
+                    continue
+                labels.append(item.sample.label)
+                scores.append(result.score)
+                if item.sample.label == AUTHENTIC:
+                    counts += np.histogram(result.heat_map, BINS, (0, 1))[0] / result.heat_map.size
+            bar.update(len(batch))
     return np.array(labels, int), np.array(scores, float), counts
