@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.probe import CELL, outline_band
 from configs import ablations
 from data_pipelines.images import read_image
-from data_pipelines.listing import TAMPERED
+from data_pipelines.listing import TAMPERED, Sample
 from data_pipelines.masks import load_mask
 from data_pipelines.progress_bars import ProgressBar
 from data_pipelines.readers import read_dataset
@@ -49,6 +49,18 @@ def seam_and_mask(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return cells(outline_band(inside, BAND)) > 0.5, cells(inside) > 0.5
 
 
+def read_truths(
+    samples: Sequence[Sample], pictures: Sequence[np.ndarray]
+) -> list[tuple[np.ndarray, np.ndarray] | None]:
+    """`seam_and_mask` of tampered pictures that have a mask, None for all others."""
+    return [
+        seam_and_mask(load_mask(sample.mask, picture, sample.mask_style).grey)
+        if sample.label == TAMPERED and sample.mask
+        else None
+        for sample, picture in zip(samples, pictures, strict=True)
+    ]
+
+
 def measure(
     maps: Iterator[np.ndarray], truths: Sequence[tuple[np.ndarray, np.ndarray] | None]
 ) -> dict[str, float]:
@@ -72,12 +84,7 @@ def measure_runs(output: Path) -> dict[str, dict[str, float]]:
         raise UserError(f"{output}: no finished row of `./launch.sh ablation --output` in there")
     samples = read_dataset("folder", output / "data" / "test").samples
     pictures = [read_image(sample.image) for sample in samples]
-    truths = [
-        seam_and_mask(load_mask(sample.mask, picture, sample.mask_style).grey)
-        if sample.label == TAMPERED and sample.mask
-        else None
-        for sample, picture in zip(samples, pictures, strict=True)
-    ]
+    truths = read_truths(samples, pictures)
     labels = np.array([sample.label == TAMPERED for sample in samples])
     found = {"edge map": measure(map(soft_edge_map, pictures), truths)}
     for run in ProgressBar(runs, desc="rows", unit="row"):
