@@ -2,7 +2,7 @@
 
 python -m benchmarks.learnable --train DIR --test DIR
 
-Of pictures of one size with masks, as `python -m data_pipelines.generate` writes them. The net sees
+Of small pictures with masks, as `python -m data_pipelines.generate` writes them. The net sees
 pixels as they are and says of every cell of 16 pixels how likely it is inside the mask; it has a
 tenth of the values of the demo's CLIP. What it does not find with masks no one should expect from
 labels; what it finds and SAPL does not is lost in the backbone or for want of masks. One JSON line
@@ -12,8 +12,9 @@ AUC in the band of the seam and over the mask, as in `benchmarks.seams`.
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from benchmarks.seams import CELL, measure, read_truths
+from benchmarks.seams import CELL, cells, measure, read_truths
 from data_pipelines.images import read_image
 from data_pipelines.listing import TAMPERED, Sample
 from data_pipelines.masks import load_mask
@@ -57,28 +58,34 @@ class Net(nnx.Module):
         return self.head(x)[..., 0]
 
 
-def read_folder(folder: Path) -> tuple[list[Sample], np.ndarray]:
-    """Samples and their pictures, uint8 [N,H,W,3]. UserError unless all are of one size."""
+class Pictures(NamedTuple):
+    """Pictures of a data set at the top left of canvases of one size, a multiple of 16 pixels."""
+
+    samples: Sequence[Sample]
+    originals: list[np.ndarray]  # uint8 [H,W,3], each of its own size
+    canvases: np.ndarray  # uint8 [N,H,W,3], grey beside the picture
+    inside: np.ndarray  # float32 [N, H/16, W/16], the share of a cell that is inside the mask
+    valid: np.ndarray  # float32 [N, H/16, W/16], 1 for cells that the picture fills
+
+
+def read_pictures(folder: Path) -> Pictures:
+    """Reads a data set. UserError if a picture is beyond 512 pixels: all are held in memory."""
     samples = read_dataset("folder", folder).samples
-    pictures = [read_image(sample.image) for sample in samples]
-    sizes = {picture.shape[:2] for picture in pictures}
-    if len(sizes) != 1 or any(side % CELL for side in min(sizes)):
-        raise UserError(
-            f"{folder}: found pictures of {len(sizes)} sizes, the smallest {min(sizes)}; expected "
-            f"one size, a multiple of {CELL}, as `generate` writes"
-        )
-    return samples, np.stack(pictures)
-
-
-def shares(samples: list[Sample], pictures: np.ndarray) -> np.ndarray:
-    """Which share of every cell is inside the mask: float32 [N, H/16, W/16], 0 if authentic."""
-    height, width = (side // CELL for side in pictures.shape[1:3])
-    found = np.zeros((len(samples), height, width), np.float32)
-    for share, sample, picture in zip(found, samples, pictures, strict=True):
+    originals = [read_image(sample.image) for sample in samples]
+    side = -(-max(max(picture.shape[:2]) for picture in originals) // CELL)
+    if side * CELL > 512:
+        raise UserError(f"{folder}: found a picture of {side * CELL} pixels, expected 512 at most")
+    canvases = np.full((len(samples), side * CELL, side * CELL, 3), 120, np.uint8)
+    inside = np.zeros((len(samples), side, side), np.float32)
+    valid = np.zeros_like(inside)
+    for n, (sample, picture) in enumerate(zip(samples, originals, strict=True)):
+        height, width = picture.shape[:2]
+        rows, columns = height // CELL, width // CELL
+        canvases[n, :height, :width], valid[n, :rows, :columns] = picture, 1
         if sample.label == TAMPERED and sample.mask:
-            inside = load_mask(sample.mask, picture, sample.mask_style).grey > 127
-            share[:] = inside.reshape(height, CELL, width, CELL).mean((1, 3))
-    return found
+            mask = load_mask(sample.mask, picture, sample.mask_style).grey
+            inside[n, :rows, :columns] = cells((mask > 127).astype(np.uint8)).reshape(rows, columns)
+    return Pictures(samples, originals, canvases, inside, valid)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -99,18 +106,18 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """The command: train, measure, print."""
     flags = parse_arguments()
-    samples, pictures = read_folder(flags.train)
-    test_samples, test_pictures = read_folder(flags.test)
-    targets, truths = shares(samples, pictures), read_truths(test_samples, list(test_pictures))
-    labels = np.array([sample.label == TAMPERED for sample in test_samples])
+    train, test = read_pictures(flags.train), read_pictures(flags.test)
+    truths = read_truths(test.samples, test.originals)
+    labels = np.array([sample.label == TAMPERED for sample in test.samples])
     net, rng = Net(flags.seed), np.random.default_rng(flags.seed)
     rate = optax.cosine_onecycle_schedule(flags.steps, 2e-3)
     optimizer = nnx.Optimizer(net, optax.adamw(rate, weight_decay=0.01), wrt=nnx.Param)
 
     @nnx.jit
-    def step(net: Net, optimizer: nnx.Optimizer, pixels: Any, target: Any) -> jax.Array:
+    def step(net: Net, optimizer: nnx.Optimizer, pixels: Any, target: Any, valid: Any) -> jax.Array:
         def loss_of(net: Net) -> jax.Array:
-            return jnp.mean(optax.sigmoid_binary_cross_entropy(net(pixels), target))
+            losses = optax.sigmoid_binary_cross_entropy(net(pixels), target)
+            return jnp.sum(losses * valid) / jnp.sum(valid)
 
         loss, gradients = nnx.value_and_grad(loss_of)(net)
         optimizer.update(net, gradients)
@@ -122,23 +129,27 @@ def main() -> None:
 
     def report(number: int, loss: float) -> str:
         net.eval()
-        parts = np.split(test_pictures, range(_TEST_BATCH, len(test_pictures), _TEST_BATCH))
+        parts = np.split(test.canvases, range(_TEST_BATCH, len(labels), _TEST_BATCH))
         found = np.concatenate([np.asarray(infer(net, part)) for part in parts])
         net.train()
-        ordered = np.sort(found.reshape(len(found), -1), axis=1)
-        scores = ordered[:, -max(1, ordered.shape[1] // SHARE) :].mean(axis=1)
-        maps = (cell.repeat(CELL, 0).repeat(CELL, 1) for cell in found)
-        measured = {"i_auc": roc_auc(labels, scores), **measure(maps, truths)}
+        scores, maps = [], []
+        for cell, valid, picture in zip(found, test.valid, test.originals, strict=True):
+            ordered = np.sort(cell[valid > 0])
+            scores.append(ordered[-max(1, len(ordered) // SHARE) :].mean())
+            large = cell.repeat(CELL, 0).repeat(CELL, 1)
+            maps.append(large[: picture.shape[0], : picture.shape[1]])
+        measured = {"i_auc": roc_auc(labels, np.array(scores)), **measure(iter(maps), truths)}
         return json.dumps({"step": number, "loss": loss, **measured})
 
     order = np.empty(0, int)
     with ProgressBar(total=flags.steps, unit="step") as bar:
         for number in range(1, flags.steps + 1):
             if len(order) < _BATCH:
-                order = np.concatenate([order, rng.permutation(len(samples))])
+                order = np.concatenate([order, rng.permutation(len(train.samples))])
             chosen, order = order[:_BATCH], order[_BATCH:]
             turn = np.s_[:, :: rng.choice((1, -1)), :: rng.choice((1, -1))]
-            loss = step(net, optimizer, pictures[chosen][turn], targets[chosen][turn])
+            batch = (train.canvases, train.inside, train.valid)
+            loss = step(net, optimizer, *(part[chosen][turn] for part in batch))
             bar.update()
             if number % flags.every == 0 or number == flags.steps:
                 print(report(number, float(loss)), flush=True)

@@ -48,8 +48,15 @@ def test_the_net_finds_what_the_masks_tell(
         assert found["mask"] < 0.7
 
 
-def test_pictures_of_several_sizes_are_refused(tmp_path: Path) -> None:
+def test_pictures_of_all_sizes_share_a_canvas_and_large_ones_are_refused(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "one", 1, 4)
-    cv2.imwrite(str(folder / "Au" / "wide.png"), np.zeros((64, 80, 3), np.uint8))
-    with pytest.raises(UserError, match="2 sizes"):
-        learnable.read_folder(folder)
+    cv2.imwrite(str(folder / "Au" / "wide.png"), np.zeros((40, 80, 3), np.uint8))
+    found = learnable.read_pictures(folder)
+    assert found.canvases.shape == (5, 80, 80, 3)
+    wide = [sample.image.name for sample in found.samples].index("wide.png")
+    assert found.valid[wide].sum() == 2 * 5 and found.inside[wide].sum() == 0
+    square = found.inside[next(n for n, s in enumerate(found.samples) if s.label == 1)]
+    assert square.sum() == 4  # cells, of 32 x 32 pixels
+    cv2.imwrite(str(folder / "Au" / "large.png"), np.zeros((600, 40, 3), np.uint8))
+    with pytest.raises(UserError, match="512"):
+        learnable.read_pictures(folder)
