@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from configs import ablations
-from data_pipelines.readers import parse_dataset, read_dataset
+from data_pipelines.readers import parse_dataset
 from sapl_jax.command_line import INTERRUPTED, parse_with_config_flags
 from sapl_jax.errors import Parser, UserError, run_main
 from sapl_jax.evaluation.document import Section, Table, to_markdown
 from sapl_jax.evaluation.protocols import DEFAULT, PROTOCOLS
 from sapl_jax.evaluation.results import number, pair
 from sapl_jax.files import make_output_folder, write_atomically, write_json
-from sapl_jax.training.configuration import load_config
+from sapl_jax.training.configuration import check_data, load_config
 
 _MEASURES = ("i_auc", "p_f1")
 
@@ -181,9 +181,9 @@ def main() -> int:
                 print(shlex.join(command))
         return 0
     # Mistakes are told now, not after the first training.
-    data = load_config(f"{ablations.__file__}:{rows[0]}", flags).data
-    if data.root:
-        read_dataset(data.dataset, data.root, both_classes=True)
+    config = load_config(f"{ablations.__file__}:{rows[0]}", flags)
+    if open_rows := [row for row in rows if not (output / row / "done.json").is_file()]:
+        check_data(config, output / open_rows[0] / "run")
     for text in arguments.dataset:
         if not parse_dataset(text)[2].expanduser().exists():
             raise UserError(f"--dataset {text!r}: the path does not exist")

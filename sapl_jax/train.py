@@ -20,7 +20,7 @@ from data_pipelines.preprocess import Geometry
 from data_pipelines.readers import read_dataset
 from data_pipelines.soft_edges import EdgeOptions
 from sapl_jax.errors import Parser, UserError, run_main
-from sapl_jax.training.configuration import PAPER, load_config
+from sapl_jax.training.configuration import PAPER, check_data, load_config
 from sapl_jax.workdir import open_workdir, remember_data, trained_on
 
 if TYPE_CHECKING:
@@ -58,22 +58,6 @@ def record_data(prepared: Prepared, config: ConfigDict) -> "TrainingData":
         return record_batches.eval_batches(prepared, batch_size=each, **place)
 
     return TrainingData(prepared.num_examples("train"), train_batches, val_batches)
-
-
-def check_data(config: ConfigDict, workdir: Path) -> None:
-    """UserError where `prepare_records` could find nothing to train on; reads names only."""
-    data, before = config.data, trained_on(workdir)
-    if before and data.root and not Path(data.root).expanduser().exists():
-        open_prepared(before["dir"])
-    elif data.root:
-        read_dataset(data.dataset, data.root, both_classes=True)
-    elif data.prepared:
-        open_prepared(data.prepared)
-    else:
-        raise UserError(
-            "No training data was given. Set --config.data.root to the folder that holds Au/ and "
-            "Tp/ (CASIA v2.0, or your own pictures with --config.data.dataset=folder)."
-        )
 
 
 def prepare_records(config: ConfigDict, patch: int, workdir: Path) -> Prepared:

@@ -114,13 +114,22 @@ def test_flags_of_training_pass_through_and_others_are_refused() -> None:
             ablate.parse_arguments([*flags, wrong])
 
 
-def test_a_training_set_that_is_not_there_is_told_before_any_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_training_set_that_is_gone_is_told_before_any_training_and_finished_rows_still_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "test").mkdir()
-    arguments = ["--output", f"{tmp_path}/out", "--dataset", f"t={tmp_path}/test"]
-    root = tmp_path / "gone"
-    monkeypatch.setattr("sys.argv", ["ablate", *arguments, f"--config.data.root={root}"])
+    output, data = tmp_path / "out", f"t={tmp_path}/test"
+    flags = [f"--config.data.root={tmp_path}/gone"]
+
+    def study(*rows: str) -> int:
+        arguments = ["--output", str(output), "--dataset", data, "--row", *rows, *flags]
+        monkeypatch.setattr("sys.argv", ["ablate", *arguments])
+        return ablate.main()
+
     with pytest.raises(UserError, match="gone"):
-        ablate.main()
-    assert not (tmp_path / "out").exists()
+        study("coop")
+    assert not output.exists()
+    assert ablate.run_rows(["coop"], output, [data], ablate.DEFAULT, flags, Launcher()) == []
+    assert study("coop") == 0 and "| CoOp |" in capsys.readouterr().out
+    with pytest.raises(UserError, match="gone"):
+        study("coop", "ecpl")

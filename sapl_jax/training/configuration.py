@@ -1,4 +1,4 @@
-"""A configuration file and --config.NAME=VALUE flags, read and checked without loading JAX."""
+"""A training's configuration and data, read and checked without loading JAX."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -10,7 +10,10 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 import configs
+from data_pipelines.prepared import open_prepared
+from data_pipelines.readers import read_dataset
 from sapl_jax.errors import UserError
+from sapl_jax.workdir import trained_on
 
 _PACKAGED = Path(configs.__file__).parent
 PAPER = str(_PACKAGED / "sapl.py")
@@ -68,6 +71,22 @@ def load_config(file: str, overrides: Sequence[str]) -> ConfigDict:
     except _MISTAKES as error:
         raise UserError(f"{_reason(error)}\nconfigs/sapl.py explains every field.") from error
     return config.value
+
+
+def check_data(config: ConfigDict, workdir: Path) -> None:
+    """UserError where a run in `workdir` would find nothing to train on; reads names only."""
+    data, before = config.data, trained_on(workdir)
+    if before and data.root and not Path(data.root).expanduser().exists():
+        open_prepared(before["dir"])
+    elif data.root:
+        read_dataset(data.dataset, data.root, both_classes=True)
+    elif data.prepared:
+        open_prepared(data.prepared)
+    else:
+        raise UserError(
+            "No training data was given. Set --config.data.root to the folder that holds Au/ and "
+            "Tp/ (CASIA v2.0, or your own pictures with --config.data.dataset=folder)."
+        )
 
 
 def _installed(file: str) -> str:
