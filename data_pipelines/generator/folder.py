@@ -23,8 +23,8 @@ from sapl_jax.files import PARTIAL, hold_lock, write_atomically
 
 MARK = "generator.json"
 SOURCES = "sources.csv"
-# Raised whenever the same seed would give other pictures.
-VERSION = 1
+# Of each world and of forged photographs: raised when the same seed would give other pictures.
+VERSIONS = {"interior": 1, "seam": 2, "both": 2, "photographs": 2}
 
 
 class _Recipe(NamedTuple):
@@ -75,7 +75,8 @@ def generate(
         raise UserError(f"--seed {seed}: expected 0 or more")
     if world not in examples.WORLDS:
         raise UserError(f"--world {world}: expected one of {', '.join(examples.WORLDS)}")
-    settings: dict[str, Any] = {"generator": "sapl_jax", "version": VERSION}
+    version = VERSIONS[world if photographs is None else "photographs"]
+    settings: dict[str, Any] = {"generator": "sapl_jax", "version": version}
     settings |= {"seed": seed, "size": size}
     if photographs is not None:
         library = forged.open_library(photographs, segments, split)

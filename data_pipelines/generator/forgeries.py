@@ -58,12 +58,18 @@ def choose_region(rng: Generator, source: Source, objects: float = 0.5) -> np.nd
 
 
 def draw_paste(
-    rng: Generator, source: Source, target: Source, turn: Turn, objects: float = 0.5
+    rng: Generator,
+    source: Source,
+    target: Source,
+    turn: Turn,
+    objects: float = 0.5,
+    how: int = cv2.INTER_LINEAR,
 ) -> Pasted:
     """A region of `source` (see `choose_region`) moved onto a canvas as large as `target`.
 
-    `turn` draws its scale and its angle in degrees. Returns the moved picture, uint8
-    [H, W, 3], and the region's mask. In `source` itself a copy hides less than half of its origin.
+    `turn` draws its scale and its angle in degrees; `how`, OpenCV's interpolation. Returns the
+    moved picture, uint8 [H, W, 3], and the region's mask. In `source` itself a copy hides less than
+    half of its origin.
     """
     height, width = target.picture.shape[:2]
     while True:
@@ -86,7 +92,8 @@ def draw_paste(
     picture = source.picture
     if scale < 1:  # Editors average before they shrink.
         picture = cv2.GaussianBlur(picture, (0, 0), 0.5 / scale)
-    return cv2.warpAffine(picture, matrix, (width, height), borderMode=cv2.BORDER_REFLECT), mask
+    moved = cv2.warpAffine(picture, matrix, (width, height), None, how, cv2.BORDER_REFLECT)
+    return moved, mask
 
 
 def half_turned(rng: Generator, low: float, high: float, angle: float) -> tuple[float, float]:

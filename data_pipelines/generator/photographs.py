@@ -24,8 +24,9 @@ from sapl_jax.errors import UserError
 
 # Shares of 1 in which SHA-256 of "split/<stem>" lies.
 SPLITS = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
-# Removals are rare, as in CASIA: an inpainted outline is weaker than the edges around it.
-ODDS = {"splicing": 0.45, "copy-move": 0.45, "removal": 0.1}
+# An outline adds edges to a picture and inpainting takes some away. With about this many removals
+# the two cancel, and neither a file's size nor its edges tell the classes apart.
+ODDS = {"splicing": 0.42, "copy-move": 0.42, "removal": 0.16}
 CANDIDATES = 2  # pastes drawn for each one that is made, the one with the strongest step
 _GROUPS, _GROUP_SIZE = 20, 4  # at most so many groups, of at least so many photographs
 
@@ -115,7 +116,10 @@ def photograph_example(library: Library, seed: int, number: int, size: int = 256
     elif kind != "authentic":
         donor = _view(rng, library, other, longer, True) if kind == "splicing" else target
         turn = partial(forgeries.half_turned, rng, 0.7, 1.4, 30)
-        pastes = [forgeries.draw_paste(rng, donor, target, turn, 0.9) for _ in range(CANDIDATES)]
+        pastes = [  # Cubic, as editors do: linear interpolation would smooth the whole file.
+            forgeries.draw_paste(rng, donor, target, turn, 0.9, cv2.INTER_CUBIC)
+            for _ in range(CANDIDATES)
+        ]
         above, mask = max(pastes, key=lambda paste: forgeries.outline_step(picture, *paste))
         # Hard as scissors cut, or slightly softened as an editor's brush does.
         if rng.random() < 0.6:

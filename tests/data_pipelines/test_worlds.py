@@ -1,5 +1,6 @@
 """The worlds of the premise: edges as CASIA v1 has them, and nothing else that differs."""
 
+import json
 from collections.abc import Callable
 
 import cv2
@@ -113,3 +114,12 @@ def test_a_folder_of_another_world_is_refused(tmp_path) -> None:
         write("interior")
     with pytest.raises(UserError, match="--world outline: expected one of interior, seam, both"):
         write("outline")
+
+
+def test_pictures_of_an_earlier_version_are_not_continued(tmp_path) -> None:
+    generate(tmp_path / "set", 4, 0, 64, world="seam", workers=1)
+    mark = tmp_path / "set" / "generator.json"
+    earlier = json.loads(mark.read_text()) | {"version": 1}
+    mark.write_text(json.dumps(earlier))
+    with pytest.raises(UserError, match="'version': 1.*'version': 2"):
+        generate(tmp_path / "set", 6, 0, 64, world="seam", workers=1)
