@@ -90,8 +90,8 @@ def patch_edge_map(
     height, width = resized.shape[:2]
     full = np.zeros((geometry.canvas, geometry.canvas), np.float32)
     full[:height, :width] = soft_edge_map(resized, options)
-    grid, patch = geometry.grid, geometry.patch
-    sums = full.reshape(grid, patch, grid, patch).sum(axis=(1, 3))
+    means = cv2.resize(full, (geometry.grid, geometry.grid), interpolation=cv2.INTER_AREA)
+    sums = means * np.float32(geometry.patch**2)
     covered = np.maximum(pixels_of_patches(height, width, geometry), 1).astype(np.float32)
     return sums / covered * valid_patches(height, width, geometry)
 

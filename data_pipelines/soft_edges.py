@@ -63,9 +63,13 @@ def soft_edges_from(edges: np.ndarray, options: EdgeOptions = DEFAULT_OPTIONS) -
         return np.zeros(edges.shape, np.float32)
     away = np.logical_not(edges).astype(np.uint8)
     rough = cv2.distanceTransform(away, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    # OpenCV's last bit changes from call to call, but squared distances are whole numbers.
-    distance = np.sqrt(np.rint(np.square(rough, dtype=np.float64))).astype(np.float32)
-    return np.exp(-decay(edges, options) * distance, dtype=np.float32)
+    # OpenCV's last bit changes from call to call, but squared distances are whole numbers. Up to
+    # 1000 pixels float32 squares them to less than a half, and its root of whole numbers is exact.
+    exact = rough if max(rough.shape) <= 700 else rough.astype(np.float64)
+    np.rint(np.square(exact, out=exact), out=exact)
+    distance = np.sqrt(exact, out=exact).astype(np.float32, copy=False)
+    distance *= -decay(edges, options)
+    return np.exp(distance, out=distance)
 
 
 def soft_edge_map(rgb: np.ndarray, options: EdgeOptions = DEFAULT_OPTIONS) -> np.ndarray:

@@ -80,7 +80,7 @@ def pretraining_loss(
     clip: CLIP,
     batch: Batch,
     phrases: jax.Array,
-    clip_weight: float,
+    weights: tuple[float, float],
     properties: Sequence[str] = LOCAL,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Image-text contrast of patches with phrases and of images with captions.
@@ -88,7 +88,7 @@ def pretraining_loss(
     Patches: at every block, each patch, projected as SAPL projects it, has to be closest to the
     phrase that is true of its photograph, among the `phrases` of the same property: int32 [W,N],
     those of the words of `properties` in one template. Images: CLIP's own loss between whole images
-    and captions, over the crops of one photograph.
+    and captions, over the crops of one photograph. weights: of the two, in this order.
 
     Returns:
         The loss and its parts: "patches", "images", and "accuracy" [properties, blocks].
@@ -116,4 +116,4 @@ def pretraining_loss(
     diagonals = [jnp.diag(jax.nn.log_softmax(pairs, axis=axis)) for axis in (0, 1)]
     image_loss = -jnp.sum(weight * (diagonals[0] + diagonals[1])) / 2
     parts = {"patches": patch_loss, "images": image_loss, "accuracy": jnp.stack(accuracies)}
-    return patch_loss + clip_weight * image_loss, parts
+    return weights[0] * patch_loss + weights[1] * image_loss, parts

@@ -53,6 +53,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--learning-rate", type=float, default=1.5e-3)
     add("--sheets", type=float, default=0.5, help="share of contact sheets among the images")
     add("--clip-weight", type=float, default=0.05, help="weight of the whole-image contrast")
+    add("--patch-weight", type=float, default=1.0, help="weight of the patches' phrases")
     add("--seed", type=int, default=10**6, help="of the pictures and of everything else")
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes that generate")
     return parser.parse_args()
@@ -103,7 +104,7 @@ def main() -> None:
     @nnx.jit
     def step(clip: CLIP, optimizer: nnx.Optimizer, batch: batches.Batch, chosen: jax.Array) -> dict:
         loss = functools.partial(
-            pretraining_loss, clip_weight=flags.clip_weight, properties=properties
+            pretraining_loss, weights=(flags.patch_weight, flags.clip_weight), properties=properties
         )
         grads, parts = nnx.grad(loss, has_aux=True)(clip, batch, chosen)
         optimizer.update(clip, grads)

@@ -88,7 +88,7 @@ def test_the_objective_is_chance_for_blind_features_and_falls_in_training(
     @jax.jit
     def step(params):
         def loss_of(params):
-            return pretraining_loss(nnx.merge(graph, params), batch, texts[0], 0.1)[0]
+            return pretraining_loss(nnx.merge(graph, params), batch, texts[0], (1.0, 0.1))[0]
 
         loss, grads = jax.value_and_grad(loss_of)(params)
         return loss, jax.tree.map(lambda p, g: p - 0.02 * g, params, grads)
@@ -100,7 +100,7 @@ def test_the_objective_is_chance_for_blind_features_and_falls_in_training(
     assert losses[-1] < losses[0]
     blind = nnx.merge(graph, params)
     blind.visual_projection.kernel.set_value(jnp.zeros_like(blind.visual_projection.kernel[...]))
-    _, parts = pretraining_loss(blind, batch, texts[0], 0.1)
+    _, parts = pretraining_loss(blind, batch, texts[0], (1.0, 0.1))
     chance = np.mean([np.log(len(HISTORY[name])) for name in LOCAL])
     assert float(parts["patches"]) == pytest.approx(chance, abs=1e-4)
 
