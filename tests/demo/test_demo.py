@@ -59,7 +59,7 @@ def test_the_demo_reports_and_a_second_run_repeats_it(finished) -> None:
     assert "goal at least 0.90" in first.stdout
     html = (output / "report.html").read_text()
     assert "data:image/png;base64," in html and 'src="http' not in html
-    for heading in ("Training", "ROC", "Best pictures", "Worst pictures"):
+    for heading in ("Training", "ROC", "Best pictures", "Worst pictures", "On real photographs"):
         assert f">{heading}<" in html
     drawn = {name for names in PANELS.values() for name in names}
     assert drawn <= read_metrics(output / "run" / "metrics.jsonl").keys()

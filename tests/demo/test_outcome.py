@@ -2,13 +2,21 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 
 from data_pipelines.generator.folder import generate
+from data_pipelines.preprocess import Geometry
 from data_pipelines.readers import read_dataset
 from data_pipelines.soft_edges import DEFAULT_OPTIONS, soft_edge_map
-from sapl_jax.demo.outcome import best_and_worst, case, read_metrics, training_curves
+from sapl_jax.demo.outcome import (
+    best_and_worst,
+    case,
+    on_photographs,
+    read_metrics,
+    training_curves,
+)
 from sapl_jax.evaluation import figures, protocols
 from sapl_jax.evaluation.baselines import TRIVIAL
 from sapl_jax.evaluation.evaluator import evaluate_dataset
@@ -64,6 +72,18 @@ def test_best_pictures_have_the_highest_f1_and_worst_the_lowest(listing) -> None
     rows = [case(record, DEFAULT_OPTIONS, 0.5) for record in best]
     assert figures.pictures("best", rows, "")[0].png.startswith(PNG)
     assert figures.pictures("best", [], "") == []
+
+
+def test_photographs_are_forged_for_the_report_with_their_truth() -> None:
+    class Edges:
+        """The edge map as a detector, at the size of the demo's pictures."""
+
+        geometry, threshold, edge_options = Geometry(96, 16), 0.5, DEFAULT_OPTIONS
+        analyse = staticmethod(TRIVIAL["edge map alone"].analyse)
+
+    (picture,) = on_photographs(Edges())
+    drawn = cv2.imdecode(np.frombuffer(picture.png, np.uint8), cv2.IMREAD_COLOR)
+    assert drawn.shape[0] > 2 * drawn.shape[1] / 5  # four rows of five pictures
 
 
 def test_curves_are_read_past_a_broken_line(tmp_path) -> None:
