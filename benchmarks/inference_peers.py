@@ -12,6 +12,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -106,26 +108,39 @@ def make_case(model: str, size: int, folder: Path) -> Case:
     return Case(model=str(folder), size=size, taps=tuple(depth * k // 4 for k in (1, 2, 3, 4)))
 
 
+def build(case: Case) -> tuple[dict[str, np.ndarray], TrainedModel]:
+    """What trains in our model of the case, the same in every process, and the model, merged."""
+    config = config_of(case)
+    model = build_sapl(config, jnp.dtype("float32"))
+    trainable = flatten(jax.device_get(split_model(model)[0]))
+    return trainable, TrainedModel(with_parts(model, clip=merge_lora(model.clip)), config, {})
+
+
+def export(case: Case, folder: Path) -> None:
+    """Writes the ONNX export of the case's model to folder."""
+    write_onnx(build(case)[1], folder)
+
+
 def sides_of(
     case: Case, folder: Path, inputs: Arrays, threads: int
 ) -> tuple[dict[str, Side], dict[str, str], float | None]:
     """Every side that is installed, why others are not, and the FLOPs of our products."""
-    config = config_of(case)
-    model = build_sapl(config, jnp.dtype("float32"))
-    trainable = flatten(jax.device_get(split_model(model)[0]))
-    merged = TrainedModel(with_parts(model, clip=merge_lora(model.clip)), config, {})
+    failed = {}
+    try:  # In a process of its own, as what it takes at ViT-L/14 leaves too little for the sides.
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            pool.submit(export, case, folder).result()
+    except Exception as error:  # of any kind: the other sides still run, and the line says why
+        failed["ONNX export"] = str(error)
+    trainable, merged = build(case)
     program, flops = ours(merged, inputs)
-    sides, failed = {"ours": program}, {}
+    del merged
+    sides = {"ours": program}
     file = folder / "model.onnx"
     makers: dict[str, Callable[[], Side]] = {
         "ONNX Runtime": lambda: onnx_runtime(file, threads),
         "OpenVINO": lambda: openvino(file, threads),
         "torch.compile": lambda: torch_compile(case, trainable, threads),
     }
-    try:
-        write_onnx(merged, folder)
-    except Exception as error:  # of any kind: the other sides still run, and the line says why
-        failed["ONNX export"] = str(error)
     for name, make in makers.items():
         try:
             sides[name] = make()
