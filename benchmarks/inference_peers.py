@@ -37,6 +37,7 @@ from sapl_jax.inference.opening import TrainedModel
 from sapl_jax.models.sapl import build_sapl, score_and_patch_map, with_parts
 from sapl_jax.training.state import merge_model, split_model
 
+PEERS = ["ONNX Runtime", "OpenVINO", "torch.compile"]  # all of them at ViT-L/14: over 23 GB
 Arrays = list[np.ndarray]  # image, edge map, valid patches; or score and patch map
 Side = Callable[[Arrays], Arrays]
 
@@ -122,9 +123,9 @@ def export(case: Case, folder: Path) -> None:
 
 
 def sides_of(
-    case: Case, folder: Path, inputs: Arrays, threads: int
+    case: Case, folder: Path, inputs: Arrays, threads: int, peers: list[str]
 ) -> tuple[dict[str, Side], dict[str, str], float | None]:
-    """Every side that is installed, why others are not, and the FLOPs of our products."""
+    """Ours and the installed of `peers`, why others are not, and the FLOPs of our products."""
     failed = {}
     try:  # In a process of its own, as what it takes at ViT-L/14 leaves too little for the sides.
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
@@ -141,9 +142,9 @@ def sides_of(
         "OpenVINO": lambda: openvino(file, threads),
         "torch.compile": lambda: torch_compile(case, trainable, threads),
     }
-    for name, make in makers.items():
+    for name in peers:
         try:
-            sides[name] = make()
+            sides[name] = makers[name]()
         except Exception as error:
             failed[name] = f"{type(error).__name__}: {error}"[:200]
     return sides, failed, flops
@@ -156,6 +157,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=Case.size)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--calls", type=int, default=1, help="of each side in each turn")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS)
     args = parser.parse_args()
     threads = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as name:
@@ -164,7 +166,7 @@ def main() -> None:
         patch = json.loads((folder / "config.json").read_text())["vision_config"]["patch_size"]
         batch = random_batch(case, patch, 0)
         inputs = [batch["image"], batch["edge_map"], batch["valid"]]
-        sides, failed, flops = sides_of(case, folder, inputs, threads)
+        sides, failed, flops = sides_of(case, folder, inputs, threads, args.peers)
         found = {}
         for side, run in list(sides.items()):  # The first calls compile.
             try:
