@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--patch", type=int, default=paper.patch, help="ViT patch in pixels")
     parser.add_argument("--val-fraction", type=float, default=0.1, help="share for validation")
     parser.add_argument("--seed", type=int, default=0, help="seed of the validation split")
-    parser.add_argument("--workers", type=int, help="threads (default: one per core)")
+    parser.add_argument("--workers", type=int, help="threads (default: one more than cores)")
     flags = parser.parse_args()
     check_numbers(flags, val_fraction=(0, 0.99), workers=(1, 1024))
     absl.logging.set_verbosity(absl.logging.ERROR)  # TFDS warns of every config not built in
