@@ -29,8 +29,8 @@ ORBAX_WEIGHTS = "weights"  # the folder of an export's arrays
 SHIPPED = Path(__file__).parent.parent / "assets" / "demo_model"
 NOTICE = (
     "No --checkpoint was given: using the demo's model. It was trained on small generated pictures "
-    "only, so its answers on photographs mean nothing: on forged ones its I-AUC is .57 and its P-F1 "
-    ".21, where no skill has .50 and .21. Train your own: docs/training.md."
+    "only, so its answers on photographs mean nothing: on forged ones its I-AUC is .57 and its "
+    "P-F1 .21, where no skill has .50 and .21. Train your own: docs/training.md."
 )
 
 
