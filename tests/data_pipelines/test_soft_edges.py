@@ -31,6 +31,15 @@ def test_soft_edges_match_distances_over_all_pairs(density: float) -> None:
     np.testing.assert_allclose(found, brute_force(edges, EdgeOptions()), atol=1e-5)
 
 
+@pytest.mark.parametrize("side", [700, 701])  # the last that is computed in float32, the first not
+def test_distances_are_exact_over_a_whole_large_picture(side: int) -> None:
+    edges = np.zeros((side, side), bool)
+    edges[0, 0] = True
+    distance = np.hypot(*np.indices(edges.shape)).astype(np.float32)
+    expected = np.exp(distance * np.float32(-decay(edges)))
+    np.testing.assert_array_equal(soft_edges_from(edges), expected)
+
+
 def test_map_of_a_picture_is_the_map_of_its_canny_edges() -> None:
     picture = noise(1)
     edges = canny_edges(picture)

@@ -2,7 +2,6 @@
 
 import json
 
-import cv2
 import numpy as np
 import pytest
 
@@ -81,9 +80,13 @@ def test_photographs_are_forged_for_the_report_with_their_truth() -> None:
         geometry, threshold, edge_options = Geometry(96, 16), 0.5, DEFAULT_OPTIONS
         analyse = staticmethod(TRIVIAL["edge map alone"].analyse)
 
-    (picture,) = on_photographs(Edges())
-    drawn = cv2.imdecode(np.frombuffer(picture.png, np.uint8), cv2.IMREAD_COLOR)
-    assert drawn.shape[0] > 2 * drawn.shape[1] / 5  # four rows of five pictures
+    rows = on_photographs(Edges())
+    assert set(rows) == {"authentic", "splicing", "copy-move", "removal"}
+    for kind, row in rows.items():
+        picture, truth = row["picture"].pixels, row["ground truth"].pixels
+        assert picture.shape == (*truth.shape, 3) and max(truth.shape) == 96
+        assert truth.any() == (kind != "authentic")
+        assert (row["mask"].note == "F1 -") == (kind == "authentic")
 
 
 def test_curves_are_read_past_a_broken_line(tmp_path) -> None:
