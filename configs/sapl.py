@@ -20,6 +20,8 @@ def get_config() -> ConfigDict:
     data.val_fraction = 0.1  # [ours] Share of the training pictures held out to validate on.
     data.flip_horizontal = True  # [ours] Random horizontal flips.
     data.flip_vertical = False  # [ours] Random vertical flips.
+    # [ours] Trains on pairs, an authentic picture beside one made from it, where names tell.
+    data.pairs = False
     data.jpeg_share = 0.0  # [ours] Training pictures saved once more as JPEG, of quality 60 to 98.
 
     config.image = image = ConfigDict()

@@ -21,6 +21,7 @@ class Prepared:
     counts: pictures by split and class, {"train": {"authentic": n, "tampered": n}, ...}.
     num_skipped: files left out; skipped.json in the folder lists them with reasons.
     num_shared_sources: validation pictures of which a source is also in training.
+    pairs: numbers of training records, an authentic picture's and that of one made from it.
     reused: these records were there already when `prepare` was called.
     """
 
@@ -34,6 +35,7 @@ class Prepared:
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     num_skipped: int = 0
     num_shared_sources: int = 0
+    pairs: list[list[int]] = field(default_factory=list)
     reused: bool = field(default=False, compare=False)
 
     def num_examples(self, split: str) -> int:

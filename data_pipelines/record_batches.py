@@ -45,6 +45,7 @@ def train_batches(
     horizontal_flip: bool = True,
     vertical_flip: bool = False,
     jpeg_share: float = 0.0,
+    pairs: bool = False,
     threads: int | None = None,
 ) -> Iterator[Batch]:
     """Endless training batches from `start_step` on.
@@ -60,18 +61,32 @@ def train_batches(
     examples, of either class and others in each epoch, is saved once more as JPEG (4:2:0, quality
     60 to 98), so that formats do not tell classes. Edge maps stay as they are.
 
+    pairs: takes `prepared.pairs` instead of single pictures, so an authentic picture and one made
+    from it follow each other, turned and saved alike; an epoch has all pairs once.
+
     threads: that read and decode, None for one per core. Raises UserError where there are no
-    training pictures or the records cannot be read.
+    training pictures, or no pairs, or an odd batch for them, or the records cannot be read.
     """
     prepared, total = _open(prepared, "train")
+    if pairs:
+        if not (total := len(prepared.pairs)):
+            raise UserError(
+                f"data.pairs: {prepared.dir} has no tampered picture with an authentic one of the "
+                "same source; if it was prepared by an earlier version, prepare it again, else set "
+                "it to False"
+            )
+        if batch_size % 2:
+            raise UserError(f"batch size {batch_size} per process: data.pairs takes even ones")
 
     def plan() -> Iterator[_Item]:
         for n in _positions(count(start_step), batch_size, process_index, process_count):
-            epoch, at = divmod(n, total)
+            unit, second = divmod(n, 2) if pairs else (n, 0)
+            epoch, at = divmod(unit, total)
             order, coins = epoch_plan(total, seed, epoch)
             quality = int(jpeg_qualities(total, seed, epoch, jpeg_share)[at])
             flips = np.flatnonzero(coins[at] & (vertical_flip, horizontal_flip))
-            yield _Item(int(order[at]), tuple(flips), quality)
+            number = int(order[at])
+            yield _Item(prepared.pairs[number][second] if pairs else number, tuple(flips), quality)
 
     return _batches(prepared, "train", plan(), batch_size, threads)
 

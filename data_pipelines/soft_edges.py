@@ -22,8 +22,8 @@ class EdgeOptions:
     kappa: float = 2.0
     alpha_min: float = 1 / 64
     alpha_max: float = 1 / 2
-    canny_low: float = 100
-    canny_high: float = 200
+    canny_low: float = 100.0
+    canny_high: float = 200.0
 
     def __post_init__(self) -> None:
         decays = self.kappa > 0 and 0 < self.alpha_min <= self.alpha_max

@@ -1,4 +1,4 @@
-"""Carves a validation split from a training set: by class, by seed and names, by source."""
+"""Parts a training set by class, seed, names and sources, and pairs pictures of one source."""
 
 import hashlib
 from collections import defaultdict
@@ -58,6 +58,21 @@ def split_samples(samples: Sequence[Sample], val_fraction: float, seed: int) -> 
     seen = {source for sample in train for source in sample.sources}
     shared = sum(not seen.isdisjoint(sample.sources) for sample in validation)
     return Split(train, validation, shared)
+
+
+def pair_samples(samples: Sequence[Sample]) -> list[tuple[Sample, Sample]]:
+    """An authentic picture for each tampered one that was made from it, (authentic, tampered).
+
+    That is the one whose first source is the earliest of the tampered picture's sources. One
+    authentic picture may have several; tampered ones without any are left out.
+    """
+    by_source = {s.sources[0]: s for s in samples if s.label == AUTHENTIC and s.sources}
+    pairs = []
+    for sample in samples:
+        if sample.label == TAMPERED:
+            found = [by_source[source] for source in sample.sources if source in by_source]
+            pairs += [(authentic, sample) for authentic in found[:1]]
+    return pairs
 
 
 def linked_groups(samples: Sequence[Sample]) -> list[list[Sample]]:

@@ -47,6 +47,7 @@ def record_data(prepared: Prepared, config: ConfigDict) -> "TrainingData":
             horizontal_flip=data.flip_horizontal,
             vertical_flip=data.flip_vertical,
             jpeg_share=data.jpeg_share,
+            pairs=data.pairs,
             batch_size=train.batch_size // jax.process_count(),
             **place,
         )
@@ -57,7 +58,8 @@ def record_data(prepared: Prepared, config: ConfigDict) -> "TrainingData":
         each = (train.eval_batch_size or train.batch_size) // jax.process_count()
         return record_batches.eval_batches(prepared, batch_size=each, **place)
 
-    return TrainingData(prepared.num_examples("train"), train_batches, val_batches)
+    seen = 2 * len(prepared.pairs) if data.pairs else prepared.num_examples("train")
+    return TrainingData(seen, train_batches, val_batches)
 
 
 def prepare_records(config: ConfigDict, patch: int, workdir: Path) -> Prepared:

@@ -1,6 +1,7 @@
 """Forgeries from a folder of real photographs, with the history that both classes share.
 
-Pictures 2k and 2k + 1, one authentic, one tampered, show the same photograph in two crops.
+Pictures 2k and 2k + 1, one authentic, one tampered, are the same crop of the same photograph with
+the same edits and saves: they differ by the forgery alone.
 Photographs are parted twice: by a hash of their names into train, validation and test (`--split`),
 and each of these into groups. Forgeries take target and donor from one group, so that a training
 set can be split again without sharing one.
@@ -104,9 +105,11 @@ def _chosen(library: Library, seed: int, number: int) -> tuple[Path, Path]:
 def photograph_example(library: Library, seed: int, number: int, size: int = 256) -> Example:
     """Picture `number` of the endless set `seed` of a library, its longer side `size` pixels.
 
-    Even numbers are authentic, odd ones tampered; crop, size, edits and saves are drawn alike.
+    Even numbers are authentic, odd ones tampered, each with the crop, edits and saves of the one
+    before.
     """
-    rng = stream(seed, number, 1)
+    pair = number - number % 2
+    rng = stream(seed, pair, 1)
     longer = round(size / draw_shrink(rng))
     kind, (path, other) = forged_kind_of(seed, number), _chosen(library, seed, number)
     target = _view(rng, library, path, longer, kind in ("copy-move", "removal"))
@@ -126,20 +129,24 @@ def photograph_example(library: Library, seed: int, number: int, size: int = 256
             picture = np.where(mask[..., None] > 0, above, picture)
         else:
             picture = forgeries.blend(picture, above, mask, rng.uniform(0.4, 1.0))
-    jpeg, mask = finish(stream(seed, number, 2), picture, mask, size)
+    jpeg, mask = finish(stream(seed, pair, 2), picture, mask, size)
     return Example(jpeg, mask, kind)
 
 
 def forged_sources_of(library: Library, seed: int, number: int) -> tuple[str, ...]:
-    """Names of the photographs that picture `number` is made from."""
+    """The crop, which a pair has to itself, and the photographs that picture `number` is of."""
     count = 2 if forged_kind_of(seed, number) == "splicing" else 1
-    return tuple(path.name for path in _chosen(library, seed, number)[:count])
+    names = [path.name for path in _chosen(library, seed, number)[:count]]
+    return (f"{names[0]}#{number // 2}", *names)
 
 
 def _view(
     rng: Generator, library: Library, path: Path, longer: int, objects: bool
 ) -> forgeries.Source:
-    """A random crop of a photograph, perhaps mirrored, resized; with its objects if asked for."""
+    """A random crop of a photograph, perhaps mirrored; with its objects if asked for.
+
+    It is half as large as in the photograph, or larger, so traces of pixels are not averaged away.
+    """
     picture = read_image(path)
     height, width = picture.shape[:2]
     label_file = library.segments.get(path.stem) if objects else None
@@ -149,7 +156,7 @@ def _view(
             f"{label_file}: {labels.shape[1]} x {labels.shape[0]} pixels, but its photograph has "
             f"{width} x {height}; expected the same size"
         )
-    share = rng.uniform(0.75, 1)
+    share = min(1.0, longer / rng.uniform(0.5, 1) / max(height, width))
     tall, wide = max(2, round(share * height)), max(2, round(share * width))
     y, x = int(rng.integers(height - tall + 1)), int(rng.integers(width - wide + 1))
     window = np.s_[y : y + tall, x : x + wide]

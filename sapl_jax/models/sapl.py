@@ -46,7 +46,8 @@ class SAPL(nnx.Module):
     ):
         """`heads`: HECL's own, where it has them; `options`: `model` of a configuration.
 
-        Edges of "another" picture are those of the neighbour in the batch (of this device).
+        Edges of "another" picture are those of the one half a batch (of this device) further: the
+        neighbour may be the picture that this one was made from (`data.pairs`).
         """
         self.clip = clip
         self.prompts = prompts
@@ -79,7 +80,7 @@ class SAPL(nnx.Module):
         batch, options = image.shape[0], self.options
         edge_map, valid = edge_map.reshape(batch, -1), valid.reshape(batch, -1)
         if options.edges == "another":
-            edge_map = jnp.roll(edge_map, 1, axis=0) * valid
+            edge_map = jnp.roll(edge_map, max(1, batch // 2), axis=0) * valid
         features = self.clip.vision(
             normalize_pixels(image), options.taps, recompute, options.value_attention
         )

@@ -14,11 +14,14 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.hashing import Hasher
 
+from configs import sapl
+from data_pipelines.folder_readers import casia_sources
 from data_pipelines.images import read_bytes, read_image
 from data_pipelines.listing import AUTHENTIC, TAMPERED
 from data_pipelines.prepare import prepare
-from data_pipelines.prepared import Prepared, open_prepared
+from data_pipelines.prepared import Prepared, fingerprint, open_prepared
 from data_pipelines.preprocess import Geometry, patch_edge_map, resize
+from data_pipelines.readers import read_dataset
 from data_pipelines.record_batches import eval_batches
 from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions
 from sapl_jax.errors import UserError
@@ -79,6 +82,21 @@ def test_second_call_reuses_the_records(
     monkeypatch.setattr("data_pipelines.prepare._build", lambda *_: pytest.fail("built again"))
     again = prepare("casia_v2", casia_root, output, SMALL, val_fraction=0.25, seed=3)
     assert again == small_prepared and again.reused and not small_prepared.reused
+
+
+def test_training_finds_what_the_command_prepared(casia_root: Path) -> None:
+    listing = read_dataset("casia_v2", casia_root)
+    options = EdgeOptions.from_config(sapl.get_config().image)
+    marks = {fingerprint(listing, SMALL, found, 0.1, 0) for found in (DEFAULT_OPTIONS, options)}
+    assert len(marks) == 1
+
+
+def test_pairs_are_numbers_of_records_of_one_source(small_prepared: Prepared) -> None:
+    names = [record["name"].decode() for record in records(small_prepared)]
+    tampered = [name for name in names if name.startswith("Tp")]
+    assert [names[two] for _, two in small_prepared.pairs] == sorted(tampered)
+    for one, two in small_prepared.pairs:
+        assert casia_sources(Path(names[one]).stem)[0] in casia_sources(Path(names[two]).stem)
 
 
 def test_other_settings_or_files_never_share_a_folder(tmp_path: Path) -> None:

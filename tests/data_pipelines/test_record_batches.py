@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data_pipelines.images import read_image
+from data_pipelines.listing import AUTHENTIC, TAMPERED
 from data_pipelines.prepared import Prepared
 from data_pipelines.preprocess import preprocess
 from data_pipelines.record_batches import (
@@ -130,6 +132,39 @@ def test_flips_turn_picture_edges_and_valid_patches_together(small_prepared: Pre
             np.testing.assert_array_equal(both[key][n], np.flip(plain[key][n], axes), str(index))
     assert len(kinds) == 4
     assert not plain["valid"].all()
+
+
+def test_pairs_follow_each_other_turned_and_saved_alike(small_prepared: Prepared) -> None:
+    (whole,) = eval_batches(
+        small_prepared, split="train", batch_size=small_prepared.num_examples("train")
+    )
+    total = 2 * len(small_prepared.pairs)
+    plan = {"seed": 5, "pairs": True, "vertical_flip": True}
+    (batch,) = take(train_batches(small_prepared, batch_size=total, **plan), 1)
+    order, coins = epoch_plan(total // 2, 5, 0)
+    assert {tuple(pair) for pair in batch["label"].reshape(-1, 2)} == {(AUTHENTIC, TAMPERED)}
+    for n, pair in enumerate(order):
+        axes = [axis for axis in (0, 1) if coins[n][axis]]
+        for member, record in enumerate(small_prepared.pairs[pair]):
+            expected = np.flip(whole["image"][record], axes)
+            np.testing.assert_array_equal(batch["image"][2 * n + member], expected)
+    halves = [
+        take(
+            train_batches(small_prepared, batch_size=2, process_index=p, process_count=2, **plan), 5
+        )
+        for p in range(2)
+    ]
+    single = take(train_batches(small_prepared, batch_size=4, **plan), 5)
+    assert_same(single, [join(parts) for parts in zip(*halves, strict=True)])
+
+
+def test_pairs_are_refused_where_there_are_none_or_batches_are_odd(
+    small_prepared: Prepared,
+) -> None:
+    with pytest.raises(UserError, match="batch size 3 per process: data.pairs takes even ones"):
+        next(train_batches(small_prepared, batch_size=3, seed=0, pairs=True))
+    with pytest.raises(UserError, match="no tampered picture with an authentic one"):
+        next(train_batches(replace(small_prepared, pairs=[]), batch_size=2, seed=0, pairs=True))
 
 
 def test_flips_are_fair_and_differ_between_epochs() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.listing import AUTHENTIC, TAMPERED, Sample
-from data_pipelines.splits import linked_groups, split_samples
+from data_pipelines.splits import linked_groups, pair_samples, split_samples
 from sapl_jax.errors import UserError
 
 
@@ -54,6 +54,19 @@ def test_sources_link_in_chains() -> None:
     ]
     groups = [[s.name for s in group] for group in linked_groups(samples)]
     assert sorted(groups) == [["a", "b", "c"], ["d"], ["e"], ["f"]]
+
+
+def test_a_tampered_picture_is_paired_with_what_it_was_made_from() -> None:
+    samples = [
+        sample("one", AUTHENTIC, "crop 1", "photo"),
+        sample("two", AUTHENTIC, "crop 2", "photo"),
+        sample("of two", TAMPERED, "crop 2", "photo", "donor"),
+        sample("also of two", TAMPERED, "lost", "crop 2"),
+        sample("of none", TAMPERED, "photo"),
+        sample("unknown", TAMPERED),
+    ]
+    found = [(a.name, t.name) for a, t in pair_samples(samples)]
+    assert found == [("two", "of two"), ("two", "also of two")]
 
 
 def test_sources_that_all_hang_together_still_give_both_classes_and_are_counted() -> None:
