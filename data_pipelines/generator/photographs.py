@@ -27,7 +27,7 @@ from sapl_jax.errors import UserError
 SPLITS = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
 # An outline adds edges to a picture and inpainting takes some away. With about this many removals
 # the two cancel, and neither a file's size nor its edges tell the classes apart.
-ODDS = {"splicing": 0.42, "copy-move": 0.42, "removal": 0.16}
+ODDS = {"splicing": 0.38, "copy-move": 0.38, "removal": 0.24}
 CANDIDATES = 2  # pastes drawn for each one that is made, the one with the strongest step
 _GROUPS, _GROUP_SIZE = 20, 4  # at most so many groups, of at least so many photographs
 
@@ -124,11 +124,11 @@ def photograph_example(library: Library, seed: int, number: int, size: int = 256
             for _ in range(CANDIDATES)
         ]
         above, mask = max(pastes, key=lambda paste: forgeries.outline_step(picture, *paste))
-        # Hard as scissors cut, or slightly softened as an editor's brush does.
-        if rng.random() < 0.6:
+        # Hard as scissors cut, or softened as by an editor's brush: whole files tell no more.
+        if rng.random() < 0.3:
             picture = np.where(mask[..., None] > 0, above, picture)
         else:
-            picture = forgeries.blend(picture, above, mask, rng.uniform(0.4, 1.0))
+            picture = forgeries.blend(picture, above, mask, rng.uniform(0.5, 1.6))
     jpeg, mask = finish(stream(seed, pair, 2), picture, mask, size)
     return Example(jpeg, mask, kind)
 
@@ -145,7 +145,7 @@ def _view(
 ) -> forgeries.Source:
     """A random crop of a photograph, perhaps mirrored; with its objects if asked for.
 
-    It is half as large as in the photograph, or larger, so traces of pixels are not averaged away.
+    It is shrunk to .4 to .8 of its size, so not all traces of pixels are averaged away.
     """
     picture = read_image(path)
     height, width = picture.shape[:2]
@@ -156,7 +156,7 @@ def _view(
             f"{label_file}: {labels.shape[1]} x {labels.shape[0]} pixels, but its photograph has "
             f"{width} x {height}; expected the same size"
         )
-    share = min(1.0, longer / rng.uniform(0.5, 1) / max(height, width))
+    share = min(1.0, longer / rng.uniform(0.4, 0.8) / max(height, width))
     tall, wide = max(2, round(share * height)), max(2, round(share * width))
     y, x = int(rng.integers(height - tall + 1)), int(rng.integers(width - wide + 1))
     window = np.s_[y : y + tall, x : x + wide]
