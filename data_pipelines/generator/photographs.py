@@ -124,11 +124,11 @@ def photograph_example(library: Library, seed: int, number: int, size: int = 256
             for _ in range(CANDIDATES)
         ]
         above, mask = max(pastes, key=lambda paste: forgeries.outline_step(picture, *paste))
-        # Hard as scissors cut, or softened as by an editor's brush: whole files tell no more.
-        if rng.random() < 0.3:
+        # Hard as scissors cut, or slightly softened as an editor's brush does.
+        if rng.random() < 0.6:
             picture = np.where(mask[..., None] > 0, above, picture)
         else:
-            picture = forgeries.blend(picture, above, mask, rng.uniform(0.5, 1.6))
+            picture = forgeries.blend(picture, above, mask, rng.uniform(0.4, 1.0))
     jpeg, mask = finish(stream(seed, pair, 2), picture, mask, size)
     return Example(jpeg, mask, kind)
 
@@ -143,10 +143,7 @@ def forged_sources_of(library: Library, seed: int, number: int) -> tuple[str, ..
 def _view(
     rng: Generator, library: Library, path: Path, longer: int, objects: bool
 ) -> forgeries.Source:
-    """A random crop of a photograph, perhaps mirrored; with its objects if asked for.
-
-    It is shrunk to .4 to .8 of its size, so not all traces of pixels are averaged away.
-    """
+    """A random crop of a photograph, perhaps mirrored, resized; with its objects if asked for."""
     picture = read_image(path)
     height, width = picture.shape[:2]
     label_file = library.segments.get(path.stem) if objects else None
@@ -156,7 +153,7 @@ def _view(
             f"{label_file}: {labels.shape[1]} x {labels.shape[0]} pixels, but its photograph has "
             f"{width} x {height}; expected the same size"
         )
-    share = min(1.0, longer / rng.uniform(0.4, 0.8) / max(height, width))
+    share = rng.uniform(0.75, 1)
     tall, wide = max(2, round(share * height)), max(2, round(share * width))
     y, x = int(rng.integers(height - tall + 1)), int(rng.integers(width - wide + 1))
     window = np.s_[y : y + tall, x : x + wide]
