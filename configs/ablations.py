@@ -70,7 +70,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 # How rows are trained on the demo's backbone: its rate, but the paper's losses. Pooled patches and
 # the background term train every row's map and would hide what ECPL and HECL add. Small pictures
-# pay for three times the demo's epochs, before which HECL learns from guesses (docs/method.md).
+# pay for three times the demo's epochs, before which HECL learns from guesses (docs/evidence.md).
 SMALL: dict[str, Any] = {
     "image.size": 128,
     "train.epochs": 9.0,

@@ -2,7 +2,7 @@
 
 The paper's classification trains the class token alone; the map of the patches follows only through
 what the two share. Here both are trained. Everything not named is as in configs/sapl.py. What it
-gains was measured at the demo's size only: docs/method.md.
+gains was measured at the demo's size only: docs/evidence.md.
 """
 
 from ml_collections import ConfigDict
