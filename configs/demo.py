@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
 
     config.clip.pretrained = str(BACKBONE)
 
-    # Patches keep their own verdict better when the attention stays as it was: docs/method.md.
+    # Patches keep their own verdict better when the attention stays as it was: docs/evidence.md.
     config.clip.lora_targets = ("fc1", "fc2")
 
     config.model.taps = (1, 2, 3, 4)
