@@ -134,10 +134,12 @@ def main() -> int | None:
         for name in ("batch_size", "eval_batch_size"):
             if size := config.train[name]:
                 devices.check_batch_size(f"config.train.{name}", size, jax.device_count())
-        if config.model.edges == "another" and config.train.batch_size < 2 * jax.device_count():
+        share = config.train.batch_size // jax.device_count()
+        least = 4 if config.data.pairs else 2  # Two pictures of a pair have the same edges.
+        if config.model.edges == "another" and share < least:
             raise UserError(
-                "--config.model.edges is another, and a device's share of the batch is one picture:"
-                " expected at least two. Raise --config.train.batch_size or use fewer devices."
+                f"--config.model.edges is another, and a device's share of the batch is {share}: "
+                f"expected at least {least}. Raise --config.train.batch_size or use fewer devices."
             )
         processes.report_devices(dtype)
         stack.enter_context(processes.leave_on_error())

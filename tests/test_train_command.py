@@ -1,6 +1,7 @@
 """The commands from end to end: train, continue, evaluate, and every mistake in one clear line."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import sys
 
 import pytest
 
+from data_pipelines.prepared import open_prepared
 from tests.data_pipelines.picture_trees import make_casia, noise, write_picture
 from tests.tiny import TINY_CLIP
 from tests.training.run_in_memory import environment
@@ -80,7 +82,8 @@ def test_a_run_continues_evaluates_and_outlives_its_pictures(folder):
     fewer = shutil.copytree(root, folder / "fewer")
     next(iter((fewer / "Au").glob("*.bmp"))).unlink()
     changed = flags(fewer, prepared, workdir, train__num_steps=12)
-    continued, evaluated, refused, on_records, without_validation = run_all(
+    in_pairs = {"data__pairs": True, "train__epochs": 1.0, "train__num_steps": 0}
+    continued, evaluated, refused, on_records, without_validation, paired = run_all(
         [
             [TRAIN, *flags(root, prepared, workdir, train__num_steps=6)],
             evaluate(workdir, folder, "--output", str(folder / "results")),
@@ -88,6 +91,7 @@ def test_a_run_continues_evaluates_and_outlives_its_pictures(folder):
             # The pictures are gone: a run in progress goes on from the records made of them.
             [TRAIN, *flags(gone, prepared, workdir, train__num_steps=8)],
             [TRAIN, *flags(root, prepared, folder / "all", data__val_fraction=0.0)],
+            [TRAIN, *flags(root, prepared, folder / "pairs", **in_pairs)],
         ]
     )
     assert continued["status"] == 0 and "continuing from step 4 of 6" in continued["stderr"]
@@ -104,6 +108,10 @@ def test_a_run_continues_evaluates_and_outlives_its_pictures(folder):
     assert [row["step"] for row in metric_lines(workdir) if "loss" in row] == list(range(1, 9))
     assert without_validation["status"] == 0, without_validation["stderr"]
     assert "there is no validation split" in without_validation["stdout"]
+    assert paired["status"] == 0, paired["stderr"]
+    # Every tampered picture is made from authentic ones: an epoch has each once, and its twin.
+    used = open_prepared(json.loads((folder / "pairs" / "data.json").read_text())["dir"])
+    assert len(losses(folder / "pairs")) == math.ceil(2 * used.counts["train"]["tampered"] / 4)
 
 
 def mistakes(folder):
@@ -136,7 +144,11 @@ def mistakes(folder):
         (given(clip__pretrained="openai/clip-vit-base-patch32"), "hf download"),
         (given(clip__pretrained=wrong_clip), "another shape"),
         (given(train__batch_size=5), "batch_size is 5.*2 devices.*multiple of 2"),
-        (given(model__edges="another", train__batch_size=2), "edges is another.*at least two"),
+        (
+            given(model__edges="another", train__batch_size=2),
+            "edges is another.*share.* is 1: .*at least 2",
+        ),
+        (given(model__edges="another", data__pairs=True), "edges is another.*at least 4"),
         (given(model__taps="2,9"), "9.*4"),
         (given(workdir=folder / "run", seed=3), "another configuration.*seed: 0 there, 3 now"),
         (given(workdir=file / "run"), "cannot be written"),
