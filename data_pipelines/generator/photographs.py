@@ -27,7 +27,7 @@ from sapl_jax.errors import UserError
 SPLITS = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
 # An outline adds edges to a picture and inpainting takes some away. With about this many removals
 # the two cancel, and neither a file's size nor its edges tell the classes apart.
-ODDS = {"splicing": 0.38, "copy-move": 0.38, "removal": 0.24}
+ODDS = {"splicing": 0.4, "copy-move": 0.4, "removal": 0.2}
 CANDIDATES = 2  # pastes drawn for each one that is made, the one with the strongest step
 _GROUPS, _GROUP_SIZE = 20, 4  # at most so many groups, of at least so many photographs
 
