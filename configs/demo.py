@@ -22,11 +22,11 @@ def get_config() -> ConfigDict:
 
     config.clip.pretrained = str(BACKBONE)
 
-    # Patches keep their own verdict better when the attention stays as it was: docs/evidence.md.
+    # Patches keep their own verdict better when the attention stays as it was.
     config.clip.lora_targets = ("fc1", "fc2")
 
     config.model.taps = (1, 2, 3, 4)
-    config.model.image_logits = "patches"  # Trains the heat map itself: see docs/evidence.md.
+    config.model.image_logits = "patches"  # Trains the heat map itself: see docs/method.md.
     config.model.pooled_share = 1 / 12
     # F1 is highest where probabilities exceed half of it: 1 / (1 + 3) for an F1 near 0.5.
     config.model.heat_map.miss_cost = 3.0

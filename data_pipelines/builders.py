@@ -97,8 +97,8 @@ class PictureBuilder(tfds.core.ShardBasedBuilder):
         self._plan = dataclasses.replace(plan, dataset=self.name, num_shared_sources=split.shared)
         self._unreadable: list[tuple[str, str]] = []
         self._counts: dict[str, dict[str, int]] = {}
-        self._pairs = [(a.name, t.name) for a, t in pair_samples(split.train)]
-        self._trained: dict[str, int] = {}  # numbers of the training records, by name
+        self._training = split.train
+        self._numbers: dict[str, int] = {}  # of the training records, by name
         files = {}
         for name, samples in (("train", split.train), ("validation", split.validation)):
             if samples:
@@ -118,7 +118,7 @@ class PictureBuilder(tfds.core.ShardBasedBuilder):
                 bar.set_postfix(skipped=len(self._unreadable))
                 continue
             if split == "train":
-                self._trained[sample.name] = sum(counts.values())
+                self._numbers[sample.name] = sum(counts.values())
             counts[LABEL_NAMES[sample.label]] += 1
             yield sample.name, result
             result.clear()  # It is written; TFDS keeps all of a file, to count them.
@@ -155,15 +155,15 @@ class PictureBuilder(tfds.core.ShardBasedBuilder):
         root = self._listing.root
         listed = [(p.relative_to(root).as_posix(), reason) for p, reason in self._listing.skipped]
         skipped = sorted(listed + self._unreadable)
-        at = self._trained
-        pairs = [[at[one], at[two]] for one, two in self._pairs if one in at and two in at]
+        numbers = self._numbers
+        pairs = pair_samples([sample for sample in self._training if sample.name in numbers])
         # TFDS renames this folder to its final name afterwards, so nothing here looks done before.
         prepared = dataclasses.replace(
             self._plan,
             dir=Path(self.data_path),
             counts=self._counts,
             num_skipped=len(skipped),
-            pairs=pairs,
+            pairs=[[numbers[one.name], numbers[two.name]] for one, two in pairs],
         )
         write_metadata(prepared, skipped)
 

@@ -72,8 +72,8 @@ def train_batches(
         if not (total := len(prepared.pairs)):
             raise UserError(
                 f"data.pairs: {prepared.dir} has no tampered picture with an authentic one of the "
-                "same source; if it was prepared by an earlier version, prepare it again, else set "
-                "it to False"
+                "same source. If an earlier version made that folder, delete it, so that it is "
+                "prepared again; otherwise set data.pairs to False"
             )
         if batch_size % 2:
             raise UserError(f"batch size {batch_size} per process: data.pairs takes even ones")

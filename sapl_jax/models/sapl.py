@@ -80,7 +80,7 @@ class SAPL(nnx.Module):
         batch, options = image.shape[0], self.options
         edge_map, valid = edge_map.reshape(batch, -1), valid.reshape(batch, -1)
         if options.edges == "another":
-            edge_map = jnp.roll(edge_map, max(1, batch // 2), axis=0) * valid
+            edge_map = jnp.roll(edge_map, batch // 2, axis=0) * valid
         features = self.clip.vision(
             normalize_pixels(image), options.taps, recompute, options.value_attention
         )
