@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     config.model.prompts = "fixed"
     config.model.hecl.enabled = False
     config.model.pooled_share = 0.4
+    config.model.heat_map.tile = 192  # It learns from pictures that nothing has shrunk.
 
     train = config.train
     train.background_share = 0.0  # Its authentic twin says what of a picture is authentic.

@@ -53,7 +53,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     whole: dict[str, Any] = {"type": lambda name: ALIASES.get(name, name), "choices": SWEEPS}
     add("--robustness", nargs="+", default=[], **whole, help=text)
     add("--seed", type=int, default=0, help="of the sweeps' noise and of t-SNE")
-    add("--tile", type=int, help="analyse pictures with a longer side in tiles of this many pixels")
+    add("--tile", type=int, help="larger pictures' maps in tiles of this many pixels; default: "
+        "as the checkpoint has it")  # fmt: skip
     add("--tile-overlap", type=float, default=0.25, help="share of a tile, 0 to 0.9")
     add("--batch-size", type=int, help="pictures handed to the model at once (default: its own)")
     add("--gallery", type=int, default=6, help="pictures per data set in the report")
@@ -88,9 +89,12 @@ def load_methods(arguments: argparse.Namespace) -> list[Method]:
         from sapl_jax.inference.localizer import Localizer
 
         use_compilation_cache()
-        localizer = Localizer.load(arguments.checkpoint, which=arguments.which)
+        tiles = {"tile": arguments.tile, "overlap": arguments.tile_overlap}
+        localizer = Localizer.load(arguments.checkpoint, which=arguments.which, **tiles)
         sha256 = files.tree_sha256(Path(localizer.source["weights"]))
         source = {"folder": str(arguments.checkpoint), **localizer.source, "sha256": sha256}
+        if localizer.tile:
+            source |= tiles | {"tile": localizer.tile}
         methods.append(Method("SAPL", localizer, source))
     for name in dict.fromkeys(arguments.method):
         methods.append(Method(name, CLASSICS[name], {"training": "none"}))
@@ -105,11 +109,11 @@ def load_methods(arguments: argparse.Namespace) -> list[Method]:
 
 
 def tiled(method: Method, arguments: argparse.Namespace) -> Method:
-    """The method, behind tiles where --tile asks for them."""
-    if arguments.tile is None or isinstance(method.detector, MapFolder):
+    """A training-free method, behind tiles where --tile asks for them; any other as it is."""
+    if arguments.tile is None or method.name not in CLASSICS:
         return method
     options = {"tile": arguments.tile, "overlap": arguments.tile_overlap}
-    detector = TiledDetector(method.detector, **options, batch=arguments.batch_size)
+    detector = TiledDetector(CLASSICS[method.name].analyse, **options, batch=arguments.batch_size)
     return dataclasses.replace(method, detector=detector, source={**method.source, **options})
 
 

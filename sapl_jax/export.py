@@ -30,12 +30,13 @@ def main() -> None:
     arguments = parser.parse_args()
     refuse_foreign(arguments.output)
     check_checkpoint(arguments.checkpoint)
+    from data_pipelines.generator.photographs import installed_photographs
     from sapl_jax.exporting import writing  # loads JAX: not for a mistake
     from sapl_jax.inference.opening import load_model
 
     trained = load_model(arguments.checkpoint, dtype="float32", which=arguments.which)
     log.info("checkpoint %s of %s", trained.source["checkpoint"], arguments.checkpoint)
-    pictures = arguments.pictures or writing.photographs()
+    pictures = arguments.pictures or installed_photographs()
     found = writing.export(trained, arguments.format, arguments.output, pictures)
     for item in found:
         print(

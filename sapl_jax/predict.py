@@ -23,11 +23,13 @@ def main() -> int:
     parser = Parser("sapl predict", __doc__)
     add = parser.add_argument
     add("paths", nargs="+", metavar="PATH", help="a picture, a folder, or a quoted glob")
-    add("--checkpoint", type=Path, help="a training run's folder or an export; without: the demo's")
+    add("--checkpoint", type=Path, help="a training run's folder or an export; without: "
+        "the package's model for photographs")  # fmt: skip
     add("--which", choices=("last", "best"), help=WHICH_HELP)
     add("--output", type=Path, required=True, help="folder for the results")
     add("--threshold", type=float, help="mask = heat map above this; default: the checkpoint's")
-    add("--tile", type=int, help="analyse pictures with a longer side in tiles of this many pixels")
+    add("--tile", type=int, help="larger pictures' maps in tiles of this many pixels; default: "
+        "as the checkpoint has it")  # fmt: skip
     add("--tile-overlap", type=float, default=0.25, help="share of a tile, 0 to 0.9")
     add("--batch-size", type=int, default=8, help="pictures handed to the model at once")
     add("--report", action="store_true", help="write a case report, <stem>_report.html, as well")
@@ -42,19 +44,18 @@ def main() -> int:
     make_output_folder(arguments.output)
     # These load JAX: not for --help, nor before the arguments are known to be good.
     from sapl_jax.devices import use_compilation_cache
-    from sapl_jax.inference.detector import Detector
     from sapl_jax.inference.localizer import Localizer
     from sapl_jax.inference.output_folder import OutputFolder
     from sapl_jax.inference.predicting import predict
-    from sapl_jax.inference.tiling import TiledDetector
 
     use_compilation_cache()
-    localizer = Localizer.load(arguments.checkpoint, which=arguments.which)
+    tiles = {"tile": arguments.tile, "overlap": arguments.tile_overlap}
+    localizer = Localizer.load(arguments.checkpoint, which=arguments.which, **tiles)
     threshold = arguments.threshold
     if threshold is None:
-        # Tiles have maps of another kind than those that were calibrated; their score is the same.
-        whole = arguments.tile is None
-        threshold = localizer.threshold if whole else localizer.config.model.heat_map.threshold
+        # Other tiles have maps of another kind than was calibrated; their score is the same.
+        same = arguments.tile is None
+        threshold = localizer.threshold if same else localizer.config.model.heat_map.threshold
     verdicts = localizer.calibration and localizer.calibration.rule
     if verdicts:
         log.info(verdicts)
@@ -63,22 +64,19 @@ def main() -> int:
         "model": localizer.source["checkpoint"],
         "model_sha256": tree_sha256(Path(localizer.source["weights"])),
         "verdicts": verdicts,
-        "tile": arguments.tile,
+        "tile": localizer.tile or None,
         "report": arguments.report or None,
-        "tile_overlap": arguments.tile_overlap if arguments.tile else None,
+        "tile_overlap": arguments.tile_overlap if localizer.tile else None,
     }
-    detector: Detector = localizer
-    size, report = arguments.batch_size, None
-    if arguments.tile is not None:
-        detector = TiledDetector(localizer, arguments.tile, arguments.tile_overlap, size)
+    report = None
     if arguments.report:
         from sapl_jax.evaluation.case_report import case_report
 
         report = functools.partial(case_report, localizer, settings)
     with OutputFolder.open(arguments.output, settings) as output:
         pixels = round(arguments.max_megapixels * 1e6)
-        options = {"max_pixels": pixels, "batch_size": size, "report": report}
-        summary = predict(detector, found.pictures, output, threshold, **options)
+        options = {"max_pixels": pixels, "batch_size": arguments.batch_size, "report": report}
+        summary = predict(localizer, found.pictures, output, threshold, **options)
         skipped = found.skipped + summary.skipped
         output.write_skipped(skipped)
     print_files("skipped", skipped, "skipped.jsonl")

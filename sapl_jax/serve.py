@@ -29,7 +29,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Reads the command line."""
     parser = Parser("sapl serve", __doc__)
     add = parser.add_argument
-    add("--checkpoint", type=Path, help="a training run's folder or an export; without: the demo's")
+    add("--checkpoint", type=Path, help="a training run's folder or an export; without: "
+        "the package's model for photographs")  # fmt: skip
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
     add("--port", type=int, default=7860)
     add("--max-megabytes", type=int, default=50, help="of an uploaded file")

@@ -10,6 +10,7 @@ set can be split again without sharing one.
 import hashlib
 from dataclasses import dataclass
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,19 @@ def open_library(
             f"of {folder}; expected <stem>.png, for instance {found[0].stem}.png"
         )
     return Library(pictures, labels, split)
+
+
+def installed_photographs() -> list[Path]:
+    """Two real photographs that come with scikit-learn."""
+    folder = Path(str(files("sklearn.datasets"))) / "images"
+    return [folder / "china.jpg", folder / "flower.jpg"]
+
+
+def one_of_each_kind(seed: int, size: int) -> list[Example]:
+    """Made from the installed photographs: an authentic picture and a forgery of each kind."""
+    library = Library(tuple(installed_photographs()), {}, "train")
+    first = {forged_kind_of(seed, number): number for number in reversed(range(40))}
+    return [photograph_example(library, seed, number, size) for number in sorted(first.values())]
 
 
 def _pictures(folder: str | Path, flag: str) -> list[Path]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.generator.photographs import Library, forged_kind_of, photograph_example
+from data_pipelines.generator.photographs import one_of_each_kind
 from data_pipelines.images import decode_image
 from data_pipelines.listing import AUTHENTIC, TAMPERED, Listing
 from data_pipelines.readers import read_dataset
@@ -18,9 +18,9 @@ from sapl_jax.evaluation.document import Part, Picture, Section, Table, to_html
 from sapl_jax.evaluation.evaluator import DatasetResult, Record, Shown, load_sample
 from sapl_jax.evaluation.figures import Panel
 from sapl_jax.evaluation.session import Method, Session, floors, run
-from sapl_jax.exporting.writing import photographs
 from sapl_jax.inference.detector import Detector
 from sapl_jax.inference.localizer import Localizer
+from sapl_jax.inference.opening import SHIPPED
 
 _NAME = "held-out"
 _CASES = 4  # best and as many worst pictures
@@ -32,8 +32,8 @@ PANELS = {  # title -> names in metrics.jsonl
     "validation I-AUC": ("val_i_auc",),
 }
 _ON_PHOTOGRAPHS = (
-    "Forged when this report was made, so the truth is known. The model saw generated pictures "
-    "only: it is not worth more on photographs than this shows."
+    "Forged when this report was made, so the truth is known. Not by the demo's model, which saw "
+    "generated pictures only, but by the one that predict uses without --checkpoint."
 )
 _SMOOTHED = 15  # lines of the log that one drawn point averages at most
 
@@ -70,7 +70,7 @@ def evaluate_and_report(run_dir: Path, data: Path, output: Path) -> str:
         parts[title] = shown = figures.pictures(title.split()[0].lower(), rows, caption)
         for picture in shown:
             (output / f"{picture.name}.png").write_bytes(picture.png)
-    rows = list(on_photographs(localizer).values())
+    rows = list(on_photographs(Localizer.load(SHIPPED)).values())
     parts["On real photographs"] = figures.pictures("photographs", rows, _ON_PHOTOGRAPHS)
     parts["Provenance"] = report.provenance(session)
     sections = [Section(title, found) for title, found in parts.items() if found]
@@ -129,12 +129,9 @@ def on_photographs(localizer: Localizer) -> dict[str, dict[str, Panel]]:
 
     By kind, "authentic" first, what `case` shows; the model's score stands below the picture.
     """
-    library = Library(tuple(photographs()), {}, "train")
     protocol = protocols.PROTOCOLS[protocols.DEFAULT]
     rows: dict[str, dict[str, Panel]] = {}
-    first = {forged_kind_of(0, number): number for number in reversed(range(40))}
-    for number in sorted(first.values()):
-        example = photograph_example(library, 0, number, localizer.geometry.size)
+    for example in one_of_each_kind(0, localizer.geometry.size):
         image = decode_image(example.jpeg, example.kind)
         (found,) = localizer.analyse([image])
         label = AUTHENTIC if example.mask is None else TAMPERED

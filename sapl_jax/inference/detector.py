@@ -16,7 +16,7 @@ class Result(NamedTuple):
 
 
 class Detector(Protocol):
-    """A method: a `Localizer`, one behind tiles, or a training-free one."""
+    """A method: a `Localizer`, or a training-free one, perhaps behind tiles."""
 
     def analyse(self, images: Sequence[np.ndarray]) -> Sequence[Result]:
         """One result for each uint8 RGB picture [H, W, 3] of any size, in order."""

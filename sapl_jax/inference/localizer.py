@@ -17,6 +17,7 @@ from sapl_jax.errors import UserError
 from sapl_jax.inference.calibration import of_dict, verdict
 from sapl_jax.inference.detector import Result, result_of
 from sapl_jax.inference.opening import load_model
+from sapl_jax.inference.tiling import TiledDetector
 from sapl_jax.models.hecl import make_anchors, select_patches
 from sapl_jax.models.localization import heat_map_of_picture
 from sapl_jax.models.sapl import SAPL, score_and_patch_map
@@ -34,9 +35,18 @@ class Localizer:
         geometry: size of the resized picture and of a patch, in pixels.
         calibration: what `sapl_jax.calibrate` found for these weights, or None.
         threshold: of the mask; the calibration's, or the configuration's.
+        tile: pixels of the tiles of larger pictures' maps; 0 where they are shrunk instead.
+        overlap: share of a tile that neighbours have in common.
     """
 
-    def __init__(self, model: SAPL, config: ConfigDict, source: dict[str, Any]):
+    def __init__(
+        self,
+        model: SAPL,
+        config: ConfigDict,
+        source: dict[str, Any],
+        tile: int | None = None,
+        overlap: float = 0.25,
+    ):
         """Places the model's weights on all local devices; `load` is the usual way in."""
         self.config, self.source = config, source
         self.geometry = Geometry(config.image.size, model.clip.config.vision.patch_size)
@@ -45,6 +55,8 @@ class Localizer:
         self.calibration = of_dict(stored) if stored else None
         uncalibrated: float = config.model.heat_map.threshold
         self.threshold = self.calibration.map_threshold if self.calibration else uncalibrated
+        self.tile: int = config.model.heat_map.get("tile", 0) if tile is None else tile
+        self.overlap = overlap
         self.batch_size = _BATCH_PER_DEVICE * jax.local_device_count()
         self._mesh = Mesh(np.asarray(jax.local_devices()), (devices.AXIS,))
         params, frozen = split_model(model)
@@ -75,23 +87,30 @@ class Localizer:
 
     @classmethod
     def load(
-        cls, checkpoint: str | Path | None, *, dtype: str | None = None, which: str | None = None
+        cls,
+        checkpoint: str | Path | None,
+        *,
+        dtype: str | None = None,
+        which: str | None = None,
+        tile: int | None = None,
+        overlap: float = 0.25,
     ) -> "Localizer":
         """A trained model from a training run's folder or from an export.
 
         Args:
             checkpoint: a work directory of `sapl_jax.train`, or a folder that
-                `sapl_jax.export --format orbax` wrote; None: the demo's, with a warning.
+                `sapl_jax.export --format orbax` wrote; None: the package's, with a warning.
             dtype: compute type, "float32" or "bfloat16"; None: the one the model was trained with
                 ("auto" is bfloat16 where the hardware has it, else float32).
             which: of a run's checkpoints, "last", or "best" by validation I-AUC; None: what its
                 configuration keeps (`train.keep`).
+            tile, overlap: as the attributes; without a tile the configuration's.
 
         Raises:
             UserError: nothing there, an export of another version, damaged files, or CLIP's weights
                 are not those the run was trained on.
         """
-        return cls(*load_model(checkpoint, dtype, which))
+        return cls(*load_model(checkpoint, dtype, which), tile, overlap)
 
     def __call__(self, image: np.ndarray) -> Result:
         """Analyses one picture, uint8 RGB [H,W,3]."""
@@ -103,6 +122,13 @@ class Localizer:
         Raises:
             UserError: an array is not uint8 with three channels.
         """
+        if not self.tile:
+            return self._shrunk(images)
+        options = (self.tile, self.overlap, self.batch_size, self.threshold)
+        return TiledDetector(self._shrunk, *options).analyse(images)
+
+    def _shrunk(self, images: Sequence[np.ndarray]) -> list[Result]:
+        """`analyse` without tiles."""
         results = []
         sigma = self.config.model.heat_map.sigma
         options: dict[str, Any] = {"canvas": self.geometry.canvas, "sigma": sigma}

@@ -49,7 +49,7 @@ def predict(
     """Analyses every picture that `output` does not hold yet.
 
     Args:
-        detector: a `Localizer`, or one behind tiles; its calibration gives probabilities, verdicts.
+        detector: a `Localizer`, or another; its calibration, if any, gives probabilities, verdicts.
         pictures: absolute paths.
         threshold: the mask is heat map > threshold.
         max_pixels: of one picture; larger ones are refused.

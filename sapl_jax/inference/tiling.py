@@ -7,12 +7,12 @@ picture's size, its bool mask, and one batch of tiles.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from data_pipelines.progress_bars import ProgressBar
-from sapl_jax.inference.detector import Detector, Result, result_of
+from sapl_jax.inference.detector import Result, result_of
 
 
 def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
@@ -37,32 +37,36 @@ def blend_weights(length: int) -> np.ndarray:
 class TiledDetector:
     """Wraps a detector; pictures whose longer side is over `tile` pixels are analysed in tiles.
 
-    overlap: share of a tile that neighbours have in common, 0 to 0.9. batch: tiles per call of the
-    detector.
+    whole: what analyses pictures as they are, a detector's `analyse`. overlap: share of a tile that
+    neighbours have in common, 0 to 0.9. batch: tiles per call of `whole`. threshold: of the mask.
     """
 
     def __init__(
-        self, detector: Detector, tile: int, overlap: float = 0.25, batch: int = 8
+        self,
+        whole: Callable[[Sequence[np.ndarray]], Sequence[Result]],
+        tile: int,
+        overlap: float = 0.25,
+        batch: int = 8,
+        threshold: float = 0.5,
     ) -> None:
-        self._detector, self._tile, self._overlap, self._batch = detector, tile, overlap, batch
-        # Of the score, which stays the whole picture's.
-        self.calibration = getattr(detector, "calibration", None)
+        self._whole, self._tile, self._overlap, self._batch = whole, tile, overlap, batch
+        self._threshold = threshold
 
     def analyse(self, images: Sequence[np.ndarray]) -> list[Result]:
         """Analyses uint8 RGB pictures [H, W, 3] of any sizes."""
         small = [image for image in images if max(image.shape[:2]) <= self._tile]
-        whole = iter(self._detector.analyse(small) if small else [])
+        whole = iter(self._whole(small) if small else [])
         results = []
         for image in images:
             if max(image.shape[:2]) > self._tile:
                 results.append(self._analyse_large(image))
             else:
                 analysis = next(whole)
-                results.append(result_of(analysis.score, analysis.heat_map))
+                results.append(result_of(analysis.score, analysis.heat_map, self._threshold))
         return results
 
     def _analyse_large(self, image: np.ndarray) -> Result:
-        score = self._detector.analyse([image])[0].score
+        score = self._whole([image])[0].score
         (rows, weight_y, total_y), (columns, weight_x, total_x) = map(self._axis, image.shape[:2])
         weight = weight_y[:, None] * weight_x[None, :]
         heat_map = np.zeros(image.shape[:2], np.float32)
@@ -72,14 +76,14 @@ class TiledDetector:
                 batch = corners[start : start + self._batch]
                 parts = [np.s_[y : y + len(weight_y), x : x + len(weight_x)] for y, x in batch]
                 tiles = [image[part] for part in parts]
-                for part, analysis in zip(parts, self._detector.analyse(tiles), strict=True):
+                for part, analysis in zip(parts, self._whole(tiles), strict=True):
                     heat_map[part] += weight * analysis.heat_map
                 bar.update(len(batch))
         # Tiles form a grid, so the weights add up to an outer product: no map of weights needed.
         heat_map /= total_y[:, None]
         heat_map /= total_x[None, :]
         np.clip(heat_map, 0, 1, out=heat_map)
-        return result_of(score, heat_map)
+        return result_of(score, heat_map, self._threshold)
 
     def _axis(self, length: int) -> tuple[list[int], np.ndarray, np.ndarray]:
         """Along one side: where tiles start, the weights of a tile, and the sum of all weights."""

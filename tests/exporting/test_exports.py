@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from data_pipelines.generator.photographs import installed_photographs
 from data_pipelines.images import read_image
 from sapl_jax import Localizer
 from sapl_jax.clip.loading import load_clip
@@ -34,7 +35,7 @@ def exports(trained, tmp_path_factory):
     """Each kind's folder and comparisons, made once."""
     root = tmp_path_factory.mktemp("exports")
     return {
-        kind: (root / kind, writing.export(trained, kind, root / kind, writing.photographs()[:1]))
+        kind: (root / kind, writing.export(trained, kind, root / kind, installed_photographs()[:1]))
         for kind in KINDS
     }
 
@@ -55,7 +56,7 @@ def test_the_check_sees_a_wrong_weight(trained, exports, tmp_path):
     np.savez(folder / "weights.npz", **weights)
     damaged = writing.detector_of_export(folder, "stablehlo", trained)
     with pytest.raises(UserError, match="differs from the checkpoint"):
-        writing.compare(Localizer(*trained), damaged, writing.photographs()[:1])
+        writing.compare(Localizer(*trained), damaged, installed_photographs()[:1])
 
 
 def test_orbax_opens_without_the_clip_files_on_another_device_count(exports, trained_run, tmp_path):
@@ -89,7 +90,7 @@ def test_stablehlo_runs_without_this_package(exports, trained, trained_run, tmp_
         carried = {**trained.source, "calibration": dataclasses.asdict(found)}
         content = describe(trained._replace(source=carried), "stablehlo")
         (folder / "export.json").write_text(json.dumps(content))
-    source = writing.photographs()[0]
+    source = installed_photographs()[0]
     # -I: neither the working directory nor the environment leads to the package.
     block = "import sys; sys.modules['sapl_jax'] = sys.modules['data_pipelines'] = None; "
     run = f"import runpy; sys.argv = ['run.py', {str(source)!r}]; runpy.run_path("
@@ -131,14 +132,14 @@ def test_huggingface_holds_the_adapted_tower(exports):
 )
 def test_onnx_gives_the_checkpoints_heat_maps_for_any_batch_size(trained, tmp_path):
     folder = tmp_path / "onnx"
-    found = writing.export(trained, "onnx", folder, writing.photographs())
+    found = writing.export(trained, "onnx", folder, installed_photographs())
     assert max(found[0].heat_map, found[1].heat_map) < 1e-4
 
 
 @pytest.mark.skipif(find_spec("jax2onnx") is not None, reason="the extra onnx is installed")
 def test_onnx_without_its_packages_says_what_to_install(trained, tmp_path):
     with pytest.raises(UserError, match=r"sapl-jax\[onnx\]"):
-        writing.export(trained, "onnx", tmp_path / "onnx", writing.photographs()[:1])
+        writing.export(trained, "onnx", tmp_path / "onnx", installed_photographs()[:1])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -191,7 +192,7 @@ def test_what_is_not_an_export_is_never_overwritten(trained, tmp_path):
     (tmp_path / "link").symlink_to(mine)
     for output in (mine, tmp_path / "file", tmp_path / "link"):
         with pytest.raises(UserError):
-            writing.export(trained, "huggingface", output, writing.photographs()[:1])
+            writing.export(trained, "huggingface", output, installed_photographs()[:1])
     assert (mine / "thesis.txt").read_text() == "years of work"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "mine"]
 
@@ -203,7 +204,7 @@ def test_an_earlier_export_is_replaced_and_a_failed_one_leaves_it(exports, train
     with pytest.raises(UserError, match="cannot be opened"):
         writing.export(trained, "huggingface", output, [tmp_path / "absent.png"])
     assert (output / "old").exists()
-    writing.export(trained, "huggingface", output, writing.photographs()[:1])
+    writing.export(trained, "huggingface", output, installed_photographs()[:1])
     assert not (output / "old").exists() and (output / "model.safetensors").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -211,4 +212,4 @@ def test_an_earlier_export_is_replaced_and_a_failed_one_leaves_it(exports, train
 def test_an_output_that_cannot_be_made_is_refused(trained, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot be written"):
-        writing.export(trained, "orbax", tmp_path / "file" / "out", writing.photographs()[:1])
+        writing.export(trained, "orbax", tmp_path / "file" / "out", installed_photographs()[:1])

@@ -9,7 +9,8 @@ import pytest
 
 from sapl_jax import Localizer, Result
 from sapl_jax.errors import UserError
-from sapl_jax.inference.opening import SHIPPED
+from sapl_jax.inference.opening import SHIPPED, load_model
+from sapl_jax.inference.tiling import TiledDetector
 
 
 def picture(height, width, seed=0):
@@ -36,6 +37,26 @@ def test_the_result_does_not_depend_on_the_company(localizer):
     for one, alone in zip(together, map(localizer, pictures), strict=True):
         assert one.score == pytest.approx(alone.score, abs=1e-5)
         np.testing.assert_allclose(one.heat_map, alone.heat_map, atol=1e-5)
+
+
+def test_larger_pictures_get_their_map_in_tiles_where_the_configuration_says_so(trained_run):
+    trained = load_model(trained_run)
+    trained.config.unlock()
+    trained.config.model.heat_map.tile = 32
+    image = picture(50, 70)
+    whole = Localizer(*trained, tile=0)
+    (expected,) = TiledDetector(whole.analyse, tile=32).analyse([image])
+    found = Localizer(*trained)(image)
+    assert found.score == pytest.approx(whole(image).score, abs=1e-5)
+    np.testing.assert_allclose(found.heat_map, expected.heat_map, atol=1e-5)
+    assert np.abs(found.heat_map - whole(image).heat_map).max() > 1e-3
+    other = Localizer(*trained, tile=64)(image)
+    assert np.abs(found.heat_map - other.heat_map).max() > 1e-3
+    small = Localizer(*trained)(picture(20, 32))
+    np.testing.assert_allclose(small.heat_map, whole(picture(20, 32)).heat_map, atol=1e-5)
+    # Runs of before the field have none.
+    del trained.config.model.heat_map.tile
+    assert Localizer(*trained).tile == 0
 
 
 def test_arrays_that_are_no_rgb_pictures_are_refused(localizer):

@@ -294,16 +294,16 @@ def test_numbers_that_cannot_work_are_refused(tmp_path, monkeypatch, flag):
         predict_command(monkeypatch, "--output", tmp_path / "out", flag, tmp_path)
 
 
-def test_without_a_checkpoint_the_demo_speaks_up(tmp_path, monkeypatch, caplog):
+def test_the_packages_model_says_what_it_is_worth(tmp_path, monkeypatch, caplog):
     write(tmp_path / "in" / "a.png", picture())
     arguments = ("--output", tmp_path / "out", tmp_path / "in")
     monkeypatch.setattr(opening, "SHIPPED", tmp_path / "absent")
-    with pytest.raises(UserError, match="demo's model is not in this installation"):
+    with pytest.raises(UserError, match="package's model is not in this installation"):
         predict_command(monkeypatch, *arguments)
     monkeypatch.undo()
     with caplog.at_level("INFO"):
         assert predict_command(monkeypatch, *arguments) == 0
-    assert "using the demo's model" in caplog.text
+    assert "package's small model for photographs" in caplog.text
 
 
 def test_a_users_mistake_is_one_line_and_status_2(tmp_path):

@@ -31,7 +31,7 @@ def test_weights_are_positive_and_symmetric() -> None:
 def test_a_detector_that_works_pixel_by_pixel_gives_the_same_map_in_tiles() -> None:
     image = np.random.default_rng(0).integers(0, 256, (130, 170, 3), np.uint8)
     plain = RedDetector().analyse([image])[0]
-    tiled = TiledDetector(RedDetector(), tile=64, overlap=0.3).analyse([image])[0]
+    tiled = TiledDetector(RedDetector().analyse, tile=64, overlap=0.3).analyse([image])[0]
     np.testing.assert_allclose(tiled.heat_map, plain.heat_map, atol=1e-6)
     assert tiled.score == plain.score
     np.testing.assert_array_equal(tiled.mask, tiled.heat_map > 0.5)
@@ -40,14 +40,15 @@ def test_a_detector_that_works_pixel_by_pixel_gives_the_same_map_in_tiles() -> N
 def test_small_pictures_go_to_the_detector_whole_and_together() -> None:
     detector = RedDetector()
     images = [np.zeros((*size, 3), np.uint8) for size in ((20, 64), (20, 65), (30, 30))]
-    found = TiledDetector(detector, tile=64, batch=8).analyse(images)
+    found = TiledDetector(detector.analyse, tile=64, batch=8).analyse(images)
     assert [analysis.heat_map.shape for analysis in found] == [(20, 64), (20, 65), (30, 30)]
     assert detector.batches == [2, 1, 2]  # both small ones, the large one whole, its two tiles
 
 
 def test_no_more_tiles_than_the_batch_are_analysed_at_once() -> None:
     detector = RedDetector()
-    TiledDetector(detector, tile=32, overlap=0, batch=3).analyse([np.zeros((64, 96, 3), np.uint8)])
+    tiled = TiledDetector(detector.analyse, tile=32, overlap=0, batch=3)
+    tiled.analyse([np.zeros((64, 96, 3), np.uint8)])
     assert detector.batches == [1, 3, 3]
 
 
@@ -64,7 +65,7 @@ class _ThumbnailDetector(RedDetector):
 
 def test_memory_is_one_map_one_mask_and_a_batch_of_tiles() -> None:
     image = np.zeros((1500, 2000, 3), np.uint8)
-    detector = TiledDetector(_ThumbnailDetector(), tile=256, batch=4)
+    detector = TiledDetector(_ThumbnailDetector().analyse, tile=256, batch=4)
     tracemalloc.start()
     detector.analyse([image])
     peak = tracemalloc.get_traced_memory()[1]
