@@ -29,8 +29,8 @@ ORBAX_WEIGHTS = "weights"  # the folder of an export's arrays
 SHIPPED = Path(__file__).parent.parent / "assets" / "photographs_model"
 NOTICE = (
     "No --checkpoint was given: using the package's small model for photographs, a hint and no "
-    "evidence. On forgeries it never saw: I-AUC .65, P-AUC .63, P-F1 .22 (no skill: .50, .50, "
-    ".21); on real ones of others I-AUC .53 to .57, P-AUC .68 to .70: docs/model_card.md."
+    "evidence. On forgeries it never saw: I-AUC .68, P-AUC .64, P-F1 .23 (no skill: .50, .50, "
+    ".21); on real ones of others I-AUC .52 to .58, P-AUC .70: docs/model_card.md."
 )
 
 
