@@ -51,11 +51,7 @@ def main() -> int:
     use_compilation_cache()
     tiles = {"tile": arguments.tile, "overlap": arguments.tile_overlap}
     localizer = Localizer.load(arguments.checkpoint, which=arguments.which, **tiles)
-    threshold = arguments.threshold
-    if threshold is None:
-        # Other tiles have maps of another kind than was calibrated; their score is the same.
-        same = arguments.tile is None
-        threshold = localizer.threshold if same else localizer.config.model.heat_map.threshold
+    threshold = localizer.threshold if arguments.threshold is None else arguments.threshold
     verdicts = localizer.calibration and localizer.calibration.rule
     if verdicts:
         log.info(verdicts)

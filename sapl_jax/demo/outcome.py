@@ -130,6 +130,7 @@ def on_photographs(localizer: Localizer) -> dict[str, dict[str, Panel]]:
     By kind, "authentic" first, what `case` shows; the model's score stands below the picture.
     """
     protocol = protocols.PROTOCOLS[protocols.DEFAULT]
+    threshold = localizer.config.model.heat_map.threshold  # That of the F1, not a calibration's.
     rows: dict[str, dict[str, Panel]] = {}
     for example in one_of_each_kind(0, localizer.geometry.size):
         image = decode_image(example.jpeg, example.kind)
@@ -139,7 +140,7 @@ def on_photographs(localizer: Localizer) -> dict[str, dict[str, Panel]]:
         truth = np.zeros(image.shape[:2], bool) if example.mask is None else example.mask > 127
         shown = Shown(image, truth, found.heat_map)
         record = Record(example.kind, Path(example.kind), image.shape[:2], scores, shown)
-        rows[example.kind] = case(record, localizer.edge_options, localizer.threshold)
+        rows[example.kind] = case(record, localizer.edge_options, threshold)
         rows[example.kind]["picture"] = Panel(
             image, note=f"{example.kind}, score {found.score:.2f}"
         )

@@ -34,7 +34,8 @@ class Localizer:
         source: of the weights, as `TrainedModel` has it.
         geometry: size of the resized picture and of a patch, in pixels.
         calibration: what `sapl_jax.calibrate` found for these weights, or None.
-        threshold: of the mask; the calibration's, or the configuration's.
+        threshold: of the mask; the calibration's, which is of maps in the configuration's tiles,
+            or the configuration's.
         tile: pixels of the tiles of larger pictures' maps; 0 where they are shrunk instead.
         overlap: share of a tile that neighbours have in common.
     """
@@ -53,10 +54,12 @@ class Localizer:
         self.edge_options = EdgeOptions.from_config(config.image)
         stored = source.get("calibration")
         self.calibration = of_dict(stored) if stored else None
-        uncalibrated: float = config.model.heat_map.threshold
-        self.threshold = self.calibration.map_threshold if self.calibration else uncalibrated
-        self.tile: int = config.model.heat_map.get("tile", 0) if tile is None else tile
-        self.overlap = overlap
+        configured: int = config.model.heat_map.get("tile", 0)
+        self.tile, self.overlap = configured if tile is None else tile, overlap
+        self.threshold: float = config.model.heat_map.threshold
+        # Other tiles have maps of another kind than was calibrated; their score is the same.
+        if self.calibration and self.tile == configured:
+            self.threshold = self.calibration.map_threshold
         self.batch_size = _BATCH_PER_DEVICE * jax.local_device_count()
         self._mesh = Mesh(np.asarray(jax.local_devices()), (devices.AXIS,))
         params, frozen = split_model(model)

@@ -176,6 +176,7 @@ def test_own_pictures_calibrate_a_run_and_what_they_say_is_taken_up(
     assert sum(localizer.verdict(r.score) == "tampered" for r in results) == 1
     assert np.mean([r.mask.mean() for r in results]) <= 0.3
     assert localizer.threshold == found.map_threshold
+    assert Localizer.load(run, tile=32).threshold == 0.5  # Maps in other tiles are of another kind.
 
 
 def test_the_validation_split_gives_the_probability_and_own_pictures_keep_it(

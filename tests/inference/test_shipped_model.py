@@ -1,15 +1,12 @@
 """The model that comes with the package: small, and better than chance on photographs."""
 
 import numpy as np
-import pytest
 from sklearn.metrics import roc_auc_score
 
 from data_pipelines.generator.photographs import Library, installed_photographs, photograph_example
 from data_pipelines.images import decode_image
 from sapl_jax.inference.localizer import Localizer
 from sapl_jax.inference.opening import SHIPPED
-
-pytestmark = pytest.mark.skipif(not SHIPPED.is_dir(), reason="it is not in this checkout")
 
 
 def test_it_finds_forgeries_in_photographs_that_it_never_saw() -> None:
