@@ -146,7 +146,7 @@ def build_page(
             chosen = gr.Dataset(
                 components=[gr.Image(visible=False)],
                 samples=[[path] for path, _ in taken],
-                label="Generated examples",
+                label="Examples, forged from photographs",
                 type="index",
             )
             chosen.click(
