@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from configs import photographs
 from data_pipelines.generator.folder import generate
 from data_pipelines.preprocess import Geometry
 from data_pipelines.readers import read_dataset
@@ -77,7 +78,7 @@ def test_photographs_are_forged_for_the_report_with_their_truth() -> None:
     class Edges:
         """The edge map as a detector, at the size of the demo's pictures."""
 
-        geometry, threshold, edge_options = Geometry(96, 16), 0.5, DEFAULT_OPTIONS
+        config, geometry, edge_options = photographs.get_config(), Geometry(96, 16), DEFAULT_OPTIONS
         analyse = staticmethod(TRIVIAL["edge map alone"].analyse)
 
     rows = on_photographs(Edges())
