@@ -40,6 +40,7 @@ def get_config() -> ConfigDict:
     train.warmup_steps = 50
     train.schedule = "cosine"
     train.keep = "best"
+    train.remat = "none"  # So small a model has memory to spare.
     train.eval_every = 200
     train.checkpoint_every = 100
     train.eval_batch_size = 20

@@ -53,6 +53,10 @@ def get_config() -> ConfigDict:
     model.edges = "own"
     model.logit_scale = 0.0  # [ours] Of all cosines. 0: CLIP's, about 100. AnomalyCLIP has 1 / .07.
     model.value_attention = False  # [ours] Patches from V-V attention, as in AnomalyCLIP.
+    # [ours] Patches attend to patches at most so many rows and columns away; 0: to all, as in CLIP.
+    model.attention_reach = 0
+    # [ours] Answers are means over a picture and its three mirrored forms, at four times the cost.
+    model.test_flips = False
     model.attention_heads = 8  # [ours] Heads of ECPL's attention. Must divide the text width.
 
     model.hecl = hecl = ConfigDict()

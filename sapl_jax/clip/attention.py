@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
@@ -53,6 +54,37 @@ def plain_attention() -> Iterator[None]:
         yield
     finally:
         _plain.reset(token)
+
+
+def neighbour_attention(
+    q: Array, k: Array, v: Array, *, grid: tuple[int, int], reach: int
+) -> Array:
+    """`attention` in which a patch sees only the patches around it; the class token sees all.
+
+    A patch attends to patches at most `reach` rows and columns away, itself included, and not to
+    the class token, which would tell it of all others. After n blocks its feature depends on what
+    lies within n * reach patches, and on nothing else. Linear in T.
+
+    Args:
+        q, k, v: [B, 1 + rows * columns, H, d], the class token first, then patches row by row.
+        grid: rows and columns.
+        reach: in patches, 0 or more.
+    """
+    rows, columns = grid
+    first = _einsum(False, q[:, :1], k, v)
+    shape = (q.shape[0], rows, columns, *q.shape[2:])
+    patches, keys, values = (x[:, 1:].reshape(shape) for x in (q * q.shape[3] ** -0.5, k, v))
+    margin = ((0, 0), (reach, reach), (reach, reach), (0, 0), (0, 0))
+    keys, values = jnp.pad(keys, margin), jnp.pad(values, margin)
+    exists = np.pad(np.ones(grid, bool), reach)
+    window = range(2 * reach + 1)
+    parts = [np.s_[y : y + rows, x : x + columns] for y in window for x in window]
+    scores = jnp.stack([product("byxhd,byxhd->byxh", patches, keys[:, *part]) for part in parts])
+    seen = np.stack([exists[part] for part in parts])[:, None, :, :, None]
+    weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=0).astype(v.dtype)
+    each = zip(weights, parts, strict=True)
+    rest = sum(weight[..., None] * values[:, *part] for weight, part in each)
+    return jnp.concatenate([first, rest.reshape(q[:, 1:].shape)], axis=1)
 
 
 class _Kind(NamedTuple):

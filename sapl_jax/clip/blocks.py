@@ -5,7 +5,7 @@ parameters on a leading depth axis and runs by `jax.lax.scan`: one traced block 
 so compiles stay short and the parameter tree has few leaves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ from flax import nnx
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from sapl_jax.clip.attention import FUSED, LOGSUMEXP, attention
+from sapl_jax.clip.attention import FUSED, LOGSUMEXP
 from sapl_jax.clip.config import ACTIVATIONS, TowerConfig
 from sapl_jax.errors import UserError
 
@@ -31,6 +31,10 @@ class LoRAParam(Trainable):
 # of what attention gives out after its projection, and of what the wide first layer of an MLP gives
 # out, which takes as much memory as the others.
 LINEAR, ATTENDED, MLP = "linear", "attended", "mlp"
+
+
+# Attention of queries, keys and values [B, T, H, d] -> [B, T, H, d].
+Attend = Callable[[Array, Array, Array], Array]
 
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float, dtype: jnp.dtype) -> nnx.Param:
@@ -99,23 +103,23 @@ class Block(nnx.Module):
         self.fc1 = Linear(features, hidden, (2 * features) ** -0.5, dtype, rngs)
         self.fc2 = Linear(hidden, features, std_in, dtype, rngs)
 
-    def __call__(self, x: Array, *, causal: bool) -> Array:
-        """x: [B, T, D] -> [B, T, D]."""
+    def __call__(self, x: Array, attend: Attend) -> Array:
+        """x: [B, T, D] -> [B, T, D]; `attend`: its attention."""
         h = self.norm1(x)
         q, k, v = (self._split_heads(project(h)) for project in (self.q, self.k, self.v))
-        x = x + self.out(attention(q, k, v, causal=causal).reshape(x.shape), ATTENDED)
+        x = x + self.out(attend(q, k, v).reshape(x.shape), ATTENDED)
         h = self.norm2(x)
         return x + self.fc2(ACTIVATIONS[self.activation](self.fc1(h, MLP)))
 
-    def with_values(self, x: Array, patches: Array) -> tuple[Array, Array]:
-        """One block of the V-V path beside the usual one, not causal: both [B, T, D].
+    def with_values(self, x: Array, patches: Array, attend: Attend) -> tuple[Array, Array]:
+        """One block of the V-V path beside the usual one: both [B, T, D].
 
         `patches` collects softmax(v v^T) v of every block and skips the MLPs, as in CLIP Surgery
         (arXiv 2304.05653) and AnomalyCLIP (arXiv 2310.18961).
         """
         v = self._split_heads(self.v(self.norm1(x)))
-        patches = patches + self.out(attention(v, v, v, causal=False).reshape(x.shape))
-        return self(x, causal=False), patches
+        patches = patches + self.out(attend(v, v, v).reshape(x.shape))
+        return self(x, attend), patches
 
     def _split_heads(self, x: Array) -> Array:
         return x.reshape(*x.shape[:-1], self.heads, -1)
@@ -159,12 +163,13 @@ def make_blocks(config: TowerConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Block:
 
 
 def run_blocks(
-    blocks: Block, x: Array, taps: Sequence[int], causal: bool, recompute: Recompute, values: bool
+    blocks: Block, x: Array, taps: Sequence[int], attend: Attend, recompute: Recompute, values: bool
 ) -> tuple[list[Array], Array]:
     """Runs stacked blocks on `x` [B, T, D] and keeps the hidden states that `taps` names.
 
     Args:
         taps: which hidden states to keep: k is the output of block k, 0 is `x` itself.
+        attend: the attention of every block.
         recompute: what of each block is computed again in the backward pass.
         values: the tapped states are those of the V-V path (`Block.with_values`), which leaves the
             usual one at the block of the first tap above 0.
@@ -186,15 +191,15 @@ def run_blocks(
     state: _State = (x,)
     for stop in sorted({tap for tap in taps if tap > 0} | {depth}):
         if values and start == 0:
-            (x,) = _run_segment(blocks, state, 0, stop - 1, causal, recompute)
+            (x,) = _run_segment(blocks, state, 0, stop - 1, attend, recompute)
             start, state = stop - 1, (x, x)
-        state = _run_segment(blocks, state, start, stop, causal, recompute)
+        state = _run_segment(blocks, state, start, stop, attend, recompute)
         kept[stop], start = state[-1], stop
     return [kept[tap] for tap in taps], state[0]
 
 
 def _run_segment(
-    blocks: Block, state: _State, start: int, stop: int, causal: bool, recompute: Recompute
+    blocks: Block, state: _State, start: int, stop: int, attend: Attend, recompute: Recompute
 ) -> _State:
     graphdef, weights = nnx.split(blocks)
     lora, frozen = nnx.split_state(weights, LoRAParam, nnx.Param)
@@ -208,7 +213,7 @@ def _run_segment(
             lambda w: jax.lax.dynamic_index_in_dim(w, index, keepdims=False), frozen
         )
         block = nnx.merge(graphdef, lora_of_block, frozen_of_block)
-        return (block.with_values(*h) if len(h) == 2 else (block(*h, causal=causal),)), None
+        return (block.with_values(*h, attend) if len(h) == 2 else (block(h[0], attend),)), None
 
     kept = set(_KEPT[recompute.level])
     if kept and recompute.unroll:

@@ -9,7 +9,17 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from sapl_jax.clip.blocks import KEEP, LayerNorm, Linear, Recompute, make_blocks, normal, run_blocks
+from sapl_jax.clip.attention import attention, neighbour_attention
+from sapl_jax.clip.blocks import (
+    KEEP,
+    Attend,
+    LayerNorm,
+    Linear,
+    Recompute,
+    make_blocks,
+    normal,
+    run_blocks,
+)
 from sapl_jax.clip.config import TextConfig, VisionConfig
 from sapl_jax.errors import UserError
 
@@ -80,6 +90,7 @@ class VisionTower(nnx.Module):
         taps: tuple[int, ...] = (),
         recompute: Recompute = KEEP,
         values: bool = False,
+        reach: int = 0,
     ) -> VisionFeatures:
         """Features of normalised pictures.
 
@@ -87,12 +98,18 @@ class VisionTower(nnx.Module):
             pixels: [B, H, W, 3] float, CLIP's mean and std applied. Any H, W of at least one
                 patch; pixels beyond the last whole patch are not used (as in the original).
             taps, recompute, values: as in `run_blocks`.
+            reach: patches see only patches so near (`neighbour_attention`); 0: everything.
 
         Raises:
             UserError: a tap is beyond the depth, or the picture is smaller than a patch.
         """
         x = self.embed(pixels)
-        tapped, last = run_blocks(self.blocks, x, taps, False, recompute, values)
+        attend: Attend = functools.partial(attention, causal=False)
+        if reach:
+            patch = self.config.patch_size
+            grid = pixels.shape[1] // patch, pixels.shape[2] // patch
+            attend = functools.partial(neighbour_attention, grid=grid, reach=reach)
+        tapped, last = run_blocks(self.blocks, x, taps, attend, recompute, values)
         stacked = jnp.stack(tapped) if tapped else jnp.zeros((0, *x.shape), x.dtype)
         return VisionFeatures(taps=stacked, pooled=self.post_norm(last[:, 0]))
 
@@ -158,4 +175,5 @@ class TextTower(nnx.Module):
                 "Use fewer context or edge tokens."
             )
         x = embeddings.astype(self.dtype) + self.positions[...][:length]
-        return run_blocks(self.blocks, x, taps, causal=True, recompute=KEEP, values=False)
+        attend = functools.partial(attention, causal=True)
+        return run_blocks(self.blocks, x, taps, attend, recompute=KEEP, values=False)

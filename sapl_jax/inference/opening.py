@@ -160,7 +160,8 @@ def _newest(folder: Path) -> tuple[CheckpointFolder, int]:
 def _require_current(config: ConfigDict, origin: Path) -> None:
     """UserError where the configuration stored in `origin` lacks a field of this version."""
     absent = flat(get_config().to_dict()).keys() - flat(config.to_dict()).keys()
-    absent -= set(FREE_FIELDS)  # of the run, not of the model
+    # Of the run, not of the model; or newer, and off where it is absent.
+    absent -= {*FREE_FIELDS, "model.attention_reach"}
     parts = ("image.", "clip.", "model.", "train.")
     if missing := sorted(name for name in absent if name.startswith(parts)):
         raise UserError(

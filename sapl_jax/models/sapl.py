@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -24,6 +25,9 @@ from sapl_jax.models.prompts import Prompts
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+# A batch of canvases [B,C,C,...] as it is, and mirrored; the same once more undoes it.
+_FORMS = (np.s_[:, :, :], np.s_[:, :, ::-1], np.s_[:, ::-1, :], np.s_[:, ::-1, ::-1])
+Arrays = tuple[Array, ...]
 
 
 class Outputs(NamedTuple):
@@ -82,8 +86,9 @@ class SAPL(nnx.Module):
         if options.edges == "another":
             edge_map = jnp.roll(edge_map, batch // 2, axis=0) * valid
         features = self.clip.vision(
-            normalize_pixels(image), options.taps, recompute, options.value_attention
-        )
+            normalize_pixels(image), options.taps, recompute, options.value_attention,
+            options.get("attention_reach", 0),
+        )  # fmt: skip
         # The frozen final layer norm puts all depths on one scale before they are compared.
         normed = self.clip.vision.post_norm(features.taps[:, :, 1:])
         embeddings = self.clip.visual_projection(normed)
@@ -156,16 +161,36 @@ def assemble_sapl(clip: CLIP, class_ids: Sequence[Sequence[int]], config: Config
 
 
 def score_and_patch_map(
-    model: SAPL, image: Array, edge_map: Array, valid: Array
+    model: SAPL, image: Array, edge_map: Array, valid: Array, *, flips: bool = True
 ) -> tuple[Array, Array]:
     """What inference takes from the model: scores [B] and patch heat maps [B,g,g], float32.
 
-    Args: as `SAPL.__call__`: image [B,C,C,3] uint8, edge_map [B,g,g] float, valid [B,g,g] bool.
+    Where `model.test_flips` is on, image logits and similarities are means over the canvas as it
+    is and mirrored along either axis and both, one form after the other.
+
+    Args: as `SAPL.__call__`: image [B,C,C,3] uint8, edge_map [B,g,g] float, valid [B,g,g] bool;
+        `flips` False leaves the mirrored forms out.
     """
-    outputs = model(image, edge_map, valid)
-    scores = jax.nn.softmax(outputs.image_logits, axis=-1)[:, TAMPERED]
+    forms = _FORMS if flips and model.options.get("test_flips", False) else _FORMS[:1]
+    inputs = (image, edge_map, valid)
+
+    def analyse(form: Arrays) -> Arrays:
+        outputs = model(*form)
+        grid = (*outputs.similarity.shape[:2], *edge_map.shape[1:], 2)
+        return outputs.image_logits, outputs.similarity.reshape(grid)
+
+    if len(forms) == 1:
+        logits, similarity = analyse(inputs)
+    else:
+        stacks = tuple(jnp.stack([part[form] for form in forms]) for part in inputs)
+        each, maps = jax.lax.map(analyse, stacks)
+        logits = jnp.mean(each, axis=0)
+        turned = [part[:, *form] for part, form in zip(maps, forms, strict=True)]
+        similarity = jnp.mean(jnp.stack(turned), axis=0)
+    scores = jax.nn.softmax(logits, axis=-1)[:, TAMPERED]
     flat = valid.reshape(valid.shape[0], -1)
-    heat = tampered_heat(outputs.similarity, model.scale, flat, model.options.heat_map)
+    similarity = similarity.reshape(*similarity.shape[:2], -1, 2)
+    heat = tampered_heat(similarity, model.scale, flat, model.options.heat_map)
     return scores, heat.reshape(edge_map.shape)
 
 

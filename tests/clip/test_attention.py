@@ -41,6 +41,27 @@ def test_is_softmax_attention(length, causal):
         np.testing.assert_allclose(one, other, atol=2e-6)
 
 
+@pytest.mark.parametrize("reach", [0, 1, 2, 9])
+def test_neighbour_attention_is_attention_to_the_patches_around(reach):
+    rows, columns = 5, 4
+    q, k, v, d_out = arrays(1 + rows * columns)
+    y, x = np.divmod(np.arange(rows * columns), columns)
+    seen = np.ones((1 + rows * columns,) * 2, bool)
+    seen[1:, 0] = False
+    away = np.maximum(abs(y[:, None] - y), abs(x[:, None] - x))
+    seen[1:, 1:] = away <= reach
+
+    def expected(q, k, v):
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1] ** 0.5
+        weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf))
+        return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+
+    function = functools.partial(attention.neighbour_attention, grid=(rows, columns), reach=reach)
+    found = with_gradients(function, q, k, v, d_out)
+    for one, other in zip(found, with_gradients(expected, q, k, v, d_out), strict=True):
+        np.testing.assert_allclose(one, other, atol=5e-6)
+
+
 @pytest.mark.parametrize("length", [19, 257])
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_token_appended_for_cudnn_changes_nothing(monkeypatch, length, causal):

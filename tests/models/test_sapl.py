@@ -8,7 +8,13 @@ import pytest
 from sapl_jax.checkpoints import flatten
 from sapl_jax.clip.tokens import class_token_ids
 from sapl_jax.errors import UserError
-from sapl_jax.models.sapl import CLIP_MEAN, CLIP_STD, build_sapl, normalize_pixels
+from sapl_jax.models.sapl import (
+    CLIP_MEAN,
+    CLIP_STD,
+    build_sapl,
+    normalize_pixels,
+    score_and_patch_map,
+)
 from sapl_jax.training.state import split_model
 
 
@@ -137,3 +143,47 @@ def test_pooled_image_logits_follow_the_most_tampered_patches(tiny_config, batch
     np.testing.assert_allclose(
         outputs.image_logits[:, 1] - outputs.image_logits[:, 0], expected, rtol=1e-4, atol=1e-5
     )
+
+
+def test_answers_with_flips_are_means_over_the_mirrored_forms(tiny_config, batch):
+    plain = build_sapl(tiny_config, jnp.float32)
+    tiny_config.model.test_flips = True
+    model = build_sapl(tiny_config, jnp.float32)
+    valid = batch[2].at[:, :, 3].set(False)  # A picture narrower than the canvas.
+    inputs = (*batch[:2], valid)
+    score, heat = score_and_patch_map(model, *inputs)
+    logits, margins = [], []
+    for rows in (1, -1):
+        for columns in (1, -1):
+            outputs = plain(*(part[:, ::rows, ::columns] for part in inputs))
+            logits.append(np.asarray(outputs.image_logits))
+            margin = plain.scale * (outputs.similarity[..., 1] - outputs.similarity[..., 0]).mean(0)
+            margins.append(np.asarray(margin).reshape(3, 4, 4)[:, ::rows, ::columns])
+    logits = np.mean(logits, 0)
+    expected = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
+    np.testing.assert_allclose(score, expected, atol=1e-4)
+    np.testing.assert_allclose(heat, 1 / (1 + np.exp(-np.mean(margins, 0))), atol=1e-4)
+    one = score_and_patch_map(plain, *inputs)
+    assert np.abs(one[1] - heat).max() > 1e-3
+    for alone, found in zip(one, score_and_patch_map(model, *inputs, flips=False), strict=True):
+        np.testing.assert_array_equal(alone, found)
+    mirrored = score_and_patch_map(model, *(part[:, ::-1] for part in inputs))
+    np.testing.assert_allclose(mirrored[1][:, ::-1], heat, atol=1e-4)
+
+
+def test_patches_that_reach_only_neighbours_know_nothing_of_the_rest(tiny_config, batch):
+    tiny_config.model.taps = (1, 2)
+    rng = np.random.default_rng(1)
+    image = rng.integers(0, 256, (1, 56, 56, 3), dtype=np.uint8)
+    other = image.copy()
+    other[:, :7, :7] = 255 - other[:, :7, :7]  # The first of 8 x 8 patches.
+    more = jnp.ones((1, 8, 8)), jnp.ones((1, 8, 8), bool)
+    for reach, changed in ((0, 8), (1, 2)):
+        tiny_config.model.attention_reach = reach
+        model = build_sapl(tiny_config, jnp.float32)
+        one, two = (model(jnp.asarray(pixels), *more).embeddings for pixels in (image, other))
+        for tap, difference in enumerate(np.abs(one - two).max((1, 3)).reshape(2, 8, 8)):
+            differs = difference > 0
+            side = changed if reach == 0 else 1 + (tap + 1) * reach
+            assert differs[:side, :side].all()
+            assert differs.sum() == side**2

@@ -55,8 +55,8 @@ def test_a_process_asks_a_device_of_its_own():
     assert chosen("auto", of_another_process(), device("tpu", 8e9)) == Recompute("mlp")
 
 
-def test_auto_keeps_everything_where_memory_is_unknown():
-    assert chosen("auto", jax.devices()[0], batch=4000) == Recompute("none", unroll=False)
+def test_auto_keeps_all_but_the_widest_where_memory_is_unknown():
+    assert chosen("auto", jax.devices()[0], batch=4000) == Recompute("mlp", unroll=False)
 
 
 def test_a_gpu_unrolls():
