@@ -29,8 +29,8 @@ ORBAX_WEIGHTS = "weights"  # the folder of an export's arrays
 SHIPPED = Path(__file__).parent.parent / "assets" / "photographs_model"
 NOTICE = (
     "No --checkpoint was given: using the package's small model for photographs, a hint and no "
-    "evidence. On forgeries it never saw: I-AUC .68, P-AUC .64, P-F1 .23 (no skill: .50, .50, "
-    ".21); on real ones of others I-AUC .52 to .58, P-AUC .70: docs/model_card.md."
+    "evidence. On forgeries it never saw: I-AUC .67, P-AUC .67, P-F1 .23 (no skill: .50, .50, "
+    ".21); on real ones of others I-AUC .53 and .57, P-AUC .72 and .74: docs/model_card.md."
 )
 
 
@@ -71,7 +71,8 @@ def load_model(
     else:
         trained = _load_export(folder, dtype)
     found = calibration.read(folder)
-    source = {**trained.source, "fingerprint": calibration.fingerprint(trained.model)}
+    # An export keeps its run's: in one whose LoRA is merged nothing trained may be left apart.
+    source = {"fingerprint": calibration.fingerprint(trained.model), **trained.source}
     if found is not None and found.model != source["fingerprint"]:
         file = folder / calibration.FILE
         log.warning("%s is of other weights and is left out: calibrate again", file)

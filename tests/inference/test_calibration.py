@@ -235,8 +235,10 @@ def test_a_calibration_of_other_weights_or_another_format_is_not_taken(
 def test_exports_carry_it(monkeypatch, own, run, tmp_path) -> None:
     _run(monkeypatch, "--checkpoint", run, "--authentic", own, "--false-alarms", ".2")
     export(load_model(run), "orbax", tmp_path / "export", [own / "0.png"])
-    found = Localizer.load(tmp_path / "export").calibration
-    assert found is not None and found == Localizer.load(run).calibration
+    exported, localizer = Localizer.load(tmp_path / "export"), Localizer.load(run)
+    assert exported.calibration is not None and exported.calibration == localizer.calibration
+    # Its LoRA is merged; that a calibration is of its weights is told by the run's fingerprint.
+    assert exported.source["fingerprint"] == localizer.source["fingerprint"]
 
 
 def test_training_data_that_changed_are_said_to_have_changed(caplog, own, run, tmp_path) -> None:
