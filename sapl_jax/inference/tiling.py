@@ -66,19 +66,23 @@ class TiledDetector:
         return results
 
     def _analyse_large(self, image: np.ndarray) -> Result:
-        score = self._whole([image])[0].score
         (rows, weight_y, total_y), (columns, weight_x, total_x) = map(self._axis, image.shape[:2])
         weight = weight_y[:, None] * weight_x[None, :]
         heat_map = np.zeros(image.shape[:2], np.float32)
-        corners = [(y, x) for y in rows for x in columns]
-        with ProgressBar(total=len(corners), desc="tiles", leave=False) as bar:
-            for start in range(0, len(corners), self._batch):
-                batch = corners[start : start + self._batch]
-                parts = [np.s_[y : y + len(weight_y), x : x + len(weight_x)] for y, x in batch]
-                tiles = [image[part] for part in parts]
-                for part, analysis in zip(parts, self._whole(tiles), strict=True):
+        # The picture itself, for the score, goes with the first tiles: one shape to compile.
+        score, parts = 0.0, [(slice(None), slice(None))]
+        height, width = weight.shape
+        parts += [np.s_[y : y + height, x : x + width] for y in rows for x in columns]
+        with ProgressBar(total=len(parts) - 1, desc="tiles", leave=False) as bar:
+            # Equal batches: a last one of a single tile would be a second shape.
+            for some in np.array_split(np.arange(len(parts)), math.ceil(len(parts) / self._batch)):
+                batch = [parts[n] for n in some]
+                found = list(self._whole([image[part] for part in batch]))
+                if some[0] == 0:
+                    score, batch, found = found[0].score, batch[1:], found[1:]
+                for part, analysis in zip(batch, found, strict=True):
                     heat_map[part] += weight * analysis.heat_map
-                bar.update(len(batch))
+                bar.update(len(found))
         # Tiles form a grid, so the weights add up to an outer product: no map of weights needed.
         heat_map /= total_y[:, None]
         heat_map /= total_x[None, :]

@@ -42,25 +42,27 @@ def test_small_pictures_go_to_the_detector_whole_and_together() -> None:
     images = [np.zeros((*size, 3), np.uint8) for size in ((20, 64), (20, 65), (30, 30))]
     found = TiledDetector(detector.analyse, tile=64, batch=8).analyse(images)
     assert [analysis.heat_map.shape for analysis in found] == [(20, 64), (20, 65), (30, 30)]
-    assert detector.batches == [2, 1, 2]  # both small ones, the large one whole, its two tiles
+    assert detector.batches == [2, 3]  # both small ones; the large one whole with its two tiles
 
 
 def test_no_more_tiles_than_the_batch_are_analysed_at_once() -> None:
     detector = RedDetector()
     tiled = TiledDetector(detector.analyse, tile=32, overlap=0, batch=3)
     tiled.analyse([np.zeros((64, 96, 3), np.uint8)])
-    assert detector.batches == [1, 3, 3]
+    assert detector.batches == [3, 2, 2]  # The whole picture and six tiles.
 
 
 class _ThumbnailDetector(RedDetector):
     """Works on a small copy and returns small maps for tiles, as a model with a canvas does."""
 
     def analyse(self, images):
-        whole = [image for image in images if max(image.shape[:2]) > 256]
-        if whole:
-            nothing = np.broadcast_to(np.float32(0), whole[0].shape[:2])
-            return [RedAnalysis(0.5, nothing)]
-        return super().analyse(images)
+        tiles = iter(super().analyse([image for image in images if max(image.shape[:2]) <= 256]))
+        return [
+            RedAnalysis(0.5, np.broadcast_to(np.float32(0), image.shape[:2]))
+            if max(image.shape[:2]) > 256
+            else next(tiles)
+            for image in images
+        ]
 
 
 def test_memory_is_one_map_one_mask_and_a_batch_of_tiles() -> None:
