@@ -78,8 +78,8 @@ def predict(weights: np.ndarray, features: np.ndarray) -> np.ndarray:
     return features @ weights[:-1] + weights[-1]
 
 
-def backbone(folder: Path, reach: int) -> Features:
-    """The patches of all blocks of the CLIP in a folder; `reach` as `VisionTower` has it."""
+def backbone(folder: Path) -> Features:
+    """The patches of all blocks of the CLIP in a folder."""
     clip = load_clip(str(folder))
     vision = clip.config.vision
     if CELL % vision.patch_size:
@@ -90,7 +90,7 @@ def backbone(folder: Path, reach: int) -> Features:
 
     @jax.jit
     def patches(pixels: jax.Array) -> jax.Array:
-        found = clip.vision(normalize_pixels(pixels[None]), taps, reach=reach).taps[:, 0, 1:]
+        found = clip.vision(normalize_pixels(pixels[None]), taps).taps[:, 0, 1:]
         return jnp.concatenate(list(clip.vision.post_norm(found)), axis=-1)
 
     def features(pixels: np.ndarray) -> np.ndarray:
@@ -226,7 +226,6 @@ def parse_arguments() -> argparse.Namespace:
     parser = Parser("python -m benchmarks.probe", __doc__)
     add = parser.add_argument
     add("--clip", type=Path, action="append", default=[], help="folder of a backbone; repeatable")
-    add("--reach", type=int, default=0, help="`model.attention_reach` of these backbones")
     add("--photographs", required=True, help="folder of real photographs, for the traces")
     add("--train", type=Path, required=True, help="Au/, Tp/ and Gt/ to fit on")
     add("--test", action="append", required=True, metavar="NAME=PATH", help="as in sapl evaluate")
@@ -254,8 +253,7 @@ def main() -> None:
         print(f"{name}: {len(samples)} pictures, {masks} tampered ones with a mask")
         header += [f"{name} {what}" for what in ("seam", "mask", "I-AUC")]
     rows = [header]
-    clips = {str(folder): backbone(folder, flags.reach) for folder in flags.clip}
-    sources = {"edge statistics": edge_statistics} | clips
+    sources = {"edge statistics": edge_statistics} | {str(c): backbone(c) for c in flags.clip}
     for name, features in sources.items():
         found = probe_traces(features, flags.photographs, flags.size, flags.seed)
         found += probe_forgeries(features, train, list(tests.values()), flags.size)

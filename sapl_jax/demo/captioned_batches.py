@@ -86,26 +86,23 @@ def make_batch(
     canvas: int,
     patch: int,
     sheets: float,
-    cuts: int,
 ) -> Batch:
     """A batch of `size` images of canvas x canvas pixels.
 
     `sheets` is the share of contact sheets: two to four crops of different photographs side by
-    side, cut along the patch grid, each with the caption of its own photograph. With more than one
-    of `cuts` an axis is cut up to so many times.
+    side, cut along the patch grid, each with the caption of its own photograph.
     """
     images, history, single, captions = [], [], [], []
     count, grid = len(pictures.pixels), canvas // patch
     for first in rng.integers(0, count, size):
         owner = np.zeros((grid, grid), np.int64)
         if rng.random() < sheets:
-            row, column = rng.integers(1, grid, (2, cuts))
+            row, column = rng.integers(1, grid, 2)
             layout = rng.integers(3)
             if layout != 1:
-                owner += np.searchsorted(np.sort(row), np.arange(grid), "right")[:, None]
+                owner[row:] += 1
             if layout != 0:
-                rows = 1 if layout == 1 else cuts + 1
-                owner += rows * np.searchsorted(np.sort(column), np.arange(grid), "right")
+                owner[:, column:] += 1 if layout == 1 else 2
         chosen = np.append(first, rng.integers(0, count, owner.max()))
         image = _crop(rng, pictures.pixels[first], canvas).copy()
         pixel_owner = owner.repeat(patch, 0).repeat(patch, 1)

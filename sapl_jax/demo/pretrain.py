@@ -1,7 +1,7 @@
 """Pretrains the small CLIP that the demo starts from: pictures and captions of their processing.
 
 python -m sapl_jax.demo.pretrain --output sapl_jax/assets/demo_clip
-python -m sapl_jax.demo.pretrain --output DIR --photographs DIR --start sapl_jax/assets/demo_clip
+python -m sapl_jax.demo.pretrain --output DIR --photographs DIR --patch 8 --canvas 64
 
 The pictures are generated, or real photographs taken again by the generator's cameras. It sees no
 forgery, no mask and no label: captions say what a picture shows and how it was processed. The
@@ -27,7 +27,6 @@ from optax.contrib import MuonDimensionNumbers, muon
 
 from data_pipelines.generator.photographs import open_library
 from data_pipelines.progress_bars import ProgressBar
-from sapl_jax.clip.loading import load_clip
 from sapl_jax.clip.model import CLIP
 from sapl_jax.clip.weights import save_clip
 from sapl_jax.demo import captioned_batches as batches
@@ -43,7 +42,6 @@ def parse_arguments() -> argparse.Namespace:
     parser = Parser("python -m sapl_jax.demo.pretrain", __doc__)
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder to write, in Hugging Face's format")
-    add("--start", help="folder of a CLIP that it wrote, to go on from (default: from scratch)")
     add("--photographs", help="folder of real photographs: those of the train split are used")
     add("--pictures", type=int, default=8000, help="pictures to make")
     add("--size", type=int, default=192, help="side of a picture in pixels")
@@ -54,8 +52,6 @@ def parse_arguments() -> argparse.Namespace:
     add("--batch-size", type=int, default=16)
     add("--learning-rate", type=float, default=1.5e-3)
     add("--sheets", type=float, default=0.5, help="share of contact sheets among the images")
-    add("--reach", type=int, default=0, help="patches see only patches so near; 0: everything")
-    add("--cuts", type=int, default=1, help="times a sheet is cut along an axis, at most")
     add("--clip-weight", type=float, default=0.05, help="weight of the whole-image contrast")
     add("--patch-weight", type=float, default=1.0, help="weight of the patches' phrases")
     add("--seed", type=int, default=10**6, help="of the pictures and of everything else")
@@ -98,11 +94,8 @@ def main() -> None:
     pictures = batches.make_pictures(
         flags.seed, flags.pictures, flags.size, flags.workers, photographs
     )
-    if flags.start:
-        clip = load_clip(flags.start)
-    else:
-        config = small_config(vocabulary.size, flags.canvas, flags.patch, flags.width)
-        clip = build_clip(config, pictures.pixels, flags.seed)
+    config = small_config(vocabulary.size, flags.canvas, flags.patch, flags.width)
+    clip = build_clip(config, pictures.pixels, flags.seed)
     optimizer = nnx.Optimizer(clip, make_optimizer(flags.learning_rate, flags.steps), wrt=nnx.Param)
     phrases = batches.phrases(vocabulary, properties)
     rng = np.random.default_rng(flags.seed)
@@ -111,16 +104,14 @@ def main() -> None:
     @nnx.jit
     def step(clip: CLIP, optimizer: nnx.Optimizer, batch: batches.Batch, chosen: jax.Array) -> dict:
         loss = functools.partial(
-            pretraining_loss, weights=(flags.patch_weight, flags.clip_weight),
-            properties=properties, reach=flags.reach,
-        )  # fmt: skip
+            pretraining_loss, weights=(flags.patch_weight, flags.clip_weight), properties=properties
+        )
         grads, parts = nnx.grad(loss, has_aux=True)(clip, batch, chosen)
         optimizer.update(clip, grads)
         return parts
 
     def next_batch() -> batches.Batch:
-        options = {"sheets": flags.sheets, "cuts": flags.cuts}
-        return batches.make_batch(rng, pictures, vocabulary, **options, **shape)
+        return batches.make_batch(rng, pictures, vocabulary, sheets=flags.sheets, **shape)
 
     history, start = [], time.monotonic()
     with ThreadPoolExecutor(1) as pool, ProgressBar(total=flags.steps, unit="step") as bar:

@@ -63,7 +63,7 @@ def test_every_patch_of_a_sheet_carries_the_words_of_its_own_photograph(
 ) -> None:
     batch = make_batch(
         np.random.default_rng(1), pictures, vocabulary,
-        size=40, canvas=48, patch=16, sheets=0.7, cuts=2,
+        size=40, canvas=48, patch=16, sheets=0.7,
     )  # fmt: skip
     assert 0 < batch.single.mean() < 1
     tiles = batch.image.reshape(40, 3, 16, 3, 16, 3).swapaxes(2, 3).reshape(40, 9, -1)
@@ -81,7 +81,7 @@ def test_the_objective_is_chance_for_blind_features_and_falls_in_training(
     texts = phrases(vocabulary, LOCAL)
     batch = make_batch(
         np.random.default_rng(1), pictures, vocabulary,
-        size=8, canvas=32, patch=16, sheets=0.5, cuts=1,
+        size=8, canvas=32, patch=16, sheets=0.5,
     )  # fmt: skip
     graph, params = nnx.split(clip)
 
