@@ -18,8 +18,10 @@ LOCK_FILE = ".lock"
 FREE_FIELDS = (
     "data.root", "data.prepared", "train.num_steps", "train.epochs", "train.log_every",
     "train.eval_every", "train.checkpoint_every", "train.eval_batch_size", "train.max_bad_steps",
-    "train.profile_steps", "train.remat", "model.heat_map.tile", "model.test_flips",
+    "train.profile_steps", "train.remat", "model.heat_map.tile",
 )  # fmt: skip
+# Newer than some runs, and off in a configuration without them.
+NEWER_FIELDS = {"model.attention_reach": 0, "model.test_flips": False}
 
 
 @contextmanager
@@ -82,7 +84,8 @@ def _check_config(workdir: Path, config: ConfigDict) -> None:
     if not any((workdir / "checkpoints").glob("*/[0-9]*")):
         (workdir / DATA_FILE).unlink(missing_ok=True)
     elif path.exists():
-        before, now = flat(read_config(workdir).to_dict()), flat(config.to_dict())
+        stored = flat(read_config(workdir).to_dict())
+        before, now = NEWER_FIELDS | stored, flat(config.to_dict())
         changed = [
             f"config.{name}: {before.get(name)!r} there, {now.get(name)!r} now"
             for name in sorted(before.keys() | now.keys())

@@ -1,7 +1,9 @@
 """Settings of the whole suite: two CPU devices, so that the data-parallel path always runs."""
 
+import gc
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # Small programs run once: compiling them quickly matters more than running them quickly.
@@ -18,6 +20,17 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="sapl-test-xla-"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # No test may need a network.
+
+
+@pytest.fixture(scope="module", autouse=True)
+def free_programs() -> Iterator[None]:
+    """Every compiled program holds maps of memory, of which Linux gives a process 65,530.
+
+    A worker that compiles more dies of a segmentation fault.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

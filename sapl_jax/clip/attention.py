@@ -71,6 +71,7 @@ def neighbour_attention(
         reach: in patches, 0 or more.
     """
     rows, columns = grid
+    reach = min(reach, max(grid) - 1)
     first = _einsum(False, q[:, :1], k, v)
     shape = (q.shape[0], rows, columns, *q.shape[2:])
     patches, keys, values = (x[:, 1:].reshape(shape) for x in (q * q.shape[3] ** -0.5, k, v))
@@ -81,10 +82,10 @@ def neighbour_attention(
     parts = [np.s_[y : y + rows, x : x + columns] for y in window for x in window]
     scores = jnp.stack([product("byxhd,byxhd->byxh", patches, keys[:, *part]) for part in parts])
     seen = np.stack([exists[part] for part in parts])[:, None, :, :, None]
-    weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=0).astype(v.dtype)
+    weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=0)
     each = zip(weights, parts, strict=True)
     rest = sum(weight[..., None] * values[:, *part] for weight, part in each)
-    return jnp.concatenate([first, rest.reshape(q[:, 1:].shape)], axis=1)
+    return jnp.concatenate([first, rest.reshape(q[:, 1:].shape).astype(v.dtype)], axis=1)
 
 
 class _Kind(NamedTuple):

@@ -21,7 +21,7 @@ from sapl_jax.inference import calibration
 from sapl_jax.inference.export_folder import is_export, read_description
 from sapl_jax.models.sapl import SAPL, assemble_sapl, build_sapl
 from sapl_jax.training.state import init_state, make_optimizer, merge_model, split_model
-from sapl_jax.workdir import FREE_FIELDS, config_of, flat, read_config
+from sapl_jax.workdir import FREE_FIELDS, NEWER_FIELDS, config_of, flat, read_config
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,9 @@ def load_model(
     source = {"fingerprint": calibration.fingerprint(trained.model), **trained.source}
     if found is not None and found.model != source["fingerprint"]:
         file = folder / calibration.FILE
-        log.warning("%s is of other weights and is left out: calibrate again", file)
+        log.warning(
+            "%s is of other weights, or of an older export, and is left out: calibrate again", file
+        )
     elif found is not None:
         source["calibration"] = dataclasses.asdict(found)
     return trained._replace(source=source)
@@ -161,8 +163,7 @@ def _newest(folder: Path) -> tuple[CheckpointFolder, int]:
 def _require_current(config: ConfigDict, origin: Path) -> None:
     """UserError where the configuration stored in `origin` lacks a field of this version."""
     absent = flat(get_config().to_dict()).keys() - flat(config.to_dict()).keys()
-    # Of the run, not of the model; or newer, and off where it is absent.
-    absent -= {*FREE_FIELDS, "model.attention_reach"}
+    absent -= {*FREE_FIELDS, *NEWER_FIELDS}  # The first are of the run, not of the model.
     parts = ("image.", "clip.", "model.", "train.")
     if missing := sorted(name for name in absent if name.startswith(parts)):
         raise UserError(

@@ -41,7 +41,7 @@ def test_is_softmax_attention(length, causal):
         np.testing.assert_allclose(one, other, atol=2e-6)
 
 
-@pytest.mark.parametrize("reach", [0, 1, 2, 9])
+@pytest.mark.parametrize("reach", [0, 1, 4, 9])
 def test_neighbour_attention_is_attention_to_the_patches_around(reach):
     rows, columns = 5, 4
     q, k, v, d_out = arrays(1 + rows * columns)
@@ -57,8 +57,10 @@ def test_neighbour_attention_is_attention_to_the_patches_around(reach):
         return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
 
     function = functools.partial(attention.neighbour_attention, grid=(rows, columns), reach=reach)
-    found = with_gradients(function, q, k, v, d_out)
-    for one, other in zip(found, with_gradients(expected, q, k, v, d_out), strict=True):
+    found, right = (
+        jax.jit(functools.partial(with_gradients, f))(q, k, v, d_out) for f in (function, expected)
+    )
+    for one, other in zip(found, right, strict=True):
         np.testing.assert_allclose(one, other, atol=5e-6)
 
 

@@ -1,5 +1,6 @@
 """`Localizer`: the public API of a trained model."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -71,6 +72,20 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
         Localizer.load(tmp_path / "absent")
     with pytest.raises(UserError, match="not the work directory"):
         Localizer.load(tmp_path)
+
+
+def test_runs_from_before_a_field_open_and_other_fields_are_missed(trained_run, tmp_path):
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    del config["model"]["attention_reach"], config["model"]["test_flips"]
+    (run / "config.json").write_text(json.dumps(config))
+    image = picture(40, 56)
+    found = Localizer.load(run)(image)
+    np.testing.assert_array_equal(found.heat_map, Localizer.load(trained_run)(image).heat_map)
+    del config["model"]["taps"]
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"has no model\.taps"):
+        Localizer.load(run)
 
 
 def test_importing_the_package_does_not_load_jax():
