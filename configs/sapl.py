@@ -99,8 +99,8 @@ def get_config() -> ConfigDict:
     train.background_weight = 0.3  # [ours] Of that term beside the classification loss.
     train.dtype = "auto"  # Compute type: "float32", "bfloat16"; "auto": by the device.
     # What the backward pass computes again for less memory: "none", "mlp" (a third of a block's
-    # products), "blocks" (everything); "auto": the least that fits into the device's memory, "mlp" where
-    # that is not known, as on CPUs.
+    # products), "blocks" (everything); "auto": the least that fits into the device's memory ("mlp"
+    # where that is not known, as on CPUs).
     train.remat = "auto"
     train.log_every = 10  # Steps between lines in metrics.jsonl and TensorBoard.
     train.eval_every = 500  # Steps between validations (I-AUC on the held-out training pictures).
