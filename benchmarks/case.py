@@ -75,7 +75,7 @@ class Case:
     size: int = 512
     batch: int = 1
     dtype: str = "float32"
-    remat: str = "none"
+    remat: str = "auto"
     taps: tuple[int, ...] = (6, 12, 18, 24)
     prompt_length: int = 12
     attention_heads: int = 8
@@ -192,9 +192,8 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, default=Case.size, help="longer side, pixels")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument(
-        "--remat", choices=("none", "mlp", "blocks"), default="none", help="as config.train.remat"
-    )
+    levels = ("auto", "none", "mlp", "blocks")
+    parser.add_argument("--remat", choices=levels, default="auto", help="as config.train.remat")
     parser.add_argument("--steps", type=int, default=3, help="timed steps, after a warm-up")
     return parser
 

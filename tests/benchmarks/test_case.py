@@ -18,7 +18,7 @@ def test_the_default_case_is_the_shipped_configuration():
     assert case.clip.pretrained == "random:vit-large-patch14-336"
     for config in (shipped, case):
         with config.unlocked():
-            config.clip.pretrained = config.train.dtype = config.train.remat = ""
+            config.clip.pretrained = config.train.dtype = ""
     assert case.to_dict() == shipped.to_dict()
 
 
