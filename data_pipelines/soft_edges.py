@@ -62,7 +62,11 @@ def soft_edges_from(edges: np.ndarray, options: EdgeOptions = DEFAULT_OPTIONS) -
     if not edges.any():
         return np.zeros(edges.shape, np.float32)
     away = np.logical_not(edges).astype(np.uint8)
+    # With one thread OpenCV would take Intel's, which is slower and off by 5e-4 at 900 pixels.
+    used = cv2.ipp.useIPP()
+    cv2.ipp.setUseIPP(False)
     rough = cv2.distanceTransform(away, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    cv2.ipp.setUseIPP(used)
     # OpenCV's last bit changes from call to call, but squared distances are whole numbers. Up to
     # 1000 pixels float32 squares them to less than a half, and its root of whole numbers is exact.
     exact = rough if max(rough.shape) <= 700 else rough.astype(np.float64)

@@ -1,5 +1,6 @@
 """The soft edge map against a plain NumPy version, and its properties."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -31,13 +32,19 @@ def test_soft_edges_match_distances_over_all_pairs(density: float) -> None:
     np.testing.assert_allclose(found, brute_force(edges, EdgeOptions()), atol=1e-5)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("side", [700, 701])  # the last that is computed in float32, the first not
-def test_distances_are_exact_over_a_whole_large_picture(side: int) -> None:
+def test_distances_are_exact_over_a_whole_large_picture(side: int, threads: int) -> None:
     edges = np.zeros((side, side), bool)
     edges[0, 0] = True
     distance = np.hypot(*np.indices(edges.shape)).astype(np.float32)
     expected = np.exp(distance * np.float32(-decay(edges)))
-    np.testing.assert_array_equal(soft_edges_from(edges), expected)
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(threads)
+    try:
+        np.testing.assert_array_equal(soft_edges_from(edges), expected)
+    finally:
+        cv2.setNumThreads(before)
 
 
 def test_map_of_a_picture_is_the_map_of_its_canny_edges() -> None:
