@@ -99,7 +99,7 @@ def serve(arguments: argparse.Namespace, token: str) -> None:
     use_compilation_cache()
     localizer = Localizer.load(arguments.checkpoint)
     log.info("compiling the model")
-    for side in (64, 1 + (localizer.tile or 63)):  # so that the first visitor does not wait for it
+    for side in (64, localizer.tile + 1):  # so that the first visitor does not wait for it
         localizer(np.zeros((side, side, 3), np.uint8))
     pixels = arguments.max_megapixels * 1_000_000
     limits = Limits(arguments.max_megabytes, pixels, arguments.concurrency)

@@ -20,8 +20,8 @@ FREE_FIELDS = (
     "train.eval_every", "train.checkpoint_every", "train.eval_batch_size", "train.max_bad_steps",
     "train.profile_steps", "train.remat", "model.heat_map.tile",
 )  # fmt: skip
-# Newer than some runs, and off in a configuration without them.
-NEWER_FIELDS = {"model.attention_reach": 0, "model.test_flips": False}
+# Of `model`, newer than some runs: off in a configuration without them.
+NEWER_FIELDS = {"attention_reach": 0, "test_flips": False}
 
 
 @contextmanager
@@ -55,8 +55,11 @@ def read_config(workdir: Path) -> ConfigDict:
 
 
 def config_of(stored: dict[str, Any]) -> ConfigDict:
-    """The locked configuration of a JSON object."""
-    return ConfigDict(_as_tuples(stored)).lock()
+    """The locked configuration of a JSON object, fields newer than it filled in."""
+    config = ConfigDict(_as_tuples(stored))
+    if "model" in config:
+        config.model = NEWER_FIELDS | config.model.to_dict()
+    return config.lock()
 
 
 def trained_on(workdir: Path) -> dict[str, str] | None:
@@ -84,8 +87,7 @@ def _check_config(workdir: Path, config: ConfigDict) -> None:
     if not any((workdir / "checkpoints").glob("*/[0-9]*")):
         (workdir / DATA_FILE).unlink(missing_ok=True)
     elif path.exists():
-        stored = flat(read_config(workdir).to_dict())
-        before, now = NEWER_FIELDS | stored, flat(config.to_dict())
+        before, now = flat(read_config(workdir).to_dict()), flat(config.to_dict())
         changed = [
             f"config.{name}: {before.get(name)!r} there, {now.get(name)!r} now"
             for name in sorted(before.keys() | now.keys())

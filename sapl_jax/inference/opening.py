@@ -21,7 +21,7 @@ from sapl_jax.inference import calibration
 from sapl_jax.inference.export_folder import is_export, read_description
 from sapl_jax.models.sapl import SAPL, assemble_sapl, build_sapl
 from sapl_jax.training.state import init_state, make_optimizer, merge_model, split_model
-from sapl_jax.workdir import FREE_FIELDS, NEWER_FIELDS, config_of, flat, read_config
+from sapl_jax.workdir import FREE_FIELDS, config_of, flat, read_config
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ def _newest(folder: Path) -> tuple[CheckpointFolder, int]:
 def _require_current(config: ConfigDict, origin: Path) -> None:
     """UserError where the configuration stored in `origin` lacks a field of this version."""
     absent = flat(get_config().to_dict()).keys() - flat(config.to_dict()).keys()
-    absent -= {*FREE_FIELDS, *NEWER_FIELDS}  # The first are of the run, not of the model.
+    absent -= set(FREE_FIELDS)  # Of the run, not of the model.
     parts = ("image.", "clip.", "model.", "train.")
     if missing := sorted(name for name in absent if name.startswith(parts)):
         raise UserError(

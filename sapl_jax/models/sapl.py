@@ -87,7 +87,7 @@ class SAPL(nnx.Module):
             edge_map = jnp.roll(edge_map, batch // 2, axis=0) * valid
         features = self.clip.vision(
             normalize_pixels(image), options.taps, recompute, options.value_attention,
-            options.get("attention_reach", 0),
+            options.attention_reach,
         )  # fmt: skip
         # The frozen final layer norm puts all depths on one scale before they are compared.
         normed = self.clip.vision.post_norm(features.taps[:, :, 1:])
@@ -171,7 +171,7 @@ def score_and_patch_map(
     Args: as `SAPL.__call__`: image [B,C,C,3] uint8, edge_map [B,g,g] float, valid [B,g,g] bool;
         `flips` False leaves the mirrored forms out.
     """
-    forms = _FORMS if flips and model.options.get("test_flips", False) else _FORMS[:1]
+    forms = _FORMS if flips and model.options.test_flips else _FORMS[:1]
     inputs = (image, edge_map, valid)
 
     def analyse(form: Arrays) -> Arrays:

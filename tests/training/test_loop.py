@@ -167,7 +167,7 @@ def test_a_run_from_before_a_field_continues_with_what_it_had_then(tiny_config, 
     (tmp_path / "checkpoints" / "last" / "3").mkdir(parents=True)
     older = tiny_config.to_dict()
     for field in NEWER_FIELDS:
-        del older["model"][field.removeprefix("model.")]
+        del older["model"][field]
     write_json(tmp_path / "config.json", older)
     tiny_config.model.attention_reach = 1
     with (
