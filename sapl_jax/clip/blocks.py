@@ -37,8 +37,12 @@ LINEAR, ATTENDED, MLP = "linear", "attended", "mlp"
 Attend = Callable[[Array, Array, Array], Array]
 
 
-def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float, dtype: jnp.dtype) -> nnx.Param:
-    """A frozen parameter drawn from N(0, std^2)."""
+def normal(
+    rngs: nnx.Rngs | None, shape: tuple[int, ...], std: float, dtype: jnp.dtype
+) -> nnx.Param:
+    """A frozen parameter drawn from N(0, std^2); zeros without `rngs`, which are quick to trace."""
+    if rngs is None:
+        return nnx.Param(jnp.zeros(shape, dtype))
     return nnx.Param((jax.random.normal(rngs.params(), shape) * std).astype(dtype))
 
 
@@ -66,7 +70,13 @@ class Linear(nnx.Module):
     """
 
     def __init__(
-        self, n_in: int, n_out: int, std: float, dtype: jnp.dtype, rngs: nnx.Rngs, bias: bool = True
+        self,
+        n_in: int,
+        n_out: int,
+        std: float,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs | None,
+        bias: bool = True,
     ):
         self.kernel = normal(rngs, (n_in, n_out), std, dtype)
         self.bias = nnx.data(nnx.Param(jnp.zeros((n_out,), dtype)) if bias else None)
@@ -88,7 +98,7 @@ class Linear(nnx.Module):
 class Block(nnx.Module):
     """One pre-norm transformer block: x + attention(norm1(x)), then x + mlp(norm2(x))."""
 
-    def __init__(self, config: TowerConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: TowerConfig, dtype: jnp.dtype, rngs: nnx.Rngs | None):
         features, hidden, eps = config.hidden_size, config.intermediate_size, config.layer_norm_eps
         # The standard deviations of the Hugging Face library's CLIP initialisation.
         std_in = features**-0.5 * (2 * config.num_hidden_layers) ** -0.5
@@ -151,15 +161,15 @@ KEEP = Recompute()
 _State = tuple[Array, ...]
 
 
-def make_blocks(config: TowerConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Block:
-    """All randomly initialised blocks of a tower as one `Block` of stacked parameters."""
+def make_blocks(config: TowerConfig, dtype: jnp.dtype, rngs: nnx.Rngs | None) -> Block:
+    """All blocks of a tower as one `Block` of stacked parameters, drawn as `normal` does."""
+    depth = config.num_hidden_layers
 
-    @nnx.split_rngs(splits=config.num_hidden_layers)
-    @nnx.vmap
-    def create(rngs: nnx.Rngs) -> Block:
+    @nnx.vmap(axis_size=depth)
+    def create(rngs: nnx.Rngs | None) -> Block:
         return Block(config, dtype, rngs)
 
-    return create(rngs)
+    return create(rngs) if rngs is None else nnx.split_rngs(splits=depth)(create)(rngs)
 
 
 def run_blocks(

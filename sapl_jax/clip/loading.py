@@ -158,7 +158,7 @@ def _load(name: str, revision: str | None, dtype: jnp.dtype) -> CLIP:
         sha256 = pool.submit(file_sha256, weights_path)
         source = CLIPSource(name, commit, weights_path.name)
         # Abstract: no random weights are made only to be replaced.
-        clip = nnx.eval_shape(lambda: CLIP(config, source, dtype, nnx.Rngs(0)))
+        clip = nnx.eval_shape(lambda: CLIP(config, source, dtype, None))
         fill(clip, tensors, style, str(weights_path))
     clip.source = dataclasses.replace(source, sha256=sha256.result())
     found = (source.file, clip.source.sha256)

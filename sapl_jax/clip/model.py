@@ -28,7 +28,9 @@ class CLIP(nnx.Module):
     `lora_config` says which LoRA is attached, None without one.
     """
 
-    def __init__(self, config: CLIPConfig, source: CLIPSource, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, config: CLIPConfig, source: CLIPSource, dtype: jnp.dtype, rngs: nnx.Rngs | None
+    ):
         self.config = config
         self.source = source
         self.dtype = jnp.dtype(dtype)

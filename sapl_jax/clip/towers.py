@@ -73,7 +73,7 @@ class VisionFeatures(NamedTuple):
 class VisionTower(nnx.Module):
     """The vision transformer of CLIP."""
 
-    def __init__(self, config: VisionConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: VisionConfig, dtype: jnp.dtype, rngs: nnx.Rngs | None):
         width, patch = config.hidden_size, config.patch_size
         self.config = config
         self.dtype = jnp.dtype(dtype)
@@ -135,7 +135,9 @@ class VisionTower(nnx.Module):
 class TextTower(nnx.Module):
     """The causal text transformer of CLIP with its projection into the joint space."""
 
-    def __init__(self, config: TextConfig, projection_dim: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, config: TextConfig, projection_dim: int, dtype: jnp.dtype, rngs: nnx.Rngs | None
+    ):
         width = config.hidden_size
         self.config = config
         self.dtype = jnp.dtype(dtype)

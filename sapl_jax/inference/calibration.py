@@ -13,7 +13,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from scipy.special import betaincinv, expit, logit
 
 from data_pipelines.listing import AUTHENTIC, LABEL_NAMES, TAMPERED
 from sapl_jax.errors import UserError
@@ -55,7 +54,7 @@ class Calibration:
         """The calibrated probability of scores of any shape; None where it was not fitted."""
         if self.temperature is None:
             return None
-        return expit(logit(np.clip(score, _CLIP, 1 - _CLIP)) / self.temperature + self.bias)
+        return 1 / (1 + np.exp(-_logit(score) / self.temperature - self.bias))
 
     def verdict(self, score: float) -> str:
         """`tampered`, `authentic` or `inconclusive`; `rule` says when."""
@@ -85,6 +84,8 @@ class Calibration:
 
 def clopper_pearson(hits: int, count: int) -> tuple[float, float]:
     """The exact 95 % confidence interval of a rate that showed `hits` times in `count`."""
+    from scipy.special import betaincinv  # slow to import, and not every model is calibrated
+
     tail = (1 - _CONFIDENCE) / 2
     low = float(betaincinv(hits, count - hits + 1, tail)) if hits else 0.0
     high = float(betaincinv(hits + 1, count - hits, 1 - tail)) if hits < count else 1.0
@@ -163,8 +164,9 @@ def fit_temperature(labels: np.ndarray, scores: np.ndarray) -> tuple[float, floa
         UserError: tampered pictures do not have the higher scores.
     """
     from scipy.optimize import minimize  # predicting does not need it
+    from scipy.special import expit
 
-    x = logit(np.clip(scores.astype(np.float64), _CLIP, 1 - _CLIP))
+    x = _logit(scores.astype(np.float64))
     positive = labels == TAMPERED
     ones, zeros = positive.sum(), (~positive).sum()
     target = np.where(positive, (ones + 1) / (ones + 2), 1 / (zeros + 2))
@@ -182,6 +184,11 @@ def fit_temperature(labels: np.ndarray, scores: np.ndarray) -> tuple[float, floa
             "nothing to calibrate. Check the labels, or train a model that tells them apart."
         )
     return float(1 / slope), float(bias)
+
+
+def _logit(score: float | np.ndarray) -> np.ndarray:
+    clipped = np.clip(score, _CLIP, 1 - _CLIP)
+    return np.log(clipped) - np.log1p(-clipped)
 
 
 def fingerprint(model: SAPL) -> str:

@@ -132,7 +132,7 @@ def _load_export(folder: Path, dtype: str | None) -> TrainedModel:
     clip_config = CLIPConfig(**content["clip"] | towers)
 
     def build() -> SAPL:
-        clip = CLIP(clip_config, source, compute, nnx.Rngs(0))
+        clip = CLIP(clip_config, source, compute, None)
         return assemble_sapl(clip, content["class_ids"], config)
 
     # Abstract: no random weights are made only to be replaced.
