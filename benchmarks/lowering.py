@@ -6,14 +6,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from sapl_jax.devices import AXIS, compute_dtype, split_batch
-from sapl_jax.models.sapl import build_sapl, score_and_patch_map, with_parts
+from sapl_jax.models.sapl import open_sapl, score_and_patch_map, with_parts
 from sapl_jax.training.state import PyTree, init_state, make_optimizer, merge_model, split_model
-from sapl_jax.training.step import hecl_schedule, make_train_step, rate_schedule
+from sapl_jax.training.step import batch_shapes, hecl_schedule, make_train_step, rate_schedule
 
 
 class Program(NamedTuple):
@@ -53,7 +52,7 @@ def step_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Program:
         devices: one replica for each.
     """
     dtype = compute_dtype(config.train.dtype)
-    model = nnx.eval_shape(lambda: build_sapl(config, dtype))
+    model, _ = open_sapl(config, dtype)
     patch = model.clip.config.vision.patch_size
     params, frozen = split_model(model)
     tx = make_optimizer(config.train)
@@ -67,7 +66,7 @@ def step_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Program:
         list(devices),
     )
     replicas = len(devices)
-    batch = _batch(config, patch, (replicas, config.train.batch_size // replicas))
+    batch = batch_shapes(config, patch, (replicas, config.train.batch_size // replicas))
     batch["label"] = jax.ShapeDtypeStruct(batch["image"].shape[:2], jnp.int32)
     return Program(step, (state, frozen.params, batch))
 
@@ -75,7 +74,7 @@ def step_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Program:
 def prediction_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Program:
     """What `predict` runs for `config.train.batch_size` pictures, split over the devices."""
     dtype = compute_dtype(config.train.dtype)
-    model = nnx.eval_shape(lambda: build_sapl(config, dtype))
+    model, _ = open_sapl(config, dtype)
     patch = model.clip.config.vision.patch_size
     params, frozen = split_model(with_parts(model, heads=None))
     mesh = Mesh(np.asarray(devices), (AXIS,))
@@ -89,17 +88,5 @@ def prediction_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Pro
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     weights = jax.tree.map(lambda leaf: placed(leaf, shared), (params, frozen.params))
-    batch = _batch(config, patch, (config.train.batch_size,)).values()
+    batch = batch_shapes(config, patch, (config.train.batch_size,)).values()
     return Program(split_batch(predict, mesh), (weights, *(placed(leaf, split) for leaf in batch)))
-
-
-def _batch(
-    config: ConfigDict, patch: int, lead: tuple[int, ...]
-) -> dict[str, jax.ShapeDtypeStruct]:
-    grid = -(-config.image.size // patch)
-    canvas = grid * patch
-    return {
-        "image": jax.ShapeDtypeStruct((*lead, canvas, canvas, 3), jnp.uint8),
-        "edge_map": jax.ShapeDtypeStruct((*lead, grid, grid), jnp.float32),
-        "valid": jax.ShapeDtypeStruct((*lead, grid, grid), jnp.bool_),
-    }

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,16 +148,18 @@ def main() -> int | None:
         if first and not alone:
             stack.enter_context(open_workdir(workdir, config))
         from data_pipelines.prepare import summary
-        from sapl_jax.models.sapl import build_sapl
+        from sapl_jax.models.sapl import open_sapl
         from sapl_jax.training.loop import train
 
-        model = build_sapl(config, dtype)
+        model, read = open_sapl(config, dtype)
+        # Meanwhile the data are prepared and the step is compiled.
+        reading = stack.enter_context(ThreadPoolExecutor(1)).submit(read)
         prepared = prepare_records(config, model.clip.config.vision.patch_size, workdir)
         multihost_utils.sync_global_devices("data is prepared")
         if first:
             remember_data(workdir, prepared.dir, prepared.fingerprint)
         log.info(summary(prepared))
-        signum = train(config, workdir, model, record_data(prepared, config))
+        signum = train(config, workdir, model, record_data(prepared, config), reading.result)
     if signum is not None:
         log.warning("stopped by %s; run the same command to continue", signal.Signals(signum).name)
         return 128 + signum

@@ -1,4 +1,4 @@
-"""`load_clip`: finds a CLIP in a folder or at a pinned revision of the hub, and reads it."""
+"""Finds a CLIP in a folder or at a pinned revision of the hub, and reads it now or later."""
 
 import dataclasses
 import logging
@@ -6,6 +6,7 @@ import re
 import socket
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -17,10 +18,11 @@ from flax import nnx
 from sapl_jax.clip.config import BUILT_IN, CLIPConfig, LoRAConfig, read_config
 from sapl_jax.clip.model import CLIP, CLIPSource, add_lora
 from sapl_jax.clip.weight_files import FORMATS
-from sapl_jax.clip.weights import fill
+from sapl_jax.clip.weights import check_fit, fill
 from sapl_jax.errors import UserError
 from sapl_jax.files import file_sha256
 
+_Opened = tuple[CLIP, Callable[[], None]]  # shapes, and what gives them their values
 _LOG = logging.getLogger(__name__)
 _RANDOM = "random:"
 _LFS_POINTER = b"version https://git-lfs"
@@ -90,15 +92,24 @@ def _check_network(name: str, revision: str) -> None:
         raise OSError(f"no network: the address of {host} cannot be resolved.") from error
 
 
-def load_clip(
+def load_clip(name_or_folder: str | Path, **options: Any) -> CLIP:
+    """A CLIP with the weights of a Hugging Face folder or hub name; arguments as of `open_clip`."""
+    clip, read = open_clip(name_or_folder, **options)
+    read()
+    return clip
+
+
+def open_clip(
     name_or_folder: str | Path,
     *,
     revision: str | None = None,
     dtype: Any = jnp.float32,
     lora: LoRAConfig | None = None,
     seed: int = 0,
-) -> CLIP:
-    """A CLIP with the weights of a Hugging Face folder or hub name.
+) -> _Opened:
+    """A CLIP whose frozen weights are shapes alone, and what reads them; they fit, that is checked.
+
+    So programs can be compiled while weights are read, in another thread. LoRA is there at once.
 
     Args:
         name_or_folder: a folder with `config.json` and weights; a hub name such as
@@ -115,14 +126,28 @@ def load_clip(
     name = str(name_or_folder)
     dtype = jnp.dtype(dtype)
     if name.startswith(_RANDOM):
-        config = _configuration_only(name.removeprefix(_RANDOM))
-        clip = nnx.jit(lambda: CLIP(config, CLIPSource(name), dtype, nnx.Rngs(seed)))()
-        _LOG.info("CLIP %s: random weights, seed %d", name, seed)
+        clip, read = _random(name, dtype, seed)
     else:
-        clip = _load(name, revision, dtype)
+        clip, read = _stored(name, revision, dtype)
     if lora is not None:
         add_lora(clip, lora, seed)
-    return clip
+    return clip, read
+
+
+def _abstract(config: CLIPConfig, source: CLIPSource, dtype: jnp.dtype) -> CLIP:
+    return nnx.eval_shape(lambda: CLIP(config, source, dtype, None))
+
+
+def _random(name: str, dtype: jnp.dtype, seed: int) -> _Opened:
+    config, source = _configuration_only(name.removeprefix(_RANDOM)), CLIPSource(name)
+    clip = _abstract(config, source, dtype)
+
+    def read() -> None:
+        drawn = nnx.jit(lambda: CLIP(config, source, dtype, nnx.Rngs(seed)))()
+        nnx.update(clip, nnx.state(drawn))
+        _LOG.info("CLIP %s: random weights, seed %d", name, seed)
+
+    return clip, read
 
 
 def _configuration_only(name: str) -> CLIPConfig:
@@ -137,7 +162,7 @@ def _configuration_only(name: str) -> CLIPConfig:
     return BUILT_IN[built_in]
 
 
-def _load(name: str, revision: str | None, dtype: jnp.dtype) -> CLIP:
+def _stored(name: str, revision: str | None, dtype: jnp.dtype) -> _Opened:
     folder = Path(name)
     if folder.is_dir():
         config_path, weights_path, commit = folder / "config.json", _weights_of(folder), None
@@ -152,18 +177,21 @@ def _load(name: str, revision: str | None, dtype: jnp.dtype) -> CLIP:
                 f"{weights_path}: this is a Git LFS pointer, not the weights. Run `git lfs pull` "
                 "in that folder, or download the model with `hf download`."
             )
-    style, read = FORMATS[weights_path.name]
-    tensors = read(weights_path)
-    with ThreadPoolExecutor(1) as pool:  # The file is hashed while it is read.
-        sha256 = pool.submit(file_sha256, weights_path)
-        source = CLIPSource(name, commit, weights_path.name)
-        # Abstract: no random weights are made only to be replaced.
-        clip = nnx.eval_shape(lambda: CLIP(config, source, dtype, None))
-        fill(clip, tensors, style, str(weights_path))
-    clip.source = dataclasses.replace(source, sha256=sha256.result())
-    found = (source.file, clip.source.sha256)
-    _LOG.info("CLIP %s, revision %s: %s, sha256 %s", name, commit or "-", *found)
-    return clip
+    style, read_file = FORMATS[weights_path.name]
+    tensors = read_file(weights_path)
+    source = CLIPSource(name, commit, weights_path.name)
+    clip = _abstract(config, source, dtype)
+    check_fit(clip, tensors, style, str(weights_path))
+
+    def read() -> None:
+        with ThreadPoolExecutor(1) as pool:  # The file is hashed while it is read.
+            sha256 = pool.submit(file_sha256, weights_path)
+            fill(clip, tensors, style)
+        clip.source = dataclasses.replace(source, sha256=sha256.result())
+        found = (source.file, clip.source.sha256)
+        _LOG.info("CLIP %s, revision %s: %s, sha256 %s", name, commit or "-", *found)
+
+    return clip, read
 
 
 def _weights_of(folder: Path) -> Path:

@@ -90,32 +90,14 @@ def _entries(clip: CLIP, style: str) -> Iterator[_Entry]:
             yield _Entry(variable, names, shape, axes if style == "torch" else None)
 
 
-def fill(clip: CLIP, tensors: Mapping[str, Tensor], style: str, file: str) -> None:
-    """Sets every frozen parameter of `clip` (which may be abstract) from a file's tensors.
-
-    Args:
-        clip: model without LoRA; its values are replaced, its dtypes kept.
-        style: "flax" or "torch" naming and layout.
+def check_fit(clip: CLIP, tensors: Mapping[str, Tensor], style: str, file: str) -> None:
+    """Compares a file's tensors, of which none is read, with what `clip` needs; as for `fill`.
 
     Raises:
         UserError: names missing, unexpected, or with another shape or a dtype that is not
-            floating: one error that lists them all. `clip` is then unchanged.
+            floating: one error that lists them all.
     """
-    entries = list(_entries(clip, style))
-    _check({name: e.shape_in_file for e in entries for name in e.names}, tensors, file)
-    for entry in tqdm(entries, desc="CLIP weights", unit="tensor", leave=False, disable=None):
-        # One parameter at a time goes to the device, so the host never holds a second model.
-        array = np.empty((len(entry.names), *entry.shape_in_file), entry.variable.dtype)
-        for index, name in enumerate(entry.names):
-            array[index] = tensors[name].read()
-        if entry.axes is not None:  # A view: JAX turns it on its way to the device.
-            array = array.transpose(0, *(1 + axis for axis in entry.axes))
-        entry.variable.set_value(jax.device_put(array.reshape(entry.variable.shape)))
-
-
-def _check(
-    expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], file: str
-) -> None:
+    expected = {name: e.shape_in_file for e in _entries(clip, style) for name in e.names}
     missing = [name for name in expected if name not in tensors]
     unexpected = [name for name in tensors if name not in expected and name not in _IGNORED]
     wrong = []
@@ -132,6 +114,24 @@ def _check(
             + "\n".join(found)
             + "\nUse the config.json that belongs to this file, of a whole CLIP model."
         )
+
+
+def fill(clip: CLIP, tensors: Mapping[str, Tensor], style: str) -> None:
+    """Sets every frozen parameter of `clip` (which may be abstract) from a file's tensors.
+
+    Args:
+        clip: its values are replaced, its dtypes kept.
+        style: "flax" or "torch" naming and layout.
+    """
+    entries = list(_entries(clip, style))
+    for entry in tqdm(entries, desc="CLIP weights", unit="tensor", leave=False, disable=None):
+        # One parameter at a time goes to the device, so the host never holds a second model.
+        array = np.empty((len(entry.names), *entry.shape_in_file), entry.variable.dtype)
+        for index, name in enumerate(entry.names):
+            array[index] = tensors[name].read()
+        if entry.axes is not None:  # A view: JAX turns it on its way to the device.
+            array = array.transpose(0, *(1 + axis for axis in entry.axes))
+        entry.variable.set_value(jax.device_put(array.reshape(entry.variable.shape)))
 
 
 def save_clip(clip: CLIP, folder: str | Path) -> Path:

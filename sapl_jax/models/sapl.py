@@ -1,7 +1,7 @@
 """SAPL assembled: CLIP with LoRA, the prompts (ECPL) and the contrast heads (HECL)."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from sapl_jax.clip.attention import product
 from sapl_jax.clip.blocks import KEEP, Recompute
 from sapl_jax.clip.config import LoRAConfig
-from sapl_jax.clip.loading import load_clip
+from sapl_jax.clip.loading import open_clip
 from sapl_jax.clip.model import CLIP
 from sapl_jax.clip.tokens import class_token_ids
 from sapl_jax.errors import UserError
@@ -121,18 +121,26 @@ def normalize_pixels(image: Array) -> Array:
 
 
 def build_sapl(config: ConfigDict, dtype: jnp.dtype) -> SAPL:
-    """The model of a configuration with CLIP's weights loaded and its own parts initialised.
+    """The model of a configuration with CLIP's weights; arguments and errors as of `open_sapl`."""
+    model, read = open_sapl(config, dtype)
+    read()
+    return model
 
-    `dtype`: compute type, and storage type of the frozen weights.
+
+def open_sapl(config: ConfigDict, dtype: jnp.dtype) -> tuple[SAPL, Callable[[], None]]:
+    """The model of a configuration, its own parts initialised, and what reads CLIP's weights.
+
+    Until that is called they are shapes alone (`open_clip`). `dtype`: compute type, and storage
+    type of the frozen weights.
 
     Raises:
         UserError: for weights that cannot be loaded, taps beyond the depth, and unknown options.
     """
     given = config.clip
     lora = LoRAConfig(given.lora_rank, given.lora_alpha, tuple(given.lora_targets))
-    revision = given.revision or None
-    clip = load_clip(given.pretrained, revision=revision, dtype=dtype, lora=lora, seed=config.seed)
-    return assemble_sapl(clip, class_token_ids(clip, config.model.class_words), config)
+    revision, seed = given.revision or None, config.seed
+    clip, read = open_clip(given.pretrained, revision=revision, dtype=dtype, lora=lora, seed=seed)
+    return assemble_sapl(clip, class_token_ids(clip, config.model.class_words), config), read
 
 
 def assemble_sapl(clip: CLIP, class_ids: Sequence[Sequence[int]], config: ConfigDict) -> SAPL:

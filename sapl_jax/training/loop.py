@@ -21,7 +21,13 @@ from sapl_jax.training.memory import give_back_memory
 from sapl_jax.training.run_checkpoints import RunCheckpoints
 from sapl_jax.training.signals import StopRequest
 from sapl_jax.training.state import init_state, make_optimizer, split_model
-from sapl_jax.training.step import hecl_schedule, make_score_step, make_train_step, rate_schedule
+from sapl_jax.training.step import (
+    compile_train_step,
+    hecl_schedule,
+    make_score_step,
+    make_train_step,
+    rate_schedule,
+)
 from sapl_jax.training.watching import MetricWriter, Profiler, Progress, panels
 
 log = logging.getLogger(__name__)
@@ -43,8 +49,17 @@ def total_steps(train: ConfigDict, num_train: int) -> int:
     return train.num_steps or math.ceil(train.epochs * num_train / train.batch_size)
 
 
-def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) -> int | None:
+def train(
+    config: ConfigDict,
+    workdir: Path,
+    model: SAPL,
+    data: TrainingData,
+    finish_reading: Callable[[], None] | None = None,
+) -> int | None:
     """Trains in an entered `workdir` until the last step; continues where an earlier run stopped.
+
+    Where CLIP's weights are still being read (`open_sapl`), `finish_reading` waits for them: the
+    step is compiled before that.
 
     Order at the start: this run's own newest whole checkpoint > CLIP's pretrained weights.
     All processes of a run stop at the same step when one of them is asked to.
@@ -60,7 +75,14 @@ def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) ->
     local = jax.local_devices()
     num_steps = total_steps(hyper, data.num_train)
     tx = make_optimizer(hyper)
+    rate = rate_schedule(hyper, num_steps)
+    weight = hecl_schedule(config.model.hecl.weight, num_steps)
     params, frozen = split_model(model)
+    mapped = make_train_step(frozen.graph, tx, config, rate, weight, jax.devices())
+    train_step = compile_train_step(mapped, model, tx, config)
+    if finish_reading is not None:
+        finish_reading()
+        params, frozen = split_model(model)
     checkpoints = RunCheckpoints(workdir, dataclasses.asdict(model.clip.source))
     fresh = init_state(params, tx, config, model.feature_dim)
     state, start, validation_due, best_auc = checkpoints.restore(fresh)
@@ -69,9 +91,6 @@ def train(config: ConfigDict, workdir: Path, model: SAPL, data: TrainingData) ->
     state = dev.replicate(state, local)
     frozen = frozen._replace(params=dev.replicate(frozen.params, local))
 
-    rate = rate_schedule(hyper, num_steps)
-    weight = hecl_schedule(config.model.hecl.weight, num_steps)
-    train_step = make_train_step(frozen.graph, tx, config, rate, weight, jax.devices())
     score_step = make_score_step(frozen.graph, jax.devices())
     writer = MetricWriter(workdir, start, validation_due=validation_due, enabled=is_first)
     progress = Progress(start, num_steps, hyper.batch_size, enabled=is_first)

@@ -17,9 +17,16 @@ from ml_collections import ConfigDict
 from sapl_jax.devices import AXIS
 from sapl_jax.errors import UserError
 from sapl_jax.models.losses import sapl_loss
-from sapl_jax.models.sapl import score_and_patch_map
+from sapl_jax.models.sapl import SAPL, score_and_patch_map
 from sapl_jax.training.memory import choose_recompute
-from sapl_jax.training.state import FrozenModel, PyTree, TrainState, merge_model
+from sapl_jax.training.state import (
+    FrozenModel,
+    PyTree,
+    TrainState,
+    init_state,
+    merge_model,
+    split_model,
+)
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -82,6 +89,37 @@ def make_train_step(
     return jax.pmap(
         train_step, AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=0, devices=devices
     )
+
+
+def batch_shapes(
+    config: ConfigDict, patch: int, lead: tuple[int, ...]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a step takes of pictures, as shapes: image, edge_map and valid with `lead` in front."""
+    grid = -(-config.image.size // patch)
+    canvas = grid * patch
+    return {
+        "image": jax.ShapeDtypeStruct((*lead, canvas, canvas, 3), jnp.uint8),
+        "edge_map": jax.ShapeDtypeStruct((*lead, grid, grid), jnp.float32),
+        "valid": jax.ShapeDtypeStruct((*lead, grid, grid), jnp.bool_),
+    }
+
+
+def compile_train_step(
+    step: jax.stages.Wrapped, model: SAPL, tx: optax.GradientTransformation, config: ConfigDict
+) -> Callable[[TrainState, PyTree, Batch], tuple[TrainState, Metrics]]:
+    """`make_train_step`'s for the batches of a run, from shapes: weights may still be read.
+
+    In a run of several processes pmap takes arrays only, and compiles at the first step.
+    """
+    if jax.process_count() > 1:
+        return step
+    params, frozen = split_model(model)
+    state = jax.eval_shape(lambda p: init_state(p, tx, config, model.feature_dim), params)
+    lead = jax.device_count(), config.train.batch_size // jax.device_count()
+    batch = batch_shapes(config, model.clip.config.vision.patch_size, lead)
+    batch["label"] = jax.ShapeDtypeStruct(lead, jnp.int32)
+    batch["stop"] = jax.ShapeDtypeStruct(lead[:1], jnp.float32)
+    return step.lower(state, frozen.params, batch).compile()
 
 
 def make_score_step(
