@@ -31,20 +31,14 @@ def child(args: argparse.Namespace, folder: Path) -> None:
     done("imports")
     import dataclasses
 
-    import jax.numpy as jnp
-
-    from benchmarks.train_step import OurStep, config_of
+    from benchmarks.train_step import OurStep
     from sapl_jax.devices import use_compilation_cache
-    from sapl_jax.models.sapl import build_sapl
 
     use_compilation_cache()
     case = dataclasses.replace(case_of(args), model=str(folder))
     with MostMemory() as memory:
-        model = build_sapl(config_of(case), jnp.dtype(case.dtype))
-    done("weights")
-    machine = OurStep(case, warm_up=False, model=model)
-    del model
-    done("state, trace, compile")
+        machine = OurStep(case, warm_up=False)
+    done("weights and program")
     machine.step(0)
     done("first step")
     weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))

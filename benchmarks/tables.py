@@ -131,8 +131,8 @@ def _start(line: Line) -> str:
     out += [
         f"| ready for the first step | {ready[0]:.1f} | {ready[1]:.1f} |",
         f"\nThe second start takes {ready[1] / ready[0]:.2f} of the first until the first step "
-        f"can run. Reading {line['weight_bytes'] / _GB:.2f} GB of weights took at most "
-        f"{line['load_peak_bytes'] / _GB:.2f} GB of memory.\n",
+        f"can run. Reading {line['weight_bytes'] / _GB:.2f} GB of weights while the program is "
+        f"made took at most {line['load_peak_bytes'] / _GB:.2f} GB of memory.\n",
     ]
     return "\n".join(out)
 

@@ -1,6 +1,8 @@
 """Times our training step: python -m benchmarks.train_step --help. Imports no TensorFlow."""
 
+import functools
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -22,7 +24,7 @@ from benchmarks.program import matmul_flops
 from configs.sapl import get_config
 from sapl_jax import devices as dev
 from sapl_jax.checkpoints import flatten
-from sapl_jax.models.sapl import SAPL, build_sapl
+from sapl_jax.models.sapl import open_sapl
 from sapl_jax.training.memory import give_back_memory
 from sapl_jax.training.state import init_state, make_optimizer, split_model
 from sapl_jax.training.step import make_train_step, rate_schedule
@@ -49,34 +51,39 @@ def config_of(case: Case) -> ConfigDict:
 class OurStep:
     """Our step, compiled for one device."""
 
-    def __init__(self, case: Case, warm_up: bool = True, model: SAPL | None = None):
-        """`model`: of this case, where it is there already; its weights are used up."""
+    def __init__(self, case: Case, warm_up: bool = True):
         self.case = case
         self.devices = jax.devices()[:1]
         self.platform = self.devices[0].platform
         self.chip = cpu_name() if self.platform == "cpu" else self.devices[0].device_kind
         config = config_of(case)
-        model = model or build_sapl(config, jnp.dtype(case.dtype))
-        self.patch = model.clip.config.vision.patch_size
+        # As in training: the weights are read while the step is compiled.
+        model, read = open_sapl(config, jnp.dtype(case.dtype))
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(read)
+            self.patch = model.clip.config.vision.patch_size
+            params, frozen = split_model(model)
+            tx = make_optimizer(config.train)
+            mapped = make_train_step(
+                frozen.graph,
+                tx,
+                config,
+                rate_schedule(config.train, 1000),
+                lambda step: jnp.float32(case.hecl_weight),
+                self.devices,
+            )
+            start = functools.partial(
+                init_state, tx=tx, config=config, feature_dim=model.feature_dim
+            )
+            started = time.perf_counter()
+            lowered = mapped.lower(jax.eval_shape(start, params), frozen.params, self._batch(0))
+            self.compiled: Any = lowered.compile()
+            self.compile_s = time.perf_counter() - started
+            reading.result()
         params, frozen = split_model(model)
-        feature_dim = model.feature_dim
         del model
-        tx = make_optimizer(config.train)
-        state = init_state(params, tx, config, feature_dim)
-        self.state = dev.replicate(state, self.devices)
+        self.state = dev.replicate(start(params), self.devices)
         self.frozen = dev.replicate(frozen.params, self.devices)
-        mapped = make_train_step(
-            frozen.graph,
-            tx,
-            config,
-            rate_schedule(config.train, 1000),
-            lambda step: jnp.float32(case.hecl_weight),
-            self.devices,
-        )
-        started = time.perf_counter()
-        lowered = mapped.lower(self.state, self.frozen, self._batch(0))
-        self.compiled: Any = lowered.compile()
-        self.compile_s = time.perf_counter() - started
         if warm_up:
             self.step(0)
             give_back_memory()  # As the training loop does.

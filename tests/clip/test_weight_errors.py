@@ -1,15 +1,18 @@
 """Weights that are absent, damaged or of another model are one clear error each."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
+import jax
+import jax.numpy as jnp
 import msgpack
 import numpy as np
 import pytest
 import safetensors.numpy
-from flax import serialization
+from flax import nnx, serialization
 from huggingface_hub import constants
 
-from sapl_jax.clip.loading import PINNED, load_clip
+from sapl_jax.clip.loading import PINNED, load_clip, open_clip
 from sapl_jax.clip.model import CLIPSource
 from sapl_jax.clip.weight_files import read_msgpack
 from sapl_jax.errors import UserError
@@ -31,6 +34,17 @@ def test_the_source_says_where_the_weights_came_from(tiny_clip, tiny_folder, fol
     assert sha256 in caplog.text and str(folder) in caplog.text
 
 
+def test_weights_are_shapes_until_they_are_read(tiny_clip, tiny_folder):
+    clip, read = open_clip(tiny_folder)
+    waiting, there = nnx.state(clip), nnx.state(tiny_clip)
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(waiting))
+    assert jax.tree.map(jnp.shape, waiting) == jax.tree.map(jnp.shape, there)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(read).result()
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(clip), there)
+    assert clip.source == tiny_clip.source
+
+
 def test_all_names_that_do_not_fit_are_one_error(folder_with):
     folder = folder_with("model.safetensors")
     tensors = safetensors.numpy.load_file(folder / "model.safetensors")
@@ -42,7 +56,7 @@ def test_all_names_that_do_not_fit_are_one_error(folder_with):
     tensors["vision_model.encoder.layers.1.mlp.fc2.weight"] = np.zeros((40, 96), np.int32)
     safetensors.numpy.save_file(tensors, folder / "model.safetensors")
     with pytest.raises(UserError) as caught:
-        load_clip(folder)
+        open_clip(folder)  # Before a weight is read.
     message = str(caught.value)
     for part in (
         "2 missing",

@@ -13,7 +13,7 @@ from tensorboardX.proto.event_pb2 import Event
 from sapl_jax.checkpoints import CheckpointFolder
 from sapl_jax.errors import UserError
 from sapl_jax.files import write_json
-from sapl_jax.models.sapl import build_sapl
+from sapl_jax.models.sapl import build_sapl, open_sapl
 from sapl_jax.training.loop import total_steps, train
 from sapl_jax.workdir import NEWER_FIELDS, open_workdir, read_config, remember_data, trained_on
 from tests.training.memory_data import MemoryData
@@ -42,6 +42,14 @@ def test_a_run_leaves_metrics_and_best_and_last_checkpoints(tiny_config, tmp_pat
     assert sorted(aucs) == [3, 6]
     assert best.record(best.latest_step())["i_auc"] == max(aucs.values())
     assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_the_step_is_compiled_while_weights_are_read(tiny_config, tmp_path):
+    run(tiny_config, tmp_path / "read before")
+    model, read = open_sapl(tiny_config, jnp.float32)
+    with open_workdir(tmp_path / "later", tiny_config):
+        train(tiny_config, tmp_path / "later", model, MemoryData(), read)
+    assert losses(tmp_path / "later") == losses(tmp_path / "read before")
 
 
 def records(file):
