@@ -49,6 +49,8 @@ class Calibration:
     temperature: float | None = None
     bias: float = 0.0
     fitted_on: tuple[int, int] = (0, 0)  # authentic and tampered pictures behind T and bias
+    # What `clopper_pearson` says of the alarms; None, in older files: to be asked, which is slow.
+    alarm_rate: tuple[float, float] | None = None
 
     def probability(self, score: float | np.ndarray) -> np.ndarray | None:
         """The calibrated probability of scores of any shape; None where it was not fitted."""
@@ -67,7 +69,7 @@ class Calibration:
     @property
     def rule(self) -> str:
         """When a picture is called what, and what that promises."""
-        low, high = clopper_pearson(self.alarms, self.authentic)
+        low, high = self.alarm_rate or clopper_pearson(self.alarms, self.authentic)
         rest = "none is called authentic: below no score are so few tampered ones known to lie"
         if self.authentic_to is not None:
             rest = (
@@ -84,7 +86,7 @@ class Calibration:
 
 def clopper_pearson(hits: int, count: int) -> tuple[float, float]:
     """The exact 95 % confidence interval of a rate that showed `hits` times in `count`."""
-    from scipy.special import betaincinv  # slow to import, and not every model is calibrated
+    from scipy.special import betaincinv  # slow to import, and a calibration has the answer
 
     tail = (1 - _CONFIDENCE) / 2
     low = float(betaincinv(hits, count - hits + 1, tail)) if hits else 0.0
@@ -126,11 +128,12 @@ def calibrate(
     higher = 1 - np.cumsum(map_counts) / map_counts.sum()
     step = int(np.argmax(higher <= marked + 1e-9))
     temperature, bias = fit_temperature(labels, scores) if len(tampered) else (None, 0.0)
-    counts = len(authentic), len(tampered)
+    counts, alarms = (len(authentic), len(tampered)), int(np.sum(authentic > above))
     return Calibration(
         model, pictures, *counts, false_alarms,
         tampered_above=above,
-        alarms=int(np.sum(authentic > above)),
+        alarms=alarms,
+        alarm_rate=clopper_pearson(alarms, len(authentic)),
         authentic_to=min(above, float(tampered[missed - 1])) if missed >= 1 else None,
         marked=marked,
         map_threshold=(step + 1) / BINS,
@@ -220,7 +223,9 @@ def read(folder: Path) -> Calibration | None:
 
 def of_dict(content: dict) -> Calibration:
     """A calibration of its JSON; ValueError, KeyError or TypeError for anything else."""
-    stored = {"format": FORMAT, **content, "fitted_on": tuple(content["fitted_on"])}
+    rate, fitted_on = content.get("alarm_rate"), tuple(content["fitted_on"])
+    rate = None if rate is None else tuple(rate)
+    stored = {"format": FORMAT, **content, "fitted_on": fitted_on, "alarm_rate": rate}
     if stored.pop("format") != FORMAT:
         raise ValueError("another format")
     return Calibration(**stored)
