@@ -25,7 +25,7 @@ from data_pipelines.masks import load_mask
 from data_pipelines.progress_bars import ProgressBar
 from data_pipelines.readers import parse_dataset, read_dataset
 from data_pipelines.soft_edges import canny_edges
-from sapl_jax.errors import Parser, check_numbers, run_main
+from sapl_jax.errors import Parser, UserError, check_numbers, run_main
 
 
 def blocks(values: np.ndarray) -> np.ndarray:
@@ -57,9 +57,10 @@ def fit(samples: list[Sample]) -> LogisticRegression:
             mask = load_mask(sample.mask, picture, sample.mask_style).grey
         known.append(statistics(picture).reshape(-1, 4))
         inside.append((blocks(mask > 127).mean(-1) > 0.5).ravel())
-    return LogisticRegression(class_weight="balanced").fit(
-        np.concatenate(known), np.concatenate(inside)
-    )
+    if not 0 < sum(part.sum() for part in inside) < sum(map(len, inside)):
+        raise UserError("no cell, or every cell, lies in a mask: give more --pictures, with masks")
+    model = LogisticRegression(class_weight="balanced")
+    return model.fit(np.concatenate(known), np.concatenate(inside))
 
 
 def analyse(model: LogisticRegression, picture: np.ndarray) -> tuple[np.ndarray, float]:
@@ -90,13 +91,16 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """The command."""
     flags = parse_arguments()
+    tests = {}
+    for text in flags.test:
+        name, layout, path = parse_dataset(text, "--test")
+        tests[name] = read_dataset(layout, path).samples
     train = read_dataset("folder", flags.train).samples
     order = np.random.default_rng(flags.seed).permutation(len(train))
     model = fit([train[n] for n in order[: flags.pictures]])
     print("coefficients:", ", ".join(f"{c:.3g}" for c in (*model.coef_[0], *model.intercept_)))
-    for text in flags.test:
-        name, layout, path = parse_dataset(text, "--test")
-        for sample in ProgressBar(read_dataset(layout, path).samples, desc=name):
+    for name, samples in tests.items():
+        for sample in ProgressBar(samples, desc=name):
             heat_map, score = analyse(model, read_image(sample.image))
             file = flags.output / name / f"{sample.name}.npz"
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Lowers our programs from shapes alone: nothing is allocated, so any size can be compiled."""
+"""Lowers our programs from shapes alone: CLIP is not allocated, so any size can be compiled."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -47,8 +47,8 @@ def step_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Program:
     """The data-parallel step of a configuration.
 
     Args:
-        config: its `clip.pretrained` should be "random:..." or a folder, of which only the shapes
-            are used.
+        config: its `clip.pretrained` should be "random:..." or a folder, of which no weights
+            are read.
         devices: one replica for each.
     """
     dtype = compute_dtype(config.train.dtype)

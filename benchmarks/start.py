@@ -37,7 +37,7 @@ def child(args: argparse.Namespace, folder: Path) -> None:
     use_compilation_cache()
     case = dataclasses.replace(case_of(args), model=str(folder))
     with MostMemory() as memory:
-        machine = OurStep(case, warm_up=False)
+        machine = OurStep(case, warm_up=False, overlap=True)
     done("weights and program")
     machine.step(0)
     done("first step")

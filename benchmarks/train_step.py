@@ -51,16 +51,18 @@ def config_of(case: Case) -> ConfigDict:
 class OurStep:
     """Our step, compiled for one device."""
 
-    def __init__(self, case: Case, warm_up: bool = True):
+    def __init__(self, case: Case, warm_up: bool = True, overlap: bool = False):
+        """`overlap`: weights are read while the step is compiled, as in training."""
         self.case = case
         self.devices = jax.devices()[:1]
         self.platform = self.devices[0].platform
         self.chip = cpu_name() if self.platform == "cpu" else self.devices[0].device_kind
         config = config_of(case)
-        # As in training: the weights are read while the step is compiled.
         model, read = open_sapl(config, jnp.dtype(case.dtype))
         with ThreadPoolExecutor(1) as pool:
             reading = pool.submit(read)
+            if not overlap:
+                reading.result()
             self.patch = model.clip.config.vision.patch_size
             params, frozen = split_model(model)
             tx = make_optimizer(config.train)

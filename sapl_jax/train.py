@@ -143,6 +143,8 @@ def main() -> int | None:
                 f"expected at least {least}. Raise --config.train.batch_size or use fewer devices."
             )
         processes.report_devices(dtype)
+        # Under the next: a process of several that must leave does not wait for it.
+        pool = stack.enter_context(ThreadPoolExecutor(1))
         stack.enter_context(processes.leave_on_error())
         first = jax.process_index() == 0
         if first and not alone:
@@ -153,7 +155,8 @@ def main() -> int | None:
 
         model, read = open_sapl(config, dtype)
         # Meanwhile the data are prepared and the step is compiled.
-        reading = stack.enter_context(ThreadPoolExecutor(1)).submit(read)
+        reading = pool.submit(read)
+        del read  # It holds the file.
         prepared = prepare_records(config, model.clip.config.vision.patch_size, workdir)
         multihost_utils.sync_global_devices("data is prepared")
         if first:

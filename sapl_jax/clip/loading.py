@@ -110,6 +110,8 @@ def open_clip(
     """A CLIP whose frozen weights are shapes alone, and what reads them; they fit, that is checked.
 
     So programs can be compiled while weights are read, in another thread. LoRA is there at once.
+    What reads them is called once; it raises UserError for contents that are damaged. (A msgpack
+    file's are in the host's memory from the start.)
 
     Args:
         name_or_folder: a folder with `config.json` and weights; a hub name such as

@@ -24,6 +24,8 @@ class CLIPSource:
 class CLIP(nnx.Module):
     """CLIP with randomly initialised weights; `load_clip` gives one with weights from a file.
 
+    Without `rngs` what would be drawn is zero: for shapes alone, quickly traced.
+
     All parameters are `nnx.Param` (frozen) except attached LoRA factors (`LoRAParam`).
     `lora_config` says which LoRA is attached, None without one.
     """

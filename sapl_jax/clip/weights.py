@@ -91,7 +91,9 @@ def _entries(clip: CLIP, style: str) -> Iterator[_Entry]:
 
 
 def check_fit(clip: CLIP, tensors: Mapping[str, Tensor], style: str, file: str) -> None:
-    """Compares a file's tensors, of which none is read, with what `clip` needs; as for `fill`.
+    """Compares a file's tensors, of which none is read, with what `clip` needs.
+
+    Args: `tensors` and `style` as in `fill`; `file` for the message.
 
     Raises:
         UserError: names missing, unexpected, or with another shape or a dtype that is not

@@ -56,7 +56,8 @@ class Calibration:
         """The calibrated probability of scores of any shape; None where it was not fitted."""
         if self.temperature is None:
             return None
-        return 1 / (1 + np.exp(-_logit(score) / self.temperature - self.bias))
+        margin = _logit(score) / self.temperature + self.bias
+        return np.exp(-np.logaddexp(0, -margin))
 
     def verdict(self, score: float) -> str:
         """`tampered`, `authentic` or `inconclusive`; `rule` says when."""

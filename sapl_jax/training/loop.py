@@ -58,8 +58,8 @@ def train(
 ) -> int | None:
     """Trains in an entered `workdir` until the last step; continues where an earlier run stopped.
 
-    Where CLIP's weights are still being read (`open_sapl`), `finish_reading` waits for them: the
-    step is compiled before that.
+    Where CLIP's weights are still being read (`open_sapl`), `finish_reading` waits for them, and
+    raises what went wrong: the step is compiled before that.
 
     Order at the start: this run's own newest whole checkpoint > CLIP's pretrained weights.
     All processes of a run stop at the same step when one of them is asked to.
@@ -71,6 +71,18 @@ def train(
         UserError: the loss is not finite, gradients were not too many times in a row, the disk is
             full, or the checkpoint there does not fit.
     """
+    with StopRequest() as stop:
+        return _train(config, workdir, model, data, finish_reading, stop)
+
+
+def _train(
+    config: ConfigDict,
+    workdir: Path,
+    model: SAPL,
+    data: TrainingData,
+    finish_reading: Callable[[], None] | None,
+    stop: StopRequest,
+) -> int | None:
     hyper, is_first = config.train, jax.process_index() == 0
     local = jax.local_devices()
     num_steps = total_steps(hyper, data.num_train)
@@ -140,33 +152,32 @@ def train(
     batches = progress.timed(dev.shard_batches(data.train_batches(start), local))
     step = start
     try:
-        with StopRequest() as stop:
-            if validation_due:
+        if validation_due:
+            validation_due = stopping = not validate(step, stop)
+        while step < num_steps and not stopping:
+            profiler.at(step, state)
+            flag = go if stop.signum is None else halt
+            state, metrics = train_step(state, frozen.params, next(batches) | flag)
+            step += 1
+            dispatched.append((step, metrics))
+            ends = step == num_steps
+            validation_due = ends or step % hyper.eval_every == 0
+            saves = ends or step % hyper.checkpoint_every == 0
+            # Else the step just dispatched runs while the numbers of the one before are read.
+            now = validation_due or saves or jax.default_backend() == "cpu"
+            finish_steps(but=0 if now else 1)
+            if step == start + 1:
+                give_back_memory()
+            if validation_due and not stopping:
                 validation_due = stopping = not validate(step, stop)
-            while step < num_steps and not stopping:
-                profiler.at(step, state)
-                flag = go if stop.signum is None else halt
-                state, metrics = train_step(state, frozen.params, next(batches) | flag)
-                step += 1
-                dispatched.append((step, metrics))
-                ends = step == num_steps
-                validation_due = ends or step % hyper.eval_every == 0
-                saves = ends or step % hyper.checkpoint_every == 0
-                # Else the step just dispatched runs while the numbers of the one before are read.
-                now = validation_due or saves or jax.default_backend() == "cpu"
-                finish_steps(but=0 if now else 1)
-                if step == start + 1:
-                    give_back_memory()
-                if validation_due and not stopping:
-                    validation_due = stopping = not validate(step, stop)
-                if saves and not stopping:
-                    checkpoints.save("last", step, state, validation_due=False)
-            finish_steps()
-            if step > start:
-                checkpoints.save("last", step, state, validation_due=validation_due)
-            profiler.close(state)
-            checkpoints.wait()
-            multihost_utils.sync_global_devices("the run is saved")
+            if saves and not stopping:
+                checkpoints.save("last", step, state, validation_due=False)
+        finish_steps()
+        if step > start:
+            checkpoints.save("last", step, state, validation_due=validation_due)
+        profiler.close(state)
+        checkpoints.wait()
+        multihost_utils.sync_global_devices("the run is saved")
         if step < num_steps or validation_due:
             return stop.signum or signal.SIGTERM
         return None

@@ -57,7 +57,8 @@ class StopRequest:
     def _end_in_time(self) -> None:
         while received := self._reader.recv(64):
             if signal.SIGTERM in received and not self._left.wait(self._grace_s):
-                what = f"a step, validation or checkpoint took longer than {self._grace_s:g} s"
+                long = "a compilation, step, validation or checkpoint took longer than"
+                what = f"{long} {self._grace_s:g} s"
                 do = "run the same command to continue from the last checkpoint"
                 print(f"stopped by SIGTERM: {what}; {do}", file=sys.stderr, flush=True)
                 os._exit(128 + signal.SIGTERM)

@@ -109,6 +109,8 @@ def compile_train_step(
 ) -> Callable[[TrainState, PyTree, Batch], tuple[TrainState, Metrics]]:
     """`make_train_step`'s for the batches of a run, from shapes: weights may still be read.
 
+    A batch is image, edge_map, valid, label and stop, of the configuration's sizes, and no other.
+
     In a run of several processes pmap takes arrays only, and compiles at the first step.
     """
     if jax.process_count() > 1:
