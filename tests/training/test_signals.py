@@ -9,6 +9,7 @@ import time
 import jax.numpy as jnp
 
 from sapl_jax.models.sapl import build_sapl
+from sapl_jax.training import loop
 from sapl_jax.training.loop import train
 from sapl_jax.training.signals import GRACE_S
 from sapl_jax.workdir import open_workdir
@@ -44,6 +45,22 @@ def test_a_stop_during_validation_is_immediate_and_the_validation_is_made_up_for
     assert metric_lines(tmp_path / "parts") == metric_lines(tmp_path / "whole")
     parts, whole = (checkpoint_digests(tmp_path / name) for name in ("parts", "whole"))
     assert parts == whole
+
+
+def test_a_stop_while_the_step_is_compiled_ends_after_one_step(tiny_config, tmp_path, monkeypatch):
+    compile_train_step = loop.compile_train_step
+
+    def interrupted(*given):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return compile_train_step(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "compile_train_step", interrupted)
+        assert run(tiny_config, tmp_path / "parts", MemoryData()) == signal.SIGTERM
+    assert [row["step"] for row in metric_lines(tmp_path / "parts")] == [1]
+    run(tiny_config, tmp_path / "whole", MemoryData())
+    assert run(tiny_config, tmp_path / "parts", MemoryData()) is None
+    assert metric_lines(tmp_path / "parts") == metric_lines(tmp_path / "whole")
 
 
 STUCK = """
