@@ -172,7 +172,11 @@ class StepMachine(Protocol):
     chip: str
     compile_s: float
 
-    def step(self, index: int) -> dict[str, float]:
+    def batch(self, index: int) -> Any:
+        """`random_batch` number `index`, on the device."""
+        ...
+
+    def step(self, batch: Any) -> dict[str, float]:
         """Runs one training step to its end and gives its losses."""
         ...
 
@@ -215,8 +219,9 @@ def measure(
     reset_peak_rss()
     wall, cpu, losses = [], [], []
     for index in range(args.steps):
+        batch = machine.batch(index)
         wall_0, cpu_0 = time.perf_counter(), time.process_time()
-        losses.append(machine.step(index)["loss"])
+        losses.append(machine.step(batch)["loss"])
         wall.append(1e3 * (time.perf_counter() - wall_0))
         cpu.append(1e3 * (time.process_time() - cpu_0))
     step_ms = statistics.median(wall)

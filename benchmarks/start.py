@@ -39,7 +39,7 @@ def child(args: argparse.Namespace, folder: Path) -> None:
     with MostMemory() as memory:
         machine = OurStep(case, warm_up=False, overlap=True)
     done("weights and program")
-    machine.step(0)
+    machine.step(machine.batch(0))
     done("first step")
     weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     line = {"chip": machine.chip, "load_peak_bytes": memory.bytes, "weight_bytes": weights}

@@ -42,20 +42,26 @@ class PeerStep:
 
     def _warm_up(self) -> None:
         started = time.perf_counter()
-        self.step(0)
+        self.step(self.batch(0))
         if self.compiled:
             first = time.perf_counter() - started
-            started = time.perf_counter()
-            self.step(1)
+            batch, started = self.batch(1), time.perf_counter()
+            self.step(batch)
             self.compile_s = max(0.0, first - (time.perf_counter() - started))
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
 
-    def step(self, index: int) -> dict[str, float]:
-        """One step: forward, backward, norm of the gradients, AdamW."""
+    def batch(self, index: int) -> dict[str, torch.Tensor]:
+        """A batch on the device."""
         arrays = random_batch(self.case, self.model.patch, index)
         batch = {name: torch.from_numpy(a).to(self.device) for name, a in arrays.items()}
         batch["label"] = batch["label"].long()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return batch
+
+    def step(self, batch: dict[str, torch.Tensor]) -> dict[str, float]:
+        """One step: forward, backward, norm of the gradients, AdamW."""
         half = self.case.dtype == "bfloat16"
         autocast = torch.autocast(self.device.type, torch.bfloat16)
         with autocast if half else contextlib.nullcontext():

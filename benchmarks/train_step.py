@@ -78,7 +78,7 @@ class OurStep:
                 init_state, tx=tx, config=config, feature_dim=model.feature_dim
             )
             started = time.perf_counter()
-            lowered = mapped.lower(jax.eval_shape(start, params), frozen.params, self._batch(0))
+            lowered = mapped.lower(jax.eval_shape(start, params), frozen.params, self.batch(0))
             self.compiled: Any = lowered.compile()
             self.compile_s = time.perf_counter() - started
             reading.result()
@@ -87,7 +87,7 @@ class OurStep:
         self.state = dev.replicate(start(params), self.devices)
         self.frozen = dev.replicate(frozen.params, self.devices)
         if warm_up:
-            self.step(0)
+            self.step(self.batch(0))
             give_back_memory()  # As the training loop does.
 
     def set_params(self, arrays: dict[str, np.ndarray]) -> None:
@@ -98,12 +98,14 @@ class OurStep:
         )
         self.state = self.state._replace(params=dev.replicate(params, self.devices))
 
-    def _batch(self, index: int) -> dict[str, jax.Array]:
-        return next(dev.shard_batches([random_batch(self.case, self.patch, index)], self.devices))
+    def batch(self, index: int) -> dict[str, jax.Array]:
+        """A batch on the device."""
+        batches = [random_batch(self.case, self.patch, index)]
+        return jax.block_until_ready(next(dev.shard_batches(batches, self.devices)))
 
-    def step(self, index: int) -> dict[str, float]:
+    def step(self, batch: dict[str, jax.Array]) -> dict[str, float]:
         """One step, its metrics read."""
-        self.state, metrics = self.compiled(self.state, self.frozen, self._batch(index))
+        self.state, metrics = self.compiled(self.state, self.frozen, batch)
         return {name: float(value) for name, value in jax.device_get(metrics).items()}
 
     def peak_memory(self) -> int:

@@ -19,6 +19,6 @@ steps = raw.pop("steps")
 torch.manual_seed(0)
 peer = PeerStep(Case(**raw | {"taps": tuple(raw["taps"])}), compiled=False, warm_up=False)
 load_trainable(peer.model, dict(np.load(sys.argv[2])))
-history = [peer.step(index) for index in range(steps)]
+history = [peer.step(peer.batch(index)) for index in range(steps)]
 losses = {name: np.array([step[name] for step in history]) for name in history[0]}
 np.savez(sys.argv[3], **losses, **{f"grad:{k}": v for k, v in gradients(peer.model).items()})

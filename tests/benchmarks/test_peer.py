@@ -66,7 +66,7 @@ def test_the_peer_gives_our_losses_and_gradients(tiny_clip_folder, tmp_path):
     before = None
     for index in range(3):
         before = flatten(jax.device_get(ours.state.opt_state))
-        metrics = ours.step(index)
+        metrics = ours.step(ours.batch(index))
         for name in ("loss", "loss_cls", "loss_hecl", "grad_norm"):
             np.testing.assert_allclose(metrics[name], peer[name][index], rtol=3e-4, err_msg=name)
     assert peer["loss_hecl"][2] > 0.1
