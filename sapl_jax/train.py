@@ -2,7 +2,7 @@
 
 Run the same command again to continue a run. The configuration is the paper's, configs/sapl.py,
 which explains every field, unless --config names another. What can be wrong with a command line, a
-data root or a work directory is said before JAX and TensorFlow are imported or weights fetched.
+data root or a work directory is said before JAX is imported or weights fetched.
 """
 
 import logging
