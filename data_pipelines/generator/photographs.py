@@ -29,7 +29,7 @@ SPLITS = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
 # An outline adds edges to a picture and inpainting takes some away. With about this many removals
 # the two cancel, and neither a file's size nor its edges tell the classes apart.
 ODDS = {"splicing": 0.4, "copy-move": 0.4, "removal": 0.2}
-CANDIDATES = 2  # pastes drawn for each one that is made, the one with the strongest step
+CANDIDATES = 3  # pastes drawn for each one that is made, the one with the strongest step
 _GROUPS, _GROUP_SIZE = 20, 4  # at most so many groups, of at least so many photographs
 
 
@@ -167,7 +167,8 @@ def _view(
             f"{label_file}: {labels.shape[1]} x {labels.shape[0]} pixels, but its photograph has "
             f"{width} x {height}; expected the same size"
         )
-    share = rng.uniform(0.75, 1)
+    # Near its own scale, at which its own traces are left; yet wide enough to show objects.
+    share = min(max(longer / (rng.uniform(0.8, 1) * max(height, width)), 0.25), 1.0)
     tall, wide = max(2, round(share * height)), max(2, round(share * width))
     y, x = int(rng.integers(height - tall + 1)), int(rng.integers(width - wide + 1))
     window = np.s_[y : y + tall, x : x + wide]

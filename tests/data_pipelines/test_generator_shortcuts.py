@@ -46,20 +46,34 @@ def statistics(jpeg: bytes) -> dict[str, list[float]]:
     }  # fmt: skip
 
 
-@pytest.fixture(params=["interior", "seam", "photographs"], scope="module")
-def jpeg_of(request: pytest.FixtureRequest) -> Callable[[int, int], bytes]:
+# Where a forged region was not compressed as its surroundings, JPEG statistics tell: that is what
+# such a forgery consists of. Over thousands of pictures they reach .65 in photographs, which are
+# near the scale of their own first JPEG, and .60 in "interior".
+TRACE = {"interior": "", "seam": "", "photographs": "JPEG"}
+
+
+@pytest.fixture(params=TRACE, scope="module")
+def world(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def jpeg_of(world: str, request: pytest.FixtureRequest) -> Callable[[int, int], bytes]:
     """(number, size) -> file, of one world after the other."""
-    if request.param != "photographs":
-        return lambda n, size: make_example(11, n, size, world=request.param).jpeg
+    if world != "photographs":
+        return lambda n, size: make_example(11, n, size, world=world).jpeg
     folder = request.getfixturevalue("real_data") / "photographs"
     library = open_library(folder / "pictures", folder / "segments")
     return lambda n, size: photograph_example(library, 11, n, size).jpeg
 
 
-def aucs(jpegs: list[bytes], train: int) -> dict[str, float]:
-    """AUC by statistic and classifier, fitted on the first `train` files, of the others."""
+def aucs(jpegs: list[bytes], train: int, trace: str = "") -> dict[str, float]:
+    """AUC by statistic and classifier, fitted on the first `train` files, of the others.
+
+    trace: a statistic to leave out, as forgeries themselves change it.
+    """
     rows = [statistics(jpeg) for jpeg in jpegs]
-    table = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    table = {name: np.array([row[name] for row in rows]) for name in rows[0] if name != trace}
     table["all of them"] = np.concatenate(list(table.values()), axis=1)
     label, found = np.arange(len(jpegs)) % 2, {}
     for name, values in table.items():
@@ -73,16 +87,14 @@ def aucs(jpegs: list[bytes], train: int) -> dict[str, float]:
     return found
 
 
-def test_global_statistics_do_not_separate_the_classes(jpeg_of) -> None:
-    found = aucs([jpeg_of(n, 96) for n in range(900)], train=400)
+def test_global_statistics_do_not_separate_the_classes(jpeg_of, world) -> None:
+    found = aucs([jpeg_of(n, 96) for n in range(900)], 400, TRACE[world])
     # 0.5 within three standard errors of an AUC over 500 pictures.
     assert all(0.42 < auc < 0.58 for auc in found.values()), found
 
 
-# Not in "interior": there JPEG statistics together reach .60, since a region that was not twice
-# quantized as its surroundings is what the forgery consists of.
 @pytest.mark.slow
-@pytest.mark.parametrize("jpeg_of", ["seam", "photographs"], indirect=True)
-def test_nor_do_they_over_thousands_of_pictures(jpeg_of) -> None:
-    found = aucs([jpeg_of(n, 128) for n in range(6000)], train=2500)
+@pytest.mark.parametrize("world", ["seam", "photographs"], indirect=True)
+def test_nor_do_they_over_thousands_of_pictures(jpeg_of, world) -> None:
+    found = aucs([jpeg_of(n, 128) for n in range(6000)], 2500, TRACE[world])
     assert all(0.45 < auc < 0.55 for auc in found.values()), found

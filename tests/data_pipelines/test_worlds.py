@@ -43,7 +43,7 @@ def ratios(examples: list[Example]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_edges_are_about_casias_and_interiors_are_alike(example_of) -> None:
-    edges, interiors = ratios([example_of(n, 128) for n in range(1, 301, 2)])
+    edges, interiors = ratios([example_of(n, 256) for n in range(1, 301, 2)])
     # The bounds of the larger test below, widened by what 150 pictures can be off.
     assert 1.0 < edges[0] < 1.65 and 0.98 < edges[1] < 1.22, edges
     assert (interiors < 1.7).all() and (interiors > 1 / 1.7).all(), interiors
