@@ -81,7 +81,7 @@ def get_config() -> ConfigDict:
     heat_map.taps = "logits"  # [ours] Mean over the taps of "logits", or of "probabilities".
     heat_map.normalize = False  # [ours] Stretch every map to [0,1].
     heat_map.threshold = 0.5  # The mask is heat map > threshold.
-    # [ours] Larger pictures get their map in tiles of this many pixels. 0: shrunk to image.size.
+    # [ours] Larger pictures get map and score from tiles of this size. 0: shrunk to image.size.
     heat_map.tile = 0
 
     config.train = train = ConfigDict()

@@ -16,6 +16,7 @@ import numpy as np
 
 from data_pipelines.listing import AUTHENTIC, LABEL_NAMES, TAMPERED
 from sapl_jax.errors import UserError
+from sapl_jax.inference.detector import logit
 from sapl_jax.models.sapl import SAPL
 from sapl_jax.training.state import split_model
 from sapl_jax.workdir import write_or_refuse
@@ -27,7 +28,6 @@ FORMAT = 1
 INCONCLUSIVE = "inconclusive"
 BINS = 4096  # of a heat map's values
 _CONFIDENCE = 0.95
-_CLIP = 1e-6  # scores nearer to 0 and 1 than this count as this
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Calibration:
         """The calibrated probability of scores of any shape; None where it was not fitted."""
         if self.temperature is None:
             return None
-        margin = _logit(score) / self.temperature + self.bias
+        margin = logit(score) / self.temperature + self.bias
         return np.exp(-np.logaddexp(0, -margin))
 
     def verdict(self, score: float) -> str:
@@ -170,7 +170,7 @@ def fit_temperature(labels: np.ndarray, scores: np.ndarray) -> tuple[float, floa
     from scipy.optimize import minimize  # predicting does not need it
     from scipy.special import expit
 
-    x = _logit(scores.astype(np.float64))
+    x = logit(scores.astype(np.float64))
     positive = labels == TAMPERED
     ones, zeros = positive.sum(), (~positive).sum()
     target = np.where(positive, (ones + 1) / (ones + 2), 1 / (zeros + 2))
@@ -188,11 +188,6 @@ def fit_temperature(labels: np.ndarray, scores: np.ndarray) -> tuple[float, floa
             "nothing to calibrate. Check the labels, or train a model that tells them apart."
         )
     return float(1 / slope), float(bias)
-
-
-def _logit(score: float | np.ndarray) -> np.ndarray:
-    clipped = np.clip(score, _CLIP, 1 - _CLIP)
-    return np.log(clipped) - np.log1p(-clipped)
 
 
 def fingerprint(model: SAPL) -> str:

@@ -6,6 +6,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+_CLIP = 1e-6
+
 
 class Result(NamedTuple):
     """What a method says of one picture."""
@@ -20,6 +22,12 @@ class Detector(Protocol):
 
     def analyse(self, images: Sequence[np.ndarray]) -> Sequence[Result]:
         """One result for each uint8 RGB picture [H, W, 3] of any size, in order."""
+
+
+def logit(score: float | np.ndarray) -> np.ndarray:
+    """log(p / (1 - p)) of scores of any shape; those nearer to 0 and 1 than 1e-6 count as that."""
+    clipped = np.clip(score, _CLIP, 1 - _CLIP)
+    return np.log(clipped) - np.log1p(-clipped)
 
 
 def is_finite(result: Result) -> bool:

@@ -56,6 +56,8 @@ class Localizer:
         self.calibration = of_dict(stored) if stored else None
         configured: int = config.model.heat_map.get("tile", 0)
         self.tile, self.overlap = configured if tile is None else tile, overlap
+        # What it learned is nothing that a shrunken picture shows: its tiles give the score.
+        self._share: float | None = config.model.pooled_share if configured else None
         self.threshold: float = config.model.heat_map.threshold
         # Other tiles have maps of another kind than was calibrated; their score is the same.
         if self.calibration and self.tile == configured:
@@ -127,7 +129,7 @@ class Localizer:
         """
         if not self.tile:
             return self._shrunk(images)
-        options = (self.tile, self.overlap, self.batch_size, self.threshold)
+        options = (self.tile, self.overlap, self.batch_size, self.threshold, self._share)
         return TiledDetector(self._shrunk, *options).analyse(images)
 
     def _shrunk(self, images: Sequence[np.ndarray]) -> list[Result]:

@@ -1,9 +1,10 @@
 """Analyses large pictures in overlapping tiles, so that detail survives and memory stays bounded.
 
 A detector with a fixed canvas shrinks a picture to it. `TiledDetector` hands it tiles of the
-picture instead and blends their heat maps; the image score stays the whole picture's, so that it
-means the same with and without tiles. Besides the picture, its memory is one float32 map of the
-picture's size, its bool mask, and one batch of tiles.
+picture instead and blends their heat maps; the image score is the shrunken picture's, or that of
+the most suspicious tiles where the detector learned from pictures that nothing had shrunk.
+Besides the picture, its memory is one float32 map of the picture's size, its bool mask, and one
+batch of tiles.
 """
 
 import math
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from data_pipelines.progress_bars import ProgressBar
-from sapl_jax.inference.detector import Result, result_of
+from sapl_jax.inference.detector import Result, logit, result_of
 
 
 def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
@@ -39,6 +40,8 @@ class TiledDetector:
 
     whole: what analyses pictures as they are, a detector's `analyse`. overlap: share of a tile that
     neighbours have in common, 0 to 0.9. batch: tiles per call of `whole`. threshold: of the mask.
+    share: the score's log-odds are the mean over this share of the tiles, those with the highest;
+    None: the score is the whole picture's, as without tiles.
     """
 
     def __init__(
@@ -48,9 +51,10 @@ class TiledDetector:
         overlap: float = 0.25,
         batch: int = 8,
         threshold: float = 0.5,
+        share: float | None = None,
     ) -> None:
         self._whole, self._tile, self._overlap, self._batch = whole, tile, overlap, batch
-        self._threshold = threshold
+        self._threshold, self._share = threshold, share
 
     def analyse(self, images: Sequence[np.ndarray]) -> list[Result]:
         """Analyses uint8 RGB pictures [H, W, 3] of any sizes."""
@@ -69,24 +73,29 @@ class TiledDetector:
         (rows, weight_y, total_y), (columns, weight_x, total_x) = map(self._axis, image.shape[:2])
         weight = weight_y[:, None] * weight_x[None, :]
         heat_map = np.zeros(image.shape[:2], np.float32)
-        # The picture itself, for the score, goes with the first tiles: one shape to compile.
-        score, parts = 0.0, [(slice(None), slice(None))]
         height, width = weight.shape
+        # The picture itself, where it gives the score, is a part: one shape to compile.
+        extra = 0 if self._share else 1
+        parts = [(slice(None), slice(None))] * extra
         parts += [np.s_[y : y + height, x : x + width] for y in rows for x in columns]
-        with ProgressBar(total=len(parts) - 1, desc="tiles", leave=False) as bar:
+        scores = []
+        with ProgressBar(total=len(parts), desc="tiles", leave=False) as bar:
             # Equal batches: a last one of a single tile would be a second shape.
             for some in np.array_split(np.arange(len(parts)), math.ceil(len(parts) / self._batch)):
-                batch = [parts[n] for n in some]
-                found = list(self._whole([image[part] for part in batch]))
-                if some[0] == 0:
-                    score, batch, found = found[0].score, batch[1:], found[1:]
-                for part, analysis in zip(batch, found, strict=True):
-                    heat_map[part] += weight * analysis.heat_map
-                bar.update(len(found))
+                found = self._whole([image[parts[n]] for n in some])
+                for n, analysis in zip(some, found, strict=True):
+                    scores.append(analysis.score)
+                    if n >= extra:
+                        heat_map[parts[n]] += weight * analysis.heat_map
+                bar.update(len(some))
         # Tiles form a grid, so the weights add up to an outer product: no map of weights needed.
         heat_map /= total_y[:, None]
         heat_map /= total_x[None, :]
         np.clip(heat_map, 0, 1, out=heat_map)
+        score = scores[0]
+        if self._share:
+            highest = np.sort(logit(np.array(scores)))[-max(1, round(self._share * len(scores))) :]
+            score = 1 / (1 + np.exp(-highest.mean()))
         return result_of(score, heat_map, self._threshold)
 
     def _axis(self, length: int) -> tuple[list[int], np.ndarray, np.ndarray]:

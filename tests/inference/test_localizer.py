@@ -40,15 +40,17 @@ def test_the_result_does_not_depend_on_the_company(localizer):
         np.testing.assert_allclose(one.heat_map, alone.heat_map, atol=1e-5)
 
 
-def test_larger_pictures_get_their_map_in_tiles_where_the_configuration_says_so(trained_run):
+def test_larger_pictures_get_map_and_score_from_tiles_where_the_configuration_says_so(trained_run):
     trained = load_model(trained_run)
     trained.config.unlock()
     trained.config.model.heat_map.tile = 32
     image = picture(50, 70)
     whole = Localizer(*trained, tile=0)
-    (expected,) = TiledDetector(whole.analyse, tile=32).analyse([image])
+    share = trained.config.model.pooled_share
+    (expected,) = TiledDetector(whole.analyse, tile=32, share=share).analyse([image])
     found = Localizer(*trained)(image)
-    assert found.score == pytest.approx(whole(image).score, abs=1e-5)
+    assert found.score == pytest.approx(expected.score, abs=1e-5)
+    assert found.score != pytest.approx(whole(image).score, abs=1e-5)
     np.testing.assert_allclose(found.heat_map, expected.heat_map, atol=1e-5)
     assert np.abs(found.heat_map - whole(image).heat_map).max() > 1e-3
     other = Localizer(*trained, tile=64)(image)
@@ -58,6 +60,8 @@ def test_larger_pictures_get_their_map_in_tiles_where_the_configuration_says_so(
     # Runs of before the field have none.
     del trained.config.model.heat_map.tile
     assert Localizer(*trained).tile == 0
+    asked_for = Localizer(*trained, tile=32)(image)
+    assert asked_for.score == pytest.approx(whole(image).score, abs=1e-5)
 
 
 def test_arrays_that_are_no_rgb_pictures_are_refused(localizer):

@@ -45,6 +45,26 @@ def test_small_pictures_go_to_the_detector_whole_and_together() -> None:
     assert detector.batches == [2, 3]  # both small ones; the large one whole with its two tiles
 
 
+class _Brightness(RedDetector):
+    """Scores a picture by how bright it is."""
+
+    def analyse(self, images):
+        found = super().analyse(images)
+        means = [image.mean() / 255 for image in images]
+        return [RedAnalysis(m, r.heat_map) for m, r in zip(means, found, strict=True)]
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.5, [0.9, 0.6]), (0.1, [0.9]), (1, None)])
+def test_the_most_suspicious_tiles_may_give_the_score(share: float, expected) -> None:
+    values = np.array([0.2, 0.9, 0.4, 0.6])
+    squares = np.rint(values * 255).astype(np.uint8).reshape(2, 2)
+    image = np.repeat(np.repeat(squares, 32, 0), 32, 1)[..., None].repeat(3, 2)
+    detector = TiledDetector(_Brightness().analyse, tile=32, overlap=0, share=share)
+    shown = np.array(values if expected is None else expected)
+    odds = np.exp(np.log(shown / (1 - shown)).mean())
+    assert detector.analyse([image])[0].score == pytest.approx(odds / (1 + odds), abs=0.003)
+
+
 def test_no_more_tiles_than_the_batch_are_analysed_at_once() -> None:
     detector = RedDetector()
     tiled = TiledDetector(detector.analyse, tile=32, overlap=0, batch=3)
