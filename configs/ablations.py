@@ -76,6 +76,7 @@ SMALL: dict[str, Any] = {
     "train.epochs": 9.0,
     "model.image_logits": "cls",
     "model.heat_map.miss_cost": 1.0,
+    "model.test_flips": False,
     "model.hecl.top_k": 3,  # of 64 patches; the paper's size has 16 of 1369
     "train.background_share": 0.0,
     "train.tampered_weight": 1.0,

@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
     config.model.taps = (1, 2, 3, 4)
     config.model.image_logits = "patches"  # Trains the heat map itself: see docs/method.md.
     config.model.pooled_share = 1 / 12
+    config.model.test_flips = True  # I-AUC .916 instead of .896 on pictures made for that.
     # F1 is highest where probabilities exceed half of it: 1 / (1 + 3) for an F1 near 0.5.
     config.model.heat_map.miss_cost = 3.0
 
