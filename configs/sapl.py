@@ -55,6 +55,7 @@ def get_config() -> ConfigDict:
     model.value_attention = False  # [ours] Patches from V-V attention, as in AnomalyCLIP.
     # [ours] Patches attend to patches at most so many rows and columns away; 0: to all, as in CLIP.
     model.attention_reach = 0
+    model.test_reach = 0  # [ours] The same in answers alone; 0: as in training.
     # [ours] Answers are means over a picture and its three mirrored forms, at four times the cost.
     model.test_flips = False
     model.attention_heads = 8  # [ours] Heads of ECPL's attention. Must divide the text width.

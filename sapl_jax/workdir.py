@@ -21,7 +21,7 @@ FREE_FIELDS = (
     "train.profile_steps", "train.remat", "model.heat_map.tile",
 )  # fmt: skip
 # Of `model`, newer than some runs: off in a configuration without them.
-NEWER_FIELDS = {"attention_reach": 0, "test_flips": False}
+NEWER_FIELDS = {"attention_reach": 0, "test_reach": 0, "test_flips": False}
 
 
 @contextmanager

@@ -71,7 +71,13 @@ class SAPL(nnx.Module):
         return jnp.exp(self.clip.logit_scale[...].astype(jnp.float32))
 
     def __call__(
-        self, image: Array, edge_map: Array, valid: Array, *, recompute: Recompute = KEEP
+        self,
+        image: Array,
+        edge_map: Array,
+        valid: Array,
+        *,
+        recompute: Recompute = KEEP,
+        reach: int = 0,
     ) -> Outputs:
         """One forward pass.
 
@@ -80,6 +86,7 @@ class SAPL(nnx.Module):
             edge_map: [B,g,g] float, soft edge map per patch.
             valid: [B,g,g] bool, patches inside the picture.
             recompute: what of the vision blocks is computed again in the backward pass.
+            reach: of attention between patches; 0: the configuration's.
         """
         batch, options = image.shape[0], self.options
         edge_map, valid = edge_map.reshape(batch, -1), valid.reshape(batch, -1)
@@ -87,7 +94,7 @@ class SAPL(nnx.Module):
             edge_map = jnp.roll(edge_map, batch // 2, axis=0) * valid
         features = self.clip.vision(
             normalize_pixels(image), options.taps, recompute, options.value_attention,
-            options.attention_reach,
+            reach or options.attention_reach,
         )  # fmt: skip
         # The frozen final layer norm puts all depths on one scale before they are compared.
         normed = self.clip.vision.post_norm(features.taps[:, :, 1:])
@@ -174,7 +181,8 @@ def score_and_patch_map(
     """What inference takes from the model: scores [B] and patch heat maps [B,g,g], float32.
 
     Where `model.test_flips` is on, image logits and similarities are means over the canvas as it
-    is and mirrored along either axis and both, one form after the other.
+    is and mirrored along either axis and both, one form after the other. Attention between patches
+    has the reach `model.test_reach`.
 
     Args: as `SAPL.__call__`: image [B,C,C,3] uint8, edge_map [B,g,g] float, valid [B,g,g] bool;
         `flips` False leaves the mirrored forms out.
@@ -183,7 +191,7 @@ def score_and_patch_map(
     inputs = (image, edge_map, valid)
 
     def analyse(form: Arrays) -> Arrays:
-        outputs = model(*form)
+        outputs = model(*form, reach=model.options.test_reach)
         grid = (*outputs.similarity.shape[:2], *edge_map.shape[1:], 2)
         return outputs.image_logits, outputs.similarity.reshape(grid)
 

@@ -81,7 +81,8 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 def test_runs_from_before_a_field_open_and_other_fields_are_missed(trained_run, tmp_path):
     run = shutil.copytree(trained_run, tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
-    del config["model"]["attention_reach"], config["model"]["test_flips"]
+    for newer in ("attention_reach", "test_reach", "test_flips"):
+        del config["model"][newer]
     (run / "config.json").write_text(json.dumps(config))
     image = picture(40, 56)
     found = Localizer.load(run)(image)

@@ -171,6 +171,19 @@ def test_answers_with_flips_are_means_over_the_mirrored_forms(tiny_config, batch
     np.testing.assert_allclose(mirrored[1][:, ::-1], heat, atol=1e-4)
 
 
+def test_answers_may_have_a_shorter_reach_than_training(tiny_config, batch):
+    plain = build_sapl(tiny_config, jnp.float32)
+    tiny_config.model.test_reach = 1
+    shorter = build_sapl(tiny_config, jnp.float32)
+    tiny_config.model.attention_reach, tiny_config.model.test_reach = 1, 0
+    always = build_sapl(tiny_config, jnp.float32)
+    np.testing.assert_array_equal(shorter(*batch).similarity, plain(*batch).similarity)
+    expected, found = score_and_patch_map(always, *batch), score_and_patch_map(shorter, *batch)
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert np.abs(found[1] - score_and_patch_map(plain, *batch)[1]).max() > 1e-4
+
+
 def test_patches_that_reach_only_neighbours_know_nothing_of_the_rest(tiny_config, batch):
     tiny_config.model.taps = (1, 2)
     rng = np.random.default_rng(1)
