@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     heat_map = config.model.heat_map
     heat_map.tile = 192  # It learns from pictures that nothing has shrunk.
     # Near the best on forgeries of the photographs kept for validation: docs/evidence.md.
-    heat_map.sigma = 12.0
+    heat_map.sigma = 16.0
     heat_map.miss_cost = 2.0
 
     train = config.train

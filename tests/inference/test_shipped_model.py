@@ -1,6 +1,7 @@
 """The model that comes with the package: small, and better than chance on photographs."""
 
 import numpy as np
+import pytest
 from sklearn.metrics import roc_auc_score
 
 from data_pipelines.generator.photographs import Library, installed_photographs, photograph_example
@@ -9,19 +10,20 @@ from sapl_jax.inference.localizer import Localizer
 from sapl_jax.inference.opening import SHIPPED
 
 
-def test_it_finds_forgeries_in_photographs_that_it_never_saw() -> None:
+@pytest.mark.parametrize("size", [192, 384])
+def test_it_finds_forgeries_in_photographs_that_it_never_saw(size: int) -> None:
     """scikit-learn's two photographs are in no training set. No skill has .5 of both."""
     library = Library(tuple(installed_photographs()), {}, "train")
-    examples = [photograph_example(library, 0, number, 192) for number in range(80)]
+    examples = [photograph_example(library, 0, number, size) for number in range(80)]
     found = Localizer.load(SHIPPED).analyse([decode_image(e.jpeg, e.kind) for e in examples])
     forged = [example.mask is not None for example in examples]
-    assert roc_auc_score(forged, [result.score for result in found]) > 0.6
+    assert roc_auc_score(forged, [result.score for result in found]) > 0.63
     where = [
         roc_auc_score(example.mask.ravel() > 127, result.heat_map.ravel())
         for example, result in zip(examples, found, strict=True)
         if example.mask is not None
     ]
-    assert np.mean(where) > 0.58
+    assert np.mean(where) > 0.68
 
 
 def test_it_is_small_and_sees_large_pictures_in_tiles() -> None:
