@@ -36,7 +36,8 @@ class Localizer:
         calibration: what `sapl_jax.calibrate` found for these weights, or None.
         threshold: of the mask; the calibration's, which is of maps in the configuration's tiles,
             or the configuration's.
-        tile: pixels of the tiles of larger pictures' maps; 0 where they are shrunk instead.
+        tile: pixels of the tiles that larger pictures' maps come from, and their scores where the
+            configuration has tiles; 0 where they are shrunk instead.
         overlap: share of a tile that neighbours have in common.
     """
 
@@ -59,7 +60,7 @@ class Localizer:
         # What it learned is nothing that a shrunken picture shows: its tiles give the score.
         self._share: float | None = config.model.pooled_share if configured else None
         self.threshold: float = config.model.heat_map.threshold
-        # Other tiles have maps of another kind than was calibrated; their score is the same.
+        # Other tiles have maps of another kind than was calibrated.
         if self.calibration and self.tile == configured:
             self.threshold = self.calibration.map_threshold
         self.batch_size = _BATCH_PER_DEVICE * jax.local_device_count()
