@@ -63,29 +63,18 @@ def neighbour_attention(
 
     A patch attends to patches at most `reach` rows and columns away, itself included, and not to
     the class token, which would tell it of all others. After n blocks its feature depends on what
-    lies within n * reach patches, and on nothing else. Linear in T.
+    lies within n * reach patches, and on nothing else.
 
     Args:
         q, k, v: [B, 1 + rows * columns, H, d], the class token first, then patches row by row.
         grid: rows and columns.
         reach: in patches, 0 or more.
     """
-    rows, columns = grid
-    reach = min(reach, max(grid) - 1)
-    first = _einsum(False, q[:, :1], k, v)
-    shape = (q.shape[0], rows, columns, *q.shape[2:])
-    patches, keys, values = (x[:, 1:].reshape(shape) for x in (q * q.shape[3] ** -0.5, k, v))
-    margin = ((0, 0), (reach, reach), (reach, reach), (0, 0), (0, 0))
-    keys, values = jnp.pad(keys, margin), jnp.pad(values, margin)
-    exists = np.pad(np.ones(grid, bool), reach)
-    window = range(2 * reach + 1)
-    parts = [np.s_[y : y + rows, x : x + columns] for y in window for x in window]
-    scores = jnp.stack([product("byxhd,byxhd->byxh", patches, keys[:, *part]) for part in parts])
-    seen = np.stack([exists[part] for part in parts])[:, None, :, :, None]
-    weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=0)
-    each = zip(weights, parts, strict=True)
-    rest = sum(weight[..., None] * values[:, *part] for weight, part in each)
-    return jnp.concatenate([first, rest.reshape(q[:, 1:].shape).astype(v.dtype)], axis=1)
+    # All products and a mask: gathering neighbours is slower below a thousand tokens.
+    away = [np.abs(np.subtract.outer(x, x)) for x in np.indices(grid).reshape(2, -1)]
+    seen = np.pad(np.maximum(*away) <= reach, ((1, 0), (1, 0)))
+    seen[0] = True
+    return _einsum(False, q, k, v, seen)
 
 
 class _Kind(NamedTuple):
@@ -207,12 +196,19 @@ def _scaled_heads(q: Array, k: Array, v: Array) -> Arrays:
     return tuple(jnp.swapaxes(x, 1, 2) for x in (q * q.shape[3] ** -0.5, k, v))
 
 
-def _einsum(causal: bool, q: Array, k: Array, v: Array) -> Array:
-    """Attention by two matrix products: q, k, v [B, T, H, d] -> [B, T, H, d]."""
+def _einsum(
+    causal: bool, q: Array, k: Array, v: Array, seen: np.ndarray | Array | None = None
+) -> Array:
+    """Attention by two matrix products: q, k, v [B, T, H, d] -> [B, T, H, d].
+
+    seen: which keys [T] a query [T] sees, bool; None: all of them, or those before it.
+    """
     q, k, v = _scaled_heads(q, k, v)
     scores = product("...qd,...kd->...qk", q, k)
     if causal:
-        scores = jnp.where(jnp.tril(jnp.ones(scores.shape[2:], bool)), scores, -jnp.inf)
+        seen = jnp.tril(jnp.ones(scores.shape[2:], bool))
+    if seen is not None:
+        scores = jnp.where(seen, scores, -jnp.inf)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return jnp.swapaxes(jnp.einsum("...qk,...kd->...qd", weights, v), 1, 2)
 
