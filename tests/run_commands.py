@@ -12,9 +12,7 @@ import os
 import sys
 import tempfile
 
-from sapl_jax.clip.config import read_config
 from sapl_jax.errors import run_main
-from tests.tiny import TINY_CLIP
 
 
 def run(module_name: str, arguments: list[str]) -> dict[str, object]:
@@ -36,6 +34,5 @@ def run(module_name: str, arguments: list[str]) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    read_config(TINY_CLIP / "config.json")  # Imports transformers, which takes seconds.
     results = [run(name, arguments) for name, *arguments in json.load(sys.stdin)]
     print(json.dumps(results))

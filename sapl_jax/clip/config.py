@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,15 @@ class TowerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig(TowerConfig):
-    """The vision tower. Pixels of `image_size` squared give the native grid of patches."""
+    """The vision tower. Pixels of `image_size` squared give the native grid of patches.
 
+    What a file leaves out, here and in the text tower, is as in `transformers`.
+    """
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
     patch_size: int = 32
     image_size: int = 224
 
@@ -50,6 +56,10 @@ class VisionConfig(TowerConfig):
 class TextConfig(TowerConfig):
     """The text tower."""
 
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
     vocab_size: int = 49408
     max_position_embeddings: int = 77
     bos_token_id: int = 49406
@@ -62,7 +72,7 @@ class CLIPConfig:
 
     vision: VisionConfig
     text: TextConfig
-    projection_dim: int
+    projection_dim: int = 512
     logit_scale_init_value: float = 2.6592
 
 
@@ -102,16 +112,11 @@ BUILT_IN: dict[str, CLIPConfig] = {
 
 
 def read_config(path: Path) -> CLIPConfig:
-    """Reads a Hugging Face `config.json` of a CLIP model.
+    """Reads a Hugging Face `config.json` of a CLIP model, as `transformers.CLIPConfig` does.
 
     Raises:
         UserError: the file is absent, not JSON, or not a CLIP this library can build.
     """
-    # transformers takes seconds to import, so only reading a file pays for it, and its advice
-    # about an absent PyTorch does not concern this library.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    import transformers
-
     try:
         raw = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -125,36 +130,56 @@ def read_config(path: Path) -> CLIPConfig:
             f"{path}: found model_type {found!r}, expected 'clip' (text and vision towers). "
             "Give a folder or hub name of a whole CLIP model."
         )
-    try:
-        full: Any = transformers.CLIPConfig(**raw)
-        vision = VisionConfig(**_fields(VisionConfig, full.vision_config))
-        text = TextConfig(**_fields(TextConfig, full.text_config))
-        config = CLIPConfig(vision, text, full.projection_dim, full.logit_scale_init_value)
-    except Exception as error:  # transformers validates with exception types of its own
-        raise UserError(f"{path}: not a valid CLIP configuration: {error}") from error
-    if (channels := full.vision_config.num_channels) != 3:
-        raise UserError(f"{path}: num_channels is {channels}; only RGB (3) is supported.")
-    _check(path, config)
+    vision, text = (_given(raw, name) for name in ("vision_config", "text_config"))
+    towers = VisionConfig(**_fields(VisionConfig, vision)), TextConfig(**_fields(TextConfig, text))
+    joint = {k: v for k, v in _fields(CLIPConfig, raw).items() if k not in ("vision", "text")}
+    config = CLIPConfig(*towers, **joint)
+    problems = [*_problems("", config), *_problems("vision.", towers[0])]
+    problems += _problems("text.", towers[1])
+    if (channels := vision.get("num_channels", 3)) != 3:
+        problems.append(f"num_channels is {channels!r}; only RGB (3) is supported")
+    if problems:
+        raise UserError(f"{path}: unusable CLIP configuration: " + "; ".join(problems))
     return config
 
 
-def _fields(cls: type, config: Any) -> dict[str, Any]:
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(cls)}
+def _given(raw: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a file says of a tower: old files say it twice, and then "..._dict" holds."""
+    given = raw.get(f"{name}_dict")
+    given = raw.get(name) if given is None else given
+    return given if isinstance(given, dict) else {}
 
 
-def _check(path: Path, config: CLIPConfig) -> None:
+def _fields(cls: type, values: dict[str, Any]) -> dict[str, Any]:
+    return {x.name: values[x.name] for x in dataclasses.fields(cls) if x.name in values}
+
+
+# By a field's type: the types of the values it takes, and their name.
+_KINDS: dict[Any, tuple[Any, str]] = {
+    int: (int, "a positive integer"), float: ((int, float), "a number"), str: (str, "a name"),
+}  # fmt: skip
+
+
+def _problems(prefix: str, part: CLIPConfig | TowerConfig) -> list[str]:
     problems = []
-    for name, tower in (("vision", config.vision), ("text", config.text)):
-        for field in dataclasses.fields(tower):
-            value = getattr(tower, field.name)
-            ids = field.name.endswith("token_id")
-            if field.type is int and (not isinstance(value, int) or (value < 1 and not ids)):
-                problems.append(f"{name}.{field.name} is {value!r}, expected a positive integer")
-        if tower.hidden_act not in ACTIVATIONS:
-            known = ", ".join(sorted(ACTIVATIONS))
-            problems.append(f"{name}.hidden_act is {tower.hidden_act!r}, known: {known}")
-    if problems:
-        raise UserError(f"{path}: unusable CLIP configuration: " + "; ".join(problems))
+    for field in dataclasses.fields(part):
+        if field.type not in _KINDS:
+            continue  # A tower, which is looked at by itself.
+        (types, expected), value = _KINDS[field.type], getattr(part, field.name)
+        least = 0 if field.name.endswith("token_id") else 1
+        if not isinstance(value, types) or (types is int and value < least):
+            problems.append(f"{prefix}{field.name} is {value!r}, expected {expected}")
+    if problems or isinstance(part, CLIPConfig):
+        return problems
+    if part.hidden_act not in ACTIVATIONS:
+        known = ", ".join(sorted(ACTIVATIONS))
+        problems.append(f"{prefix}hidden_act is {part.hidden_act!r}, known: {known}")
+    if part.hidden_size % part.num_attention_heads:
+        problems.append(
+            f"{prefix}hidden_size is {part.hidden_size}, not a multiple of "
+            f"{part.num_attention_heads} heads"
+        )
+    return problems
 
 
 def to_hugging_face(config: CLIPConfig) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """How the towers behave beyond parity: taps, causality, end of text, dtypes, attention, memory."""
 
 import dataclasses
+import json
 import operator
 import subprocess
 import sys
@@ -14,7 +15,14 @@ from flax import nnx
 from sapl_jax.clip import attention as attention_module
 from sapl_jax.clip.attention import attention
 from sapl_jax.clip.blocks import LEVELS, LoRAParam, Recompute, Trainable
-from sapl_jax.clip.config import BUILT_IN, CLIPConfig, LoRAConfig, TextConfig, VisionConfig
+from sapl_jax.clip.config import (
+    BUILT_IN,
+    CLIPConfig,
+    LoRAConfig,
+    TextConfig,
+    VisionConfig,
+    read_config,
+)
 from sapl_jax.clip.loading import load_clip
 from sapl_jax.clip.model import CLIP, CLIPSource, add_lora
 from sapl_jax.clip.tokens import class_token_ids
@@ -253,14 +261,16 @@ def test_other_class_words_need_a_tokenizer(tiny_clip):
         class_token_ids(tiny_clip, ["authentic", "fake"])
 
 
-def test_running_clip_imports_no_transformers_and_no_other_framework():
+def test_running_clip_imports_no_transformers_and_no_other_framework(tiny_folder):
     code = """
 import sys
+from pathlib import Path
 import jax.numpy as jnp, numpy as np
 from flax import nnx
 from sapl_jax.clip.model import CLIP, CLIPSource
 from sapl_jax.clip.tokens import class_token_ids
-from sapl_jax.clip.config import CLIPConfig, TextConfig, VisionConfig
+from sapl_jax.clip.config import CLIPConfig, TextConfig, VisionConfig, read_config
+read_config(Path(sys.argv[1]))
 config = CLIPConfig(VisionConfig(8, 16, 2, 2, patch_size=4, image_size=8),
                     TextConfig(8, 16, 1, 2, vocab_size=16, max_position_embeddings=8), 8)
 clip = CLIP(config, CLIPSource("x"), jnp.dtype("float32"), nnx.Rngs(0))
@@ -269,5 +279,28 @@ clip.encode_text(np.zeros((1, 4), np.int32))
 class_token_ids(clip, ["real", "fake"])
 print([m for m in ("transformers", "huggingface_hub", "torch", "tensorflow") if m in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", code, str(tiny_folder / "config.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {},
+        {"projection_dim": 768, "logit_scale_init_value": 3, "vision_config": None},
+        {"vision_config": {"patch_size": 14, "image_size": 336}, "text_config": {"vocab_size": 9}},
+        # As OpenAI's own files have it.
+        {"text_config": {"hidden_size": 768, "eos_token_id": 2}, "text_config_dict": None},
+        {"text_config": {"hidden_size": 768}, "text_config_dict": {"intermediate_size": 3072}},
+        {"vision_config": {"num_hidden_layers": 3}, "vision_config_dict": {}},
+    ],
+)
+def test_a_configuration_is_read_as_transformers_reads_it(raw, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    (tmp_path / "config.json").write_text(json.dumps(raw | {"model_type": "clip"}))
+    found, right = read_config(tmp_path / "config.json"), transformers.CLIPConfig(**raw)
+    towers = (found.vision, right.vision_config), (found.text, right.text_config)
+    for ours, theirs in (*towers, (found, right)):
+        for name in {field.name for field in dataclasses.fields(ours)} - {"vision", "text"}:
+            assert getattr(ours, name) == getattr(theirs, name), name
