@@ -21,6 +21,8 @@ FUSED = "fused_attention"
 _DIRECT_SCORES = 256 * 256
 # Queries per block on CPUs, at most: larger blocks of scores fall out of the cache.
 _BLOCK = 704
+# From so many patches for each one that is seen, neighbours are gathered; below, the others masked.
+_GATHERED = 16
 
 Arrays = tuple[Array, ...]
 _LOG = logging.getLogger(__name__)
@@ -63,18 +65,38 @@ def neighbour_attention(
 
     A patch attends to patches at most `reach` rows and columns away, itself included, and not to
     the class token, which would tell it of all others. After n blocks its feature depends on what
-    lies within n * reach patches, and on nothing else.
+    lies within n * reach patches, and on nothing else. Linear in T where T is large.
 
     Args:
         q, k, v: [B, 1 + rows * columns, H, d], the class token first, then patches row by row.
         grid: rows and columns.
         reach: in patches, 0 or more.
     """
-    # All products and a mask: gathering neighbours is slower below a thousand tokens.
+    if grid[0] * grid[1] >= _GATHERED * (2 * reach + 1) ** 2:
+        return _gathered(q, k, v, grid, reach)
     away = [np.abs(np.subtract.outer(x, x)) for x in np.indices(grid).reshape(2, -1)]
     seen = np.pad(np.maximum(*away) <= reach, ((1, 0), (1, 0)))
     seen[0] = True
     return _einsum(False, q, k, v, seen)
+
+
+def _gathered(q: Array, k: Array, v: Array, grid: tuple[int, int], reach: int) -> Array:
+    """`neighbour_attention` from the keys at each place of the window, one after the other."""
+    rows, columns = grid
+    first = _einsum(False, q[:, :1], k, v)
+    shape = (q.shape[0], rows, columns, *q.shape[2:])
+    patches, keys, values = (x[:, 1:].reshape(shape) for x in (q * q.shape[3] ** -0.5, k, v))
+    margin = ((0, 0), (reach, reach), (reach, reach), (0, 0), (0, 0))
+    keys, values = jnp.pad(keys, margin), jnp.pad(values, margin)
+    exists = np.pad(np.ones(grid, bool), reach)
+    window = range(2 * reach + 1)
+    parts = [np.s_[y : y + rows, x : x + columns] for y in window for x in window]
+    scores = jnp.stack([product("byxhd,byxhd->byxh", patches, keys[:, *part]) for part in parts])
+    seen = np.stack([exists[part] for part in parts])[:, None, :, :, None]
+    weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=0)
+    each = zip(weights, parts, strict=True)
+    rest = sum(weight[..., None] * values[:, *part] for weight, part in each)
+    return jnp.concatenate([first, rest.reshape(q[:, 1:].shape).astype(v.dtype)], axis=1)
 
 
 class _Kind(NamedTuple):

@@ -41,8 +41,10 @@ def test_is_softmax_attention(length, causal):
         np.testing.assert_allclose(one, other, atol=2e-6)
 
 
+@pytest.mark.parametrize("gathered", [0, 1000])
 @pytest.mark.parametrize("reach", [0, 1, 4, 9])
-def test_neighbour_attention_is_attention_to_the_patches_around(reach):
+def test_neighbour_attention_is_attention_to_the_patches_around(monkeypatch, reach, gathered):
+    monkeypatch.setattr(attention, "_GATHERED", gathered)
     rows, columns = 5, 4
     q, k, v, d_out = arrays(1 + rows * columns)
     y, x = np.divmod(np.arange(rows * columns), columns)
