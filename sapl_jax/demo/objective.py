@@ -82,6 +82,7 @@ def pretraining_loss(
     phrases: jax.Array,
     weights: tuple[float, float],
     properties: Sequence[str] = LOCAL,
+    reach: int = 0,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Image-text contrast of patches with phrases and of images with captions.
 
@@ -89,12 +90,14 @@ def pretraining_loss(
     phrase that is true of its photograph, among the `phrases` of the same property: int32 [W,N],
     those of the words of `properties` in one template. Images: CLIP's own loss between whole images
     and captions, over the crops of one photograph. weights: of the two, in this order.
+    reach: patches see only patches so near (`neighbour_attention`); 0: everything.
 
     Returns:
         The loss and its parts: "patches", "images", and "accuracy" [properties, blocks].
     """
     depth = clip.config.vision.num_hidden_layers
-    features = clip.vision(normalize_pixels(jnp.asarray(batch.image)), tuple(range(1, depth + 1)))
+    pixels, taps = normalize_pixels(jnp.asarray(batch.image)), tuple(range(1, depth + 1))
+    features = clip.vision(pixels, taps, reach=reach)
     patches = l2_normalize(clip.project_image(features.taps[:, :, 1:]))
     scale = jnp.exp(jnp.minimum(clip.logit_scale[...], jnp.log(MAX_SCALE)))
     text = clip.encode_text(phrases)

@@ -2,6 +2,7 @@
 
 python -m sapl_jax.demo.pretrain --output sapl_jax/assets/demo_clip
 python -m sapl_jax.demo.pretrain --output DIR --photographs DIR --patch 8 --canvas 64
+python -m sapl_jax.demo.pretrain --output DIR --patch 8 --width 96 --canvas 64 --reach 1
 
 The pictures are generated, or real photographs taken again by the generator's cameras. It sees no
 forgery, no mask and no label: captions say what a picture shows and how it was processed. The
@@ -48,6 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--canvas", type=int, default=96, help="side of a training image in pixels")
     add("--patch", type=int, default=16, help="side of the ViT's patches in pixels")
     add("--width", type=int, default=128, help="of the ViT: a multiple of 4")
+    add("--reach", type=int, default=0, help="patches see only patches so near; 0: everything")
     add("--steps", type=int, default=10000)
     add("--batch-size", type=int, default=16)
     add("--learning-rate", type=float, default=1.5e-3)
@@ -103,8 +105,9 @@ def main() -> None:
 
     @nnx.jit
     def step(clip: CLIP, optimizer: nnx.Optimizer, batch: batches.Batch, chosen: jax.Array) -> dict:
+        weights = (flags.patch_weight, flags.clip_weight)
         loss = functools.partial(
-            pretraining_loss, weights=(flags.patch_weight, flags.clip_weight), properties=properties
+            pretraining_loss, weights=weights, properties=properties, reach=flags.reach
         )
         grads, parts = nnx.grad(loss, has_aux=True)(clip, batch, chosen)
         optimizer.update(clip, grads)

@@ -125,7 +125,7 @@ def test_pretraining_on_photographs_never_opens_a_held_out_one(tmp_path, monkeyp
             (folder / f"{n}.jpg").write_bytes(b"no picture: to open this fails")
     flags = (
         f"--output {tmp_path / 'clip'} --photographs {folder} --pictures 60 --size 64 --canvas 32 "
-        "--patch 8 --width 64 --steps 2 --batch-size 4 --workers 1"
+        "--patch 8 --width 64 --reach 1 --steps 2 --batch-size 4 --workers 1"
     )
     monkeypatch.setattr(sys, "argv", ["pretrain", *flags.split()])
     pretrain.main()
