@@ -130,9 +130,9 @@ def read_config(path: Path) -> CLIPConfig:
             f"{path}: found model_type {found!r}, expected 'clip' (text and vision towers). "
             "Give a folder or hub name of a whole CLIP model."
         )
-    vision, text = (_given(raw, name) for name in ("vision_config", "text_config"))
+    vision, text = (_given(path, raw, name) for name in ("vision_config", "text_config"))
     towers = VisionConfig(**_fields(VisionConfig, vision)), TextConfig(**_fields(TextConfig, text))
-    joint = {k: v for k, v in _fields(CLIPConfig, raw).items() if k not in ("vision", "text")}
+    joint = {k: raw[k] for k in ("projection_dim", "logit_scale_init_value") if k in raw}
     config = CLIPConfig(*towers, **joint)
     problems = [*_problems("", config), *_problems("vision.", towers[0])]
     problems += _problems("text.", towers[1])
@@ -143,11 +143,13 @@ def read_config(path: Path) -> CLIPConfig:
     return config
 
 
-def _given(raw: dict[str, Any], name: str) -> dict[str, Any]:
+def _given(path: Path, raw: dict[str, Any], name: str) -> dict[str, Any]:
     """What a file says of a tower: old files say it twice, and then "..._dict" holds."""
     given = raw.get(f"{name}_dict")
     given = raw.get(name) if given is None else given
-    return given if isinstance(given, dict) else {}
+    if not isinstance(given, dict | None):
+        raise UserError(f"{path}: {name} is {given!r}, expected the fields of a tower")
+    return given or {}
 
 
 def _fields(cls: type, values: dict[str, Any]) -> dict[str, Any]:

@@ -154,6 +154,7 @@ def test_msgpack_holding_other_things_than_arrays(folder_with):
         ('{"model_type": "clip", "vision_config": {"patch_size": 0}}', "patch_size"),
         ('{"model_type": "clip", "vision_config": {"patch_size": "x"}}', "patch_size"),
         ('{"model_type": "clip", "text_config": {"layer_norm_eps": null}}', "eps is None"),
+        ('{"model_type": "clip", "text_config": 5}', "text_config is 5"),
         ('{"model_type": "clip", "projection_dim": 1.5}', "projection_dim is 1.5"),
     ],
 )
