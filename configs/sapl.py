@@ -80,7 +80,8 @@ def get_config() -> ConfigDict:
     # raises the heat map so that 0.5 is the threshold of least cost. 1 leaves the map as it is.
     heat_map.miss_cost = 1.0
     heat_map.taps = "logits"  # [ours] Mean over the taps of "logits", or of "probabilities".
-    heat_map.normalize = False  # [ours] Stretch every map to [0,1].
+    # [ours] Stretch every picture's map to [0,1]; this level of it becomes 0.5. 0: maps stay.
+    heat_map.normalize = 0.0
     heat_map.threshold = 0.5  # The mask is heat map > threshold.
     # [ours] Larger pictures get map and score from tiles of this size. 0: shrunk to image.size.
     heat_map.tile = 0

@@ -19,7 +19,7 @@ import numpy as np
 # An export has the sources of these in the imports' place.
 from data_pipelines.preprocess import Geometry, preprocess
 from data_pipelines.soft_edges import EdgeOptions
-from sapl_jax.models.localization import heat_map_of_picture
+from sapl_jax.models.localization import heat_map_of_picture, stretched
 
 Network = Callable[..., Any]
 
@@ -60,7 +60,9 @@ class Model:
         options = description["preprocessing"]
         self.geometry = Geometry(options["size"], options["patch"])
         self.edge_options = EdgeOptions.from_config(SimpleNamespace(**options))
-        self.smoothing = {"canvas": options["canvas"], "sigma": description["heat_map"]["sigma"]}
+        heat_map = description["heat_map"]
+        self.smoothing = {"canvas": options["canvas"], "sigma": heat_map["sigma"]}
+        self.level = heat_map["normalize"]
         self.calibration = description["source"].get("calibration")
 
     def verdict(self, score: float) -> str:
@@ -82,7 +84,7 @@ class Model:
             heat_map = heat_map_of_picture(
                 np.asarray(patch_map), item.valid, **sizes, **self.smoothing
             )
-            results.append((float(score), heat_map))
+            results.append((float(score), stretched(heat_map, self.level)))
         return results
 
 

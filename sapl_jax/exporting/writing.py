@@ -24,7 +24,7 @@ from sapl_jax.inference.detector import Detector
 from sapl_jax.inference.export_folder import FILE, refuse_foreign
 from sapl_jax.inference.localizer import Localizer
 from sapl_jax.inference.opening import TrainedModel
-from sapl_jax.models.localization import heat_map_of_picture
+from sapl_jax.models.localization import heat_map_of_picture, stretched
 from sapl_jax.models.sapl import with_parts
 
 TOLERANCE = 1e-3  # largest difference of heat maps and scores, all in float32
@@ -73,7 +73,8 @@ def export(
 def _script() -> str:
     """standalone.py with the sources of what it imports of this project in the imports' place."""
     parts = inspect.getsource(soft_edges), inspect.getsource(preprocess)
-    copied = "\n\n".join(["UserError = ValueError", *parts, inspect.getsource(heat_map_of_picture)])
+    maps = inspect.getsource(heat_map_of_picture), inspect.getsource(stretched)
+    copied = "\n\n".join(["UserError = ValueError", *parts, *maps])
     head, mark, tail = inspect.getsource(standalone).partition("Network = ")
     ours = re.compile(r"^from (data_pipelines|sapl_jax)\S* import (\([^)]*\)|.*)\n", re.MULTILINE)
     return ours.sub("", f"{head}{copied}\n\n{mark}{tail}")

@@ -19,7 +19,7 @@ from sapl_jax.inference.detector import Result, result_of
 from sapl_jax.inference.opening import load_model
 from sapl_jax.inference.tiling import TiledDetector
 from sapl_jax.models.hecl import make_anchors, select_patches
-from sapl_jax.models.localization import heat_map_of_picture
+from sapl_jax.models.localization import heat_map_of_picture, stretched
 from sapl_jax.models.sapl import SAPL, score_and_patch_map
 from sapl_jax.training.state import FrozenModel, PyTree, merge_model, split_model
 
@@ -128,13 +128,18 @@ class Localizer:
         Raises:
             UserError: an array is not uint8 with three channels.
         """
-        if not self.tile:
-            return self._shrunk(images)
+        found = self._shrunk(images) if not self.tile else self._tiled.analyse(images)
+        if not (level := self.config.model.heat_map.normalize):
+            return found
+        return [result_of(r.score, stretched(r.heat_map, level), self.threshold) for r in found]
+
+    @property
+    def _tiled(self) -> TiledDetector:
         options = (self.tile, self.overlap, self.batch_size, self.threshold, self._share)
-        return TiledDetector(self._shrunk, *options).analyse(images)
+        return TiledDetector(self._shrunk, *options)
 
     def _shrunk(self, images: Sequence[np.ndarray]) -> list[Result]:
-        """`analyse` without tiles."""
+        """`analyse` without tiles and with maps as they are."""
         results = []
         sigma = self.config.model.heat_map.sigma
         options: dict[str, Any] = {"canvas": self.geometry.canvas, "sigma": sigma}

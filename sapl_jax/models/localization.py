@@ -22,7 +22,7 @@ def tampered_margin(similarity: Array, scale: Array) -> Array:
     return jnp.mean(scale * difference, axis=0)
 
 
-def tampered_heat(similarity: Array, scale: Array, valid: Array, options: Any) -> Array:
+def tampered_heat(similarity: Array, scale: Array, options: Any) -> Array:
     """Patch heat map [B,T] float32 in [0,1].
 
     At a miss_cost of 1 it is the softmax over the classes of the logits' mean over the taps (or the
@@ -30,20 +30,14 @@ def tampered_heat(similarity: Array, scale: Array, valid: Array, options: Any) -
     (1 + miss_cost) (Elkan 2001, "The foundations of cost-sensitive learning"); log(miss_cost) added
     to the margin moves that threshold to 0.5. Ours.
 
-    Args: as in `tampered_margin`; `valid` [B,T] bool, patches inside the picture; `options`:
-        `model.heat_map` of a configuration.
+    Args: as in `tampered_margin`; `options`: `model.heat_map` of a configuration.
     """
     if options.taps == "probabilities":
         each = jax.vmap(lambda s: jax.nn.sigmoid(tampered_margin(s[None], scale)))(similarity)
         margin = jax.scipy.special.logit(jnp.mean(each, axis=0))
     else:
         margin = tampered_margin(similarity, scale)
-    heat = jax.nn.sigmoid(margin + math.log(options.miss_cost))
-    if options.normalize:
-        low = jnp.min(jnp.where(valid, heat, 1.0), axis=1, keepdims=True)
-        high = jnp.max(jnp.where(valid, heat, 0.0), axis=1, keepdims=True)
-        heat = jnp.clip((heat - low) / jnp.maximum(high - low, 1e-6), 0.0, 1.0)
-    return heat
+    return jax.nn.sigmoid(margin + math.log(options.miss_cost))
 
 
 def pooled_logits(similarity: Array, scale: Array, valid: Array, share: float) -> Array:
@@ -103,3 +97,20 @@ def heat_map_of_picture(
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     heat_map = cv2.resize(picture, (original[1], original[0]), interpolation=interpolation)
     return np.clip(heat_map, 0.0, 1.0, dtype=np.float32)
+
+
+def stretched(heat_map: np.ndarray, level: float) -> np.ndarray:
+    """A picture's finished map over the whole range [0,1], its `level` of that at 0.5. Ours.
+
+    x = (h - min h) / (max h - min h) to the power of log 0.5 / log level: where the picture looks
+    most tampered, however much the whole of it does, which the score says.
+
+    Args:
+        heat_map: [H,W] float32 in [0,1]; a map of one value becomes 0.
+        level: between 0 and 1; 0: the map is returned as it is.
+    """
+    if not level:
+        return heat_map
+    low, high = float(heat_map.min()), float(heat_map.max())
+    found = (heat_map - low) / np.float32(max(high - low, 1e-6))
+    return np.power(found, np.float32(np.log(0.5) / np.log(level)), out=found)

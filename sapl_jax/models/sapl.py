@@ -204,9 +204,8 @@ def score_and_patch_map(
         turned = [part[:, *form] for part, form in zip(maps, forms, strict=True)]
         similarity = jnp.mean(jnp.stack(turned), axis=0)
     scores = jax.nn.softmax(logits, axis=-1)[:, TAMPERED]
-    flat = valid.reshape(valid.shape[0], -1)
     similarity = similarity.reshape(*similarity.shape[:2], -1, 2)
-    heat = tampered_heat(similarity, model.scale, flat, model.options.heat_map)
+    heat = tampered_heat(similarity, model.scale, model.options.heat_map)
     return scores, heat.reshape(edge_map.shape)
 
 

@@ -45,7 +45,7 @@ _AT_LEAST_ZERO = (
     "train.num_steps train.warmup_steps train.weight_decay train.background_share "
     "train.background_weight data.jpeg_share train.max_bad_steps train.eval_batch_size "
     "model.logit_scale model.hecl.weight model.heat_map.sigma model.heat_map.tile "
-    "model.attention_reach model.test_reach"
+    "model.attention_reach model.test_reach model.heat_map.normalize"
 )
 _SHARES = ("train.background_share", "model.pooled_share", "data.jpeg_share")
 
@@ -136,6 +136,7 @@ def _check_values(config: ConfigDict) -> None:
         check("train.warmup_steps", config.train.warmup_steps < steps, "fewer than train.num_steps")
     for field, choices in CHOICES.items():
         check(field, value(field) in choices, f"one of {', '.join(choices)}")
+    check("model.heat_map.normalize", value("model.heat_map.normalize") < 1, "less than 1")
     for field in _SHARES:
         check(field, value(field) <= 1, "a share, from 0 to 1")
     clip = config.clip.pretrained  # A folder, random:NAME or a name on the hub.

@@ -111,6 +111,16 @@ def test_stablehlo_runs_without_this_package(exports, trained, trained_run, tmp_
     assert np.abs(written / 255 - expected.heat_map).max() < 0.5 / 255 + 1e-3
 
 
+def test_an_export_that_runs_alone_stretches_maps_as_the_package_does(trained, tmp_path):
+    config = copy.deepcopy(trained.config)
+    config.model.heat_map.normalize = 0.6
+    stretching, picture = trained._replace(config=config), installed_photographs()[:1]
+    (found,) = writing.export(stretching, "stablehlo", tmp_path / "out", picture)
+    assert found.heat_map < 1e-3
+    alone = writing.detector_of_export(tmp_path / "out", "stablehlo", stretching)
+    assert alone.analyse([read_image(picture[0])])[0][1].max() == pytest.approx(1)
+
+
 def test_stablehlo_takes_any_batch_size(exports):
     module = writing.detector_of_export(exports["stablehlo"][0], "stablehlo", None)
     images = [np.full((20 + i, 30, 3), 40 * i, np.uint8) for i in range(5)]

@@ -12,6 +12,7 @@ from sapl_jax import Localizer, Result
 from sapl_jax.errors import UserError
 from sapl_jax.inference.opening import SHIPPED, load_model
 from sapl_jax.inference.tiling import TiledDetector
+from sapl_jax.models.localization import stretched
 
 
 def picture(height, width, seed=0):
@@ -62,6 +63,19 @@ def test_larger_pictures_get_map_and_score_from_tiles_where_the_configuration_sa
     assert Localizer(*trained).tile == 0
     asked_for = Localizer(*trained, tile=32)(image)
     assert asked_for.score == pytest.approx(whole(image).score, abs=1e-5)
+
+
+def test_a_stretched_map_is_stretched_once_over_the_whole_picture(trained_run):
+    image = np.random.default_rng(3).integers(0, 256, (60, 80, 3)).astype(np.uint8)
+    for tile in (0, 32):
+        trained = load_model(trained_run)
+        trained.config.model.heat_map.normalize = 0.0
+        plain = Localizer(*trained, tile=tile)(image)
+        trained.config.model.heat_map.normalize = 0.6
+        found = Localizer(*trained, tile=tile)(image)
+        np.testing.assert_array_equal(found.heat_map, stretched(plain.heat_map, 0.6))
+        np.testing.assert_array_equal(found.mask, found.heat_map > 0.5)
+        assert found.score == plain.score and found.heat_map.max() == pytest.approx(1)
 
 
 def test_arrays_that_are_no_rgb_pictures_are_refused(localizer):

@@ -3,9 +3,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from configs.sapl import get_config
-from sapl_jax.models.localization import heat_map_of_picture, pooled_logits, tampered_heat
+from sapl_jax.models.localization import (
+    heat_map_of_picture,
+    pooled_logits,
+    stretched,
+    tampered_heat,
+)
 
 
 def options(**changes):
@@ -19,8 +25,7 @@ def test_patch_heat_is_the_softmax_of_the_logits_mean_over_the_taps():
     similarity = np.random.default_rng(0).normal(size=(3, 2, 5, 2))
     scaled = np.exp(4.0 * similarity.mean(axis=0))
     expected = scaled[..., 1] / scaled.sum(-1)
-    valid = np.ones((2, 5), bool)
-    heat = tampered_heat(jnp.asarray(similarity), jnp.asarray(4.0), valid, options())
+    heat = tampered_heat(jnp.asarray(similarity), jnp.asarray(4.0), options())
     np.testing.assert_allclose(heat, expected, rtol=1e-5)
 
 
@@ -29,28 +34,32 @@ def test_the_map_may_be_the_mean_of_the_taps_probabilities():
     each = np.exp(4.0 * similarity)
     expected = (each[..., 1] / each.sum(-1)).mean(axis=0)
     means = options(taps="probabilities")
-    heat = tampered_heat(jnp.asarray(similarity), 4.0, np.ones((2, 5), bool), means)
+    heat = tampered_heat(jnp.asarray(similarity), 4.0, means)
     np.testing.assert_allclose(heat, expected, rtol=1e-4)
 
 
-def test_a_normalised_map_spans_zero_to_one_over_the_picture():
-    similarity = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 5, 2)))
-    valid = np.array([[True] * 5, [True, True, True, False, False]])
-    plain = np.asarray(tampered_heat(similarity, 0.5, valid, options()))
-    heat = np.asarray(tampered_heat(similarity, 0.5, valid, options(normalize=True)))
-    for b in range(2):
-        low, high = plain[b][valid[b]].min(), plain[b][valid[b]].max()
-        expected = (plain[b] - low) / (high - low)
-        np.testing.assert_allclose(heat[b], np.clip(expected, 0, 1), rtol=1e-4, atol=1e-5)
-    flat = tampered_heat(jnp.zeros((3, 2, 5, 2)), 0.5, valid, options(normalize=True))
-    assert np.isfinite(flat).all()
+def test_a_stretched_map_spans_its_range_with_the_level_at_one_half():
+    plain = np.random.default_rng(0).uniform(0.2, 0.3, (5, 7)).astype(np.float32)
+    span = plain.max() - plain.min()
+    plain[2, 3] = plain.min() + 0.6 * span
+    before = plain.copy()
+    found = stretched(plain, 0.6)
+    assert found.dtype == np.float32 and (plain == before).all()
+    assert found.min() == 0 and found.max() == pytest.approx(1, abs=1e-6)
+    assert found[2, 3] == pytest.approx(0.5, abs=1e-5)
+    assert (np.argsort(found, axis=None) == np.argsort(plain, axis=None)).all()
+    np.testing.assert_array_equal(stretched(plain, 0.0), plain)
+    np.testing.assert_allclose(
+        stretched(plain, 0.5), (plain - plain.min()) / span, rtol=1e-4, atol=1e-6
+    )
+    np.testing.assert_array_equal(stretched(np.full((3, 3), 0.7, np.float32), 0.6), 0)
 
 
 def test_miss_cost_puts_the_threshold_of_least_expected_cost_at_one_half():
     similarity = np.random.default_rng(0).normal(size=(3, 2, 50, 2))
-    cost, rest = 3.0, (jnp.asarray(2.0), np.ones((2, 50), bool))
-    probability = np.asarray(tampered_heat(jnp.asarray(similarity), *rest, options()))
-    heat = np.asarray(tampered_heat(jnp.asarray(similarity), *rest, options(miss_cost=cost)))
+    cost, scale = 3.0, jnp.asarray(2.0)
+    probability = np.asarray(tampered_heat(jnp.asarray(similarity), scale, options()))
+    heat = np.asarray(tampered_heat(jnp.asarray(similarity), scale, options(miss_cost=cost)))
     # Marking costs (1 - p), not marking costs cost * p.
     np.testing.assert_array_equal(heat > 0.5, 1 - probability < cost * probability)
     assert 0.6 < np.mean(heat > 0.5) < 0.95
