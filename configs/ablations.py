@@ -68,14 +68,17 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "grid": tuple(grid_row(length, queue) for length in LENGTHS for queue in QUEUES),
 }  # fmt: skip
 
-# How rows are trained on the demo's backbone: its rate, but the paper's losses. Pooled patches and
-# the background term train every row's map and would hide what ECPL and HECL add. Small pictures
-# pay for three times the demo's epochs, before which HECL learns from guesses (docs/evidence.md).
+# How rows are trained at the demo's size: its rate, but the paper's losses, CLIP's attention and
+# larger patches. Pooled patches and the background term train every row's map and would hide what
+# ECPL and HECL add. Such patches pay for three times the demo's epochs, before which HECL learns
+# from guesses (docs/evidence.md).
 SMALL: dict[str, Any] = {
-    "image.size": 128,
+    "clip.pretrained": str(demo.BACKBONES / "clip_patch16"),
     "train.epochs": 9.0,
     "model.image_logits": "cls",
-    "model.heat_map.miss_cost": 1.0,
+    "model.attention_reach": 0,
+    "model.heat_map.sigma": 4.0,
+    "model.heat_map.normalize": 0.0,
     "model.test_flips": False,
     "model.hecl.top_k": 3,  # of 64 patches; the paper's size has 16 of 1369
     "train.background_share": 0.0,

@@ -14,7 +14,10 @@ def get_config() -> ConfigDict:
     """The configuration, locked."""
     config = demo.get_config()
     config.data.pairs = True
+    config.image.size = 192
+    config.clip.pretrained = str(demo.BACKBONES / "clip_patch16")
 
+    config.model.attention_reach = 0
     config.model.prompts = "fixed"
     config.model.hecl.enabled = False
     config.model.pooled_share = 0.4
@@ -24,7 +27,7 @@ def get_config() -> ConfigDict:
     heat_map.tile = 192  # It learns from pictures that nothing has shrunk.
     # Near the best on forgeries of the photographs kept for validation: docs/evidence.md.
     heat_map.sigma = 16.0
-    heat_map.miss_cost = 2.0
+    heat_map.normalize = 0.62
 
     train = config.train
     train.background_share = 0.0  # Its authentic twin says what of a picture is authentic.

@@ -122,7 +122,7 @@ def main() -> int:
     output: Path = arguments.output.expanduser()
     rows = chosen_rows(_GROUPS, arguments.row)
     size = ablations.get_config("demo/sapl").image.size
-    train, test = make_data(output, arguments.train_images, arguments.test_images, size, "seam")
+    train, test = make_data(output, arguments.train_images, arguments.test_images, size)
     failed: list[str] = []
     for seed in range(arguments.seeds):
         print(f"seed {seed + 1} of {arguments.seeds}", flush=True)

@@ -1,12 +1,13 @@
-"""Pretrains the small CLIP that the demo starts from: pictures and captions of their processing.
+"""Pretrains the small CLIPs that come along: pictures and captions of their processing.
 
-python -m sapl_jax.demo.pretrain --output sapl_jax/assets/demo_clip
+python -m sapl_jax.demo.pretrain --output sapl_jax/assets/clip_patch16
+python -m sapl_jax.demo.pretrain --output sapl_jax/assets/clip_patch8 --patch 8 --width 96 \
+    --canvas 64 --size 160 --pictures 5000 --steps 6000 --reach 1
 python -m sapl_jax.demo.pretrain --output DIR --photographs DIR --patch 8 --canvas 64
-python -m sapl_jax.demo.pretrain --output DIR --patch 8 --width 96 --canvas 64 --reach 1
 
 The pictures are generated, or real photographs taken again by the generator's cameras. It sees no
 forgery, no mask and no label: captions say what a picture shows and how it was processed. The
-shipped folder was made by the first command.
+first two commands made the shipped folders.
 """
 
 import argparse

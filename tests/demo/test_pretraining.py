@@ -20,7 +20,7 @@ from sapl_jax.demo.captioned_batches import LOCAL, WORDS, Pictures, make_batch, 
 from sapl_jax.demo.objective import build_clip, pretraining_loss, small_config
 from sapl_jax.demo.vocabulary import EOT, SOT, Vocabulary
 
-SHIPPED = Path(__file__).parents[2] / "sapl_jax" / "assets" / "demo_clip"
+ASSETS = Path(__file__).parents[2] / "sapl_jax" / "assets"
 
 
 @pytest.fixture(scope="module")
@@ -133,17 +133,18 @@ def test_pretraining_on_photographs_never_opens_a_held_out_one(tmp_path, monkeyp
     assert (vision.patch_size, vision.hidden_size) == (8, 64)
 
 
-@pytest.mark.skipif(not SHIPPED.is_dir(), reason="the backbone is not in this checkout")
-def test_the_shipped_backbone_is_small_and_tells_grainy_from_clean_pictures() -> None:
+@pytest.mark.skipif(not (ASSETS / "clip_patch8").is_dir(), reason="no backbones in this checkout")
+@pytest.mark.parametrize(("name", "reach"), [("clip_patch16", 0), ("clip_patch8", 1)])
+def test_a_shipped_backbone_is_small_and_tells_grainy_from_clean_pictures(name, reach) -> None:
     from data_pipelines.generator.captions import captioned_picture
     from sapl_jax.models.layers import l2_normalize
     from sapl_jax.models.sapl import normalize_pixels
 
-    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 12e6
-    clip = load_clip(SHIPPED)
+    assert sum(path.stat().st_size for path in (ASSETS / name).iterdir()) < 12e6
+    clip = load_clip(ASSETS / name)
     found = [captioned_picture(77, n, 96) for n in range(40)]
     images = jnp.stack([one.picture for one in found])
-    (tap,) = clip.vision(normalize_pixels(images), (4,)).taps
+    (tap,) = clip.vision(normalize_pixels(images), (4,), reach=reach).taps
     patches = l2_normalize(clip.project_image(tap[:, 1:])).mean(axis=1)
     vocabulary = Vocabulary(WORDS)
     text = clip.encode_text(jnp.asarray(phrases(vocabulary, ("grain",))[0]))
