@@ -76,9 +76,6 @@ def get_config() -> ConfigDict:
 
     model.heat_map = heat_map = ConfigDict()
     heat_map.sigma = 4.0  # [ours] Gaussian on the heat map, in pixels of the resized picture.
-    # [ours] A missed tampered pixel costs as much as this many authentic ones marked by mistake: it
-    # raises the heat map so that 0.5 is the threshold of least cost. 1 leaves the map as it is.
-    heat_map.miss_cost = 1.0
     heat_map.taps = "logits"  # [ours] Mean over the taps of "logits", or of "probabilities".
     # [ours] Stretch every picture's map to [0,1]; this level of it becomes 0.5. 0: maps stay.
     heat_map.normalize = 0.0

@@ -38,11 +38,10 @@ def main() -> None:
     from sapl_jax.exporting.averaging import average
     from sapl_jax.inference.opening import load_model
 
-    models = []
-    for folder in arguments.checkpoint:
-        models.append(load_model(folder, dtype="float32", which=arguments.which))
-        log.info("checkpoint %s of %s", models[-1].source["checkpoint"], folder)
+    given = arguments.checkpoint
+    models = [load_model(folder, dtype="float32", which=arguments.which) for folder in given]
     trained = average(models) if len(models) > 1 else models[0]
+    log.info("checkpoint %s of %s", trained.source["checkpoint"], ", ".join(map(str, given)))
     pictures = arguments.pictures or installed_photographs()
     found = writing.export(trained, arguments.format, arguments.output, pictures)
     for item in found:

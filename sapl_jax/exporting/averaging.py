@@ -6,6 +6,7 @@ own pictures alone averages out.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -25,18 +26,11 @@ def average(models: Sequence[TrainedModel]) -> TrainedModel:
         UserError: their CLIPs or their `image` or `model` configurations differ.
     """
     first = models[0]
-    fields = [
-        flat({part: model.config[part].to_dict() for part in ("image", "model")})
-        for model in models
-    ]
-    for other, theirs in zip(models[1:], fields[1:], strict=True):
+    for other in models[1:]:
+        ours, theirs = _identity(first), _identity(other)
         differ = [
-            f"config.{name} ({value!r} and {theirs[name]!r})"
-            for name, value in fields[0].items()
-            if theirs[name] != value
+            f"{k} ({v!r} and {theirs.get(k)!r})" for k, v in ours.items() if theirs.get(k) != v
         ]
-        if other.source["clip"]["sha256"] != first.source["clip"]["sha256"]:
-            differ.append("CLIP's weights")
         if differ:
             raise UserError(
                 "Only trainings of one configuration and one CLIP have a mean; "
@@ -52,3 +46,8 @@ def average(models: Sequence[TrainedModel]) -> TrainedModel:
     names = " and ".join(m.source["checkpoint"] for m in models)
     source |= {"checkpoint": f"the mean of {names}", "fingerprint": fingerprint(model)}
     return TrainedModel(model, first.config, source)
+
+
+def _identity(trained: TrainedModel) -> dict[str, Any]:
+    parts = {part: trained.config[part].to_dict() for part in ("image", "model")}
+    return flat({"config": parts}) | {"CLIP's weights": trained.source["clip"]["sha256"]}

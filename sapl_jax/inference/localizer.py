@@ -128,15 +128,15 @@ class Localizer:
         Raises:
             UserError: an array is not uint8 with three channels.
         """
-        found = self._shrunk(images) if not self.tile else self._tiled.analyse(images)
-        if not (level := self.config.model.heat_map.normalize):
-            return found
-        return [result_of(r.score, stretched(r.heat_map, level), self.threshold) for r in found]
-
-    @property
-    def _tiled(self) -> TiledDetector:
         options = (self.tile, self.overlap, self.batch_size, self.threshold, self._share)
-        return TiledDetector(self._shrunk, *options)
+        tiled = TiledDetector(self._shrunk, *options)
+        found = tiled.analyse(images) if self.tile else self._shrunk(images)
+        if level := self.config.model.heat_map.normalize:
+            maps = [stretched(result.heat_map, level) for result in found]
+            found = [
+                result_of(r.score, m, self.threshold) for r, m in zip(found, maps, strict=True)
+            ]
+        return found
 
     def _shrunk(self, images: Sequence[np.ndarray]) -> list[Result]:
         """`analyse` without tiles and with maps as they are."""

@@ -1,7 +1,6 @@
 """From patch-prompt similarity to the image score and the heat map."""
 
 import math
-from typing import Any
 
 import cv2
 import jax
@@ -22,22 +21,16 @@ def tampered_margin(similarity: Array, scale: Array) -> Array:
     return jnp.mean(scale * difference, axis=0)
 
 
-def tampered_heat(similarity: Array, scale: Array, options: Any) -> Array:
-    """Patch heat map [B,T] float32 in [0,1].
+def tampered_heat(similarity: Array, scale: Array, taps: str) -> Array:
+    """Patch heat map [B,T] float32 in [0,1]: the probability of "fake".
 
-    At a miss_cost of 1 it is the softmax over the classes of the logits' mean over the taps (or the
-    mean of the taps' softmax): a probability p. Calling a patch tampered costs least where p > 1 /
-    (1 + miss_cost) (Elkan 2001, "The foundations of cost-sensitive learning"); log(miss_cost) added
-    to the margin moves that threshold to 0.5. Ours.
-
-    Args: as in `tampered_margin`; `options`: `model.heat_map` of a configuration.
+    The softmax over the classes of the logits' mean over the taps (`taps` "logits"), or the mean of
+    the taps' softmax ("probabilities"). Args: as in `tampered_margin`.
     """
-    if options.taps == "probabilities":
+    if taps == "probabilities":
         each = jax.vmap(lambda s: jax.nn.sigmoid(tampered_margin(s[None], scale)))(similarity)
-        margin = jax.scipy.special.logit(jnp.mean(each, axis=0))
-    else:
-        margin = tampered_margin(similarity, scale)
-    return jax.nn.sigmoid(margin + math.log(options.miss_cost))
+        return jnp.mean(each, axis=0)
+    return jax.nn.sigmoid(tampered_margin(similarity, scale))
 
 
 def pooled_logits(similarity: Array, scale: Array, valid: Array, share: float) -> Array:

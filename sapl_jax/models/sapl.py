@@ -205,7 +205,7 @@ def score_and_patch_map(
         similarity = jnp.mean(jnp.stack(turned), axis=0)
     scores = jax.nn.softmax(logits, axis=-1)[:, TAMPERED]
     similarity = similarity.reshape(*similarity.shape[:2], -1, 2)
-    heat = tampered_heat(similarity, model.scale, model.options.heat_map)
+    heat = tampered_heat(similarity, model.scale, model.options.heat_map.taps)
     return scores, heat.reshape(edge_map.shape)
 
 

@@ -38,7 +38,7 @@ CHOICES: dict[str, Collection[str]] = {
 _ABOVE_ZERO = (
     "image.size train.batch_size train.epochs train.log_every train.eval_every "
     "train.checkpoint_every train.learning_rate train.prompt_rate train.tampered_weight "
-    "model.attention_heads model.prompt_length model.pooled_share model.heat_map.miss_cost "
+    "model.attention_heads model.prompt_length model.pooled_share "
     "model.hecl.top_k model.hecl.feature_dim model.hecl.queue_length model.hecl.temperature"
 )
 _AT_LEAST_ZERO = (

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.sapl import get_config
 from sapl_jax.models.localization import (
     heat_map_of_picture,
     pooled_logits,
@@ -14,18 +13,11 @@ from sapl_jax.models.localization import (
 )
 
 
-def options(**changes):
-    """The configuration's, or other than it where named."""
-    found = get_config().model.heat_map
-    found.update(changes)
-    return found
-
-
 def test_patch_heat_is_the_softmax_of_the_logits_mean_over_the_taps():
     similarity = np.random.default_rng(0).normal(size=(3, 2, 5, 2))
     scaled = np.exp(4.0 * similarity.mean(axis=0))
     expected = scaled[..., 1] / scaled.sum(-1)
-    heat = tampered_heat(jnp.asarray(similarity), jnp.asarray(4.0), options())
+    heat = tampered_heat(jnp.asarray(similarity), jnp.asarray(4.0), "logits")
     np.testing.assert_allclose(heat, expected, rtol=1e-5)
 
 
@@ -33,8 +25,7 @@ def test_the_map_may_be_the_mean_of_the_taps_probabilities():
     similarity = np.random.default_rng(0).normal(size=(3, 2, 5, 2))
     each = np.exp(4.0 * similarity)
     expected = (each[..., 1] / each.sum(-1)).mean(axis=0)
-    means = options(taps="probabilities")
-    heat = tampered_heat(jnp.asarray(similarity), 4.0, means)
+    heat = tampered_heat(jnp.asarray(similarity), 4.0, "probabilities")
     np.testing.assert_allclose(heat, expected, rtol=1e-4)
 
 
@@ -53,18 +44,6 @@ def test_a_stretched_map_spans_its_range_with_the_level_at_one_half():
         stretched(plain, 0.5), (plain - plain.min()) / span, rtol=1e-4, atol=1e-6
     )
     np.testing.assert_array_equal(stretched(np.full((3, 3), 0.7, np.float32), 0.6), 0)
-
-
-def test_miss_cost_puts_the_threshold_of_least_expected_cost_at_one_half():
-    similarity = np.random.default_rng(0).normal(size=(3, 2, 50, 2))
-    cost, scale = 3.0, jnp.asarray(2.0)
-    probability = np.asarray(tampered_heat(jnp.asarray(similarity), scale, options()))
-    heat = np.asarray(tampered_heat(jnp.asarray(similarity), scale, options(miss_cost=cost)))
-    # Marking costs (1 - p), not marking costs cost * p.
-    np.testing.assert_array_equal(heat > 0.5, 1 - probability < cost * probability)
-    assert 0.6 < np.mean(heat > 0.5) < 0.95
-    expected = cost * probability / (cost * probability + 1 - probability)
-    np.testing.assert_allclose(heat, expected, rtol=1e-5)
 
 
 def heat_map(patch_map, valid, resized, original, sigma=0.0):
