@@ -1,6 +1,5 @@
 """Exports a trained model: python -m sapl_jax.export --checkpoint DIR --output OUT --format FORMAT.
 
-Several checkpoints of one configuration give one model, with the mean of their weights.
 Formats: orbax (for this package, without CLIP's files), stablehlo and onnx (run without this
 package), huggingface (the adapted CLIP for other tools). Each export is checked against the
 checkpoint on real pictures before it is called done.
@@ -22,8 +21,7 @@ def main() -> None:
     """The command."""
     parser = Parser("sapl export", __doc__)
     add = parser.add_argument
-    text = "a training run's folder, or an export; of several, the mean of their weights"
-    add("--checkpoint", type=Path, nargs="+", required=True, metavar="DIR", help=text)
+    add("--checkpoint", type=Path, required=True, help="a training run's folder, or an export")
     add("--which", choices=("last", "best"), help=WHICH_HELP)
     add("--output", type=Path, required=True, help="folder to make; an earlier export is replaced")
     add("--format", required=True, choices=FORMATS)
@@ -31,17 +29,13 @@ def main() -> None:
     add("--pictures", type=Path, nargs="+", default=[], help=text)
     arguments = parser.parse_args()
     refuse_foreign(arguments.output)
-    for folder in arguments.checkpoint:
-        check_checkpoint(folder)
+    check_checkpoint(arguments.checkpoint)
     from data_pipelines.generator.photographs import installed_photographs
     from sapl_jax.exporting import writing  # loads JAX: not for a mistake
-    from sapl_jax.exporting.averaging import average
     from sapl_jax.inference.opening import load_model
 
-    given = arguments.checkpoint
-    models = [load_model(folder, dtype="float32", which=arguments.which) for folder in given]
-    trained = average(models) if len(models) > 1 else models[0]
-    log.info("checkpoint %s of %s", trained.source["checkpoint"], ", ".join(map(str, given)))
+    trained = load_model(arguments.checkpoint, dtype="float32", which=arguments.which)
+    log.info("checkpoint %s of %s", trained.source["checkpoint"], arguments.checkpoint)
     pictures = arguments.pictures or installed_photographs()
     found = writing.export(trained, arguments.format, arguments.output, pictures)
     for item in found:

@@ -55,11 +55,21 @@ def read_config(workdir: Path) -> ConfigDict:
 
 
 def config_of(stored: dict[str, Any]) -> ConfigDict:
-    """The locked configuration of a JSON object, fields newer than it filled in."""
-    config = ConfigDict(_as_tuples(stored))
-    if "model" in config:
-        config.model = NEWER_FIELDS | config.model.to_dict()
-    return config.lock()
+    """The locked configuration of a JSON object, fields newer than it filled in.
+
+    UserError where it asks for maps that are no longer made.
+    """
+    tree = _as_tuples(stored)
+    if "model" in tree:
+        tree["model"] = NEWER_FIELDS | tree["model"]
+        heat_map = tree["model"].get("heat_map", {})
+        if heat_map.pop("miss_cost", 1) != 1 or heat_map.get("normalize") is True:
+            raise UserError(
+                "The model was written by another version of sapl_jax: its configuration has a "
+                "model.heat_map.miss_cost or normalize = True, and such maps are no longer made. "
+                "Open it with that version, or train again."
+            )
+    return ConfigDict(tree).lock()
 
 
 def trained_on(workdir: Path) -> dict[str, str] | None:

@@ -39,6 +39,7 @@ class Localizer:
         tile: pixels of the tiles that larger pictures' maps come from, and their scores where the
             configuration has tiles; 0 where they are shrunk instead.
         overlap: share of a tile that neighbours have in common.
+        level: of a stretched map that becomes 0.5; 0: maps are not stretched.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Localizer:
         self.tile, self.overlap = configured if tile is None else tile, overlap
         # What it learned is nothing that a shrunken picture shows: its tiles give the score.
         self._share: float | None = config.model.pooled_share if configured else None
+        self.level: float = config.model.heat_map.normalize
         self.threshold: float = config.model.heat_map.threshold
         # Other tiles have maps of another kind than was calibrated.
         if self.calibration and self.tile == configured:
@@ -131,11 +133,9 @@ class Localizer:
         options = (self.tile, self.overlap, self.batch_size, self.threshold, self._share)
         tiled = TiledDetector(self._shrunk, *options)
         found = tiled.analyse(images) if self.tile else self._shrunk(images)
-        if level := self.config.model.heat_map.normalize:
-            maps = [stretched(result.heat_map, level) for result in found]
-            found = [
-                result_of(r.score, m, self.threshold) for r, m in zip(found, maps, strict=True)
-            ]
+        for _ in range(len(found) if self.level else 0):  # One by one: maps can be large.
+            score, heat_map, _ = found.pop(0)
+            found.append(result_of(score, stretched(heat_map, self.level), self.threshold))
         return found
 
     def _shrunk(self, images: Sequence[np.ndarray]) -> list[Result]:

@@ -93,17 +93,17 @@ def heat_map_of_picture(
 
 
 def stretched(heat_map: np.ndarray, level: float) -> np.ndarray:
-    """A picture's finished map over the whole range [0,1], its `level` of that at 0.5. Ours.
+    """Stretches a picture's finished map to [0,1] in place, its `level` of that at 0.5. Ours.
 
     x = (h - min h) / (max h - min h) to the power of log 0.5 / log level: where the picture looks
     most tampered, however much the whole of it does, which the score says.
 
     Args:
         heat_map: [H,W] float32 in [0,1]; a map of one value becomes 0.
-        level: between 0 and 1; 0: the map is returned as it is.
+        level: between 0 and 1; 0: the map stays as it is.
     """
-    if not level:
-        return heat_map
-    low, high = float(heat_map.min()), float(heat_map.max())
-    found = (heat_map - low) / np.float32(max(high - low, 1e-6))
-    return np.power(found, np.float32(np.log(0.5) / np.log(level)), out=found)
+    if level:
+        heat_map -= heat_map.min()
+        heat_map /= max(heat_map.max(), np.float32(1e-6))
+        np.power(heat_map, np.float32(np.log(0.5) / np.log(level)), out=heat_map)
+    return heat_map

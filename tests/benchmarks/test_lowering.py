@@ -8,7 +8,7 @@ import pytest
 from benchmarks.case import Case
 from benchmarks.lowering import lower_step
 from benchmarks.train_step import config_of
-from configs import demo, sapl
+from configs import photographs, sapl
 from sapl_jax.clip import attention
 from sapl_jax.clip.blocks import Recompute
 from sapl_jax.training import step
@@ -35,7 +35,11 @@ def small_pictures():
     return config_of(Case(model="vit-large-patch14", size=224, batch=2))
 
 
-CONFIGURATIONS = {"paper": paper, "demo": demo.get_config, "224 pixels": small_pictures}
+CONFIGURATIONS = {
+    "paper": paper,
+    "photographs": photographs.get_config,
+    "224 pixels": small_pictures,
+}
 
 
 def text_of(name, platform, dtype="bfloat16"):
@@ -50,8 +54,8 @@ def fused_calls(text):
     return len(calls) - sum("Backward" in c for c in calls), sum("Backward" in c for c in calls)
 
 
-# The vision tower's four segments of blocks; short texts and the demo's 145 tokens go without.
-@pytest.mark.parametrize("name, calls", [("paper", 4), ("demo", 0), ("224 pixels", 4)])
+# The vision tower's four segments of blocks; short texts and 145 tokens go without.
+@pytest.mark.parametrize("name, calls", [("paper", 4), ("photographs", 0), ("224 pixels", 4)])
 def test_step_for_cuda_uses_cudnn_where_it_serves(cudnn, name, calls):
     forward, backward = fused_calls(text_of(name, "cuda"))
     assert backward == calls and forward >= calls

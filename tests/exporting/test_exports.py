@@ -9,7 +9,6 @@ import sys
 from importlib.util import find_spec
 
 import cv2
-import jax
 import numpy as np
 import pytest
 
@@ -19,11 +18,9 @@ from sapl_jax import Localizer
 from sapl_jax.clip.loading import load_clip
 from sapl_jax.errors import UserError
 from sapl_jax.exporting import writing
-from sapl_jax.exporting.averaging import average
 from sapl_jax.exporting.description import describe
 from sapl_jax.inference.calibration import Calibration
 from sapl_jax.inference.opening import load_model
-from sapl_jax.training.state import merge_model, split_model
 from tests.tiny import TINY_CLIP
 
 KINDS = ["orbax", "stablehlo", "huggingface"]
@@ -116,9 +113,12 @@ def test_an_export_that_runs_alone_stretches_maps_as_the_package_does(trained, t
     config.model.heat_map.normalize = 0.6
     stretching, picture = trained._replace(config=config), installed_photographs()[:1]
     (found,) = writing.export(stretching, "stablehlo", tmp_path / "out", picture)
-    assert found.heat_map < 1e-3
+    assert found.heat_map < 1e-4
     alone = writing.detector_of_export(tmp_path / "out", "stablehlo", stretching)
-    assert alone.analyse([read_image(picture[0])])[0][1].max() == pytest.approx(1)
+    image = read_image(picture[0])
+    expected = Localizer(*stretching, tile=0)(image).heat_map
+    assert expected.max() == pytest.approx(1)
+    np.testing.assert_allclose(alone.analyse([image])[0][1], expected, atol=0.01)
 
 
 def test_stablehlo_takes_any_batch_size(exports):
@@ -227,66 +227,3 @@ def test_an_output_that_cannot_be_made_is_refused(trained, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot be written"):
         writing.export(trained, "orbax", tmp_path / "file" / "out", installed_photographs()[:1])
-
-
-def changed(trained, change):
-    """A checkpoint whose trained values are `change(path, value)` of another's."""
-    params, frozen = split_model(trained.model)
-    params = jax.tree_util.tree_map_with_path(
-        lambda p, v: change(jax.tree_util.keystr(p), v), params
-    )
-    return trained._replace(model=merge_model(params, frozen))
-
-
-def test_the_mean_of_checkpoints_is_of_weights_and_not_of_lora_factors(trained):
-    # The same products from other factors: their own mean would be another model.
-    scales = {"lora_a": 2.0, "lora_b": 0.5}
-
-    def rescale(path, value):
-        return value * next((s for name, s in scales.items() if name in path), 1.0)
-
-    image = read_image(installed_photographs()[0])
-    expected = Localizer(*trained)(image)
-    same = average([trained, changed(trained, rescale), trained])
-    assert same.model.clip.lora_config is None
-    found = Localizer(*same)(image)
-    np.testing.assert_allclose(found.heat_map, expected.heat_map, atol=1e-5)
-    assert found.score == pytest.approx(expected.score, abs=1e-5)
-
-
-def test_the_mean_of_checkpoints_has_the_mean_of_each_weight(trained):
-    other = changed(trained, lambda path, value: -value if "lora_b" in path else value + 1)
-    mean = average([trained, other])
-    # W + AB and W - (A + 1)B.
-    q, lora = mean.model.clip.vision.blocks.q.kernel[...], trained.model.clip.vision.blocks.q
-    product = np.einsum("lir,lro->lio", lora.lora_a[...], lora.lora_b[...])
-    shifted = np.einsum("lir,lro->lio", lora.lora_a[...] + 1, lora.lora_b[...])
-    expected = lora.kernel[...] + lora.lora_scale * (product - shifted) / 2
-    np.testing.assert_allclose(q, expected, atol=1e-6)
-    context = trained.model.prompts.context[...]
-    np.testing.assert_allclose(mean.model.prompts.context[...], context + 0.5, atol=1e-6)
-    step = trained.source["checkpoint"]
-    assert mean.source["checkpoint"] == f"the mean of {step} and {step}"
-    assert mean.source["fingerprint"] != trained.source["fingerprint"]
-
-
-def test_checkpoints_of_other_configurations_or_clips_have_no_mean(trained):
-    config = copy.deepcopy(trained.config)
-    with config.unlocked():
-        config.model.taps = (1, 4)
-    with pytest.raises(UserError, match=r"config.model.taps \(\(2, 4\) and \(1, 4\)\)"):
-        average([trained, trained._replace(config=config)])
-    clip = trained.source["clip"] | {"sha256": "other"}
-    with pytest.raises(UserError, match="CLIP's weights"):
-        average([trained, trained._replace(source=trained.source | {"clip": clip})])
-
-
-def test_the_command_exports_the_mean_of_several(trained_run, tmp_path):
-    command = [sys.executable, "-m", "sapl_jax", "export", "--format", "orbax"]
-    command += ["--output", str(tmp_path / "mean"), "--checkpoint", str(trained_run)]
-    subprocess.run([*command, str(trained_run)], check=True, capture_output=True, timeout=120)
-    opened = load_model(tmp_path / "mean")
-    assert opened.source["checkpoint"].startswith("the mean of ")
-    image = read_image(installed_photographs()[0])
-    expected = Localizer.load(trained_run)(image).heat_map
-    np.testing.assert_allclose(Localizer(*opened)(image).heat_map, expected, atol=1e-5)

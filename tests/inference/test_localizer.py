@@ -73,7 +73,7 @@ def test_a_stretched_map_is_stretched_once_over_the_whole_picture(trained_run):
         plain = Localizer(*trained, tile=tile)(image)
         trained.config.model.heat_map.normalize = 0.6
         found = Localizer(*trained, tile=tile)(image)
-        np.testing.assert_array_equal(found.heat_map, stretched(plain.heat_map, 0.6))
+        np.testing.assert_array_equal(found.heat_map, stretched(plain.heat_map.copy(), 0.6))
         np.testing.assert_array_equal(found.mask, found.heat_map > 0.5)
         assert found.score == plain.score and found.heat_map.max() == pytest.approx(1)
 
@@ -97,6 +97,7 @@ def test_runs_from_before_a_field_open_and_other_fields_are_missed(trained_run, 
     config = json.loads((run / "config.json").read_text())
     for newer in ("attention_reach", "test_reach", "test_flips"):
         del config["model"][newer]
+    config["model"]["heat_map"] |= {"miss_cost": 1.0, "normalize": False}
     (run / "config.json").write_text(json.dumps(config))
     image = picture(40, 56)
     found = Localizer.load(run)(image)
@@ -105,6 +106,16 @@ def test_runs_from_before_a_field_open_and_other_fields_are_missed(trained_run, 
     (run / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"has no model\.taps"):
         Localizer.load(run)
+
+
+def test_a_run_whose_maps_are_no_longer_made_is_refused(trained_run, tmp_path):
+    for name, value in (("miss_cost", 3.0), ("normalize", True)):
+        run = shutil.copytree(trained_run, tmp_path / name)
+        config = json.loads((run / "config.json").read_text())
+        config["model"]["heat_map"][name] = value
+        (run / "config.json").write_text(json.dumps(config))
+        with pytest.raises(UserError, match=r"miss_cost.*Open it with that version"):
+            Localizer.load(run)
 
 
 def test_importing_the_package_does_not_load_jax():
