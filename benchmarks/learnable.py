@@ -6,8 +6,7 @@ Of small pictures with masks, as `python -m data_pipelines.generate` writes them
 pixels as they are and says of every cell of 16 pixels how likely it is inside the mask; it has
 146,000 values, a sixth of clip_patch16's vision tower. What it does not find with masks no one
 should expect from labels; what it finds and SAPL does not is lost in the backbone or for want of
-masks.
-One JSON line per report: I-AUC of the mean of the tenth of a picture's cells that look most
+masks. One JSON line per report: I-AUC of the mean of the tenth of a picture's cells that look most
 tampered, and patch AUC in the band of the seam and over the mask, as in `benchmarks.seams`.
 """
 

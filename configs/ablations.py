@@ -73,7 +73,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 # ECPL and HECL add. Such patches pay for three times the demo's epochs, before which HECL learns
 # from guesses (docs/evidence.md).
 SMALL: dict[str, Any] = {
-    "clip.pretrained": str(demo.BACKBONES / "clip_patch16"),
+    "clip.pretrained": str(demo.ASSETS / "clip_patch16"),
     "train.epochs": 9.0,
     "model.image_logits": "cls",
     "model.attention_reach": 0,

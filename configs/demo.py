@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from configs import sapl
 
-BACKBONES = Path(__file__).parents[1] / "sapl_jax" / "assets"
+ASSETS = Path(__file__).parents[1] / "sapl_jax" / "assets"
 
 
 def get_config() -> ConfigDict:
@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
 
     config.image.size = 128  # The size of the generated pictures: no trace is resized away.
 
-    config.clip.pretrained = str(BACKBONES / "clip_patch8")
+    config.clip.pretrained = str(ASSETS / "clip_patch8")
     config.model.attention_reach = 1  # As it was pretrained: what a patch saw stays where it is.
 
     # Patches keep their own verdict better when the attention stays as it was.

@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     config = demo.get_config()
     config.data.pairs = True
     config.image.size = 192
-    config.clip.pretrained = str(demo.BACKBONES / "clip_patch16")
+    config.clip.pretrained = str(demo.ASSETS / "clip_patch16")
 
     config.model.attention_reach = 0
     config.model.prompts = "fixed"

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.case import Case
 from benchmarks.lowering import lower_step
 from benchmarks.train_step import config_of
-from configs import photographs, sapl
+from configs import demo, photographs, sapl
 from sapl_jax.clip import attention
 from sapl_jax.clip.blocks import Recompute
 from sapl_jax.training import step
@@ -37,6 +37,7 @@ def small_pictures():
 
 CONFIGURATIONS = {
     "paper": paper,
+    "demo": demo.get_config,
     "photographs": photographs.get_config,
     "224 pixels": small_pictures,
 }
@@ -54,8 +55,10 @@ def fused_calls(text):
     return len(calls) - sum("Backward" in c for c in calls), sum("Backward" in c for c in calls)
 
 
-# The vision tower's four segments of blocks; short texts and 145 tokens go without.
-@pytest.mark.parametrize("name, calls", [("paper", 4), ("photographs", 0), ("224 pixels", 4)])
+# The vision tower's four segments of blocks; short texts, 145 tokens and a narrow reach go without.
+@pytest.mark.parametrize(
+    "name, calls", [("paper", 4), ("demo", 0), ("photographs", 0), ("224 pixels", 4)]
+)
 def test_step_for_cuda_uses_cudnn_where_it_serves(cudnn, name, calls):
     forward, backward = fused_calls(text_of(name, "cuda"))
     assert backward == calls and forward >= calls

@@ -15,11 +15,6 @@ from sapl_jax.demo.outcome import PANELS, read_metrics
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.skipif(
-    not (ROOT / "sapl_jax" / "assets" / "clip_patch8").is_dir(),
-    reason="the backbone is not in this checkout",
-)
-
 
 def command(output: Path) -> list[str]:
     return [

@@ -133,7 +133,6 @@ def test_pretraining_on_photographs_never_opens_a_held_out_one(tmp_path, monkeyp
     assert (vision.patch_size, vision.hidden_size) == (8, 64)
 
 
-@pytest.mark.skipif(not (ASSETS / "clip_patch8").is_dir(), reason="no backbones in this checkout")
 @pytest.mark.parametrize(("name", "reach"), [("clip_patch16", 0), ("clip_patch8", 1)])
 def test_a_shipped_backbone_is_small_and_tells_grainy_from_clean_pictures(name, reach) -> None:
     from data_pipelines.generator.captions import captioned_picture
