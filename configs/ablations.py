@@ -79,7 +79,7 @@ SMALL: dict[str, Any] = {
     "model.attention_reach": 0,
     "model.heat_map.sigma": 4.0,
     "model.heat_map.normalize": 0.0,
-    "model.test_flips": False,
+    "model.test_views": False,
     "model.hecl.top_k": 3,  # of 64 patches; the paper's size has 16 of 1369
     "train.background_share": 0.0,
     "train.tampered_weight": 1.0,

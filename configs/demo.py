@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
     config.model.taps = (1, 2, 3, 4)
     config.model.image_logits = "patches"  # Trains the heat map itself: see docs/method.md.
     config.model.pooled_share = 1 / 12
-    config.model.test_flips = True
+    config.model.test_views = True
     config.model.hecl.top_k = 12  # Of 256 patches; the paper's size has 16 of 1369.
     # Both near the best on pictures made for that: docs/evidence.md. Only an outline tells such a
     # forgery, so its map is smoothed widely, and no one level of heat fits small and large ones.

@@ -21,7 +21,7 @@ FREE_FIELDS = (
     "train.profile_steps", "train.remat", "model.heat_map.tile",
 )  # fmt: skip
 # Of `model`, newer than some runs: off in a configuration without them.
-NEWER_FIELDS = {"attention_reach": 0, "test_reach": 0, "test_flips": False}
+NEWER_FIELDS = {"attention_reach": 0, "test_reach": 0, "test_views": False}
 
 
 @contextmanager
@@ -57,12 +57,19 @@ def read_config(workdir: Path) -> ConfigDict:
 def config_of(stored: dict[str, Any]) -> ConfigDict:
     """The locked configuration of a JSON object, fields newer than it filled in.
 
-    UserError where it asks for maps that are no longer made.
+    UserError where it asks for answers that are no longer given.
     """
     tree = _as_tuples(stored)
     if "model" in tree:
         tree["model"] = NEWER_FIELDS | tree["model"]
         heat_map = tree["model"].get("heat_map", {})
+        if tree["model"].pop("test_flips", False):
+            raise UserError(
+                "The model was written by another version of sapl_jax, whose answers were means "
+                "over mirrored forms (model.test_flips). They are now means over views: write "
+                '"test_views" in place of "test_flips" in its config.json or export.json, and '
+                "calibrate again if it was calibrated."
+            )
         if heat_map.pop("miss_cost", 1) != 1 or heat_map.get("normalize") is True:
             raise UserError(
                 "The model was written by another version of sapl_jax: its configuration has a "

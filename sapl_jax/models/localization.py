@@ -69,7 +69,7 @@ def heat_map_of_picture(
     patch of the picture first, so that they do not bleed into its border.
 
     Args:
-        patch_map: [g,g] float probabilities.
+        patch_map: [n,n] float probabilities, n = g, or 2g with `model.test_views`.
         valid: [g,g] bool, patches of the picture: a rectangle at the top left.
         canvas: side of the square canvas in pixels.
         resized: height and width of the picture on the canvas.
@@ -77,9 +77,10 @@ def heat_map_of_picture(
         sigma: of the Gaussian, in canvas pixels; 0 turns it off.
     """
     # A very long picture can be thinner than half a patch: its first row or column stays.
-    rows = max(1, int(valid.any(axis=1).sum()))
-    columns = max(1, int(valid.any(axis=0).sum()))
-    grid = patch_map.shape[0]
+    # Of the last patch only the first cell counts: a view that moved it saw no more of it.
+    grid, cells = len(patch_map), len(patch_map) // len(valid)
+    rows = max(1, cells * int(valid.any(axis=1).sum()) - cells + 1)
+    columns = max(1, cells * int(valid.any(axis=0).sum()) - cells + 1)
     inside = patch_map[:rows, :columns].astype(np.float32)
     whole = np.pad(inside, ((0, grid - rows), (0, grid - columns)), mode="edge")
     on_canvas = cv2.resize(whole, (canvas, canvas), interpolation=cv2.INTER_LINEAR)

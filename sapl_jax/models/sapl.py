@@ -1,6 +1,7 @@
 """SAPL assembled: CLIP with LoRA, the prompts (ECPL) and the contrast heads (HECL)."""
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from flax import nnx
 from jax import Array
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from data_pipelines.preprocess import PADDING
 from sapl_jax.clip.attention import product
 from sapl_jax.clip.blocks import KEEP, Recompute
 from sapl_jax.clip.config import LoRAConfig
@@ -25,8 +27,8 @@ from sapl_jax.models.prompts import Prompts
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-# A batch of canvases [B,C,C,...] as it is, and mirrored; the same once more undoes it.
-_FORMS = (np.s_[:, :, :], np.s_[:, :, ::-1], np.s_[:, ::-1, :], np.s_[:, ::-1, ::-1])
+# Views of a canvas: moved down and to the right by half a patch or not, upright or turned over.
+_VIEWS = tuple(itertools.product((0, 1), (0, 1), (1, -1)))
 Arrays = tuple[Array, ...]
 
 
@@ -176,37 +178,64 @@ def assemble_sapl(clip: CLIP, class_ids: Sequence[Sequence[int]], config: Config
 
 
 def score_and_patch_map(
-    model: SAPL, image: Array, edge_map: Array, valid: Array, *, flips: bool = True
+    model: SAPL, image: Array, edge_map: Array, valid: Array, *, views: bool = True
 ) -> tuple[Array, Array]:
-    """What inference takes from the model: scores [B] and patch heat maps [B,g,g], float32.
+    """What inference takes from the model: scores [B] and patch heat maps [B,n,n], float32.
 
-    Where `model.test_flips` is on, image logits and similarities are means over the canvas as it
-    is and mirrored along either axis and both, one form after the other. Attention between patches
-    has the reach `model.test_reach`.
+    Where `model.test_views` is on, image logits and similarities are means over eight views, one
+    after the other: the canvas as it is, moved by half a patch along either axis and both, and each
+    of these turned by 180 degrees. The map then has two cells per patch along a side (n = 2g, else
+    g). Attention between patches has the reach `model.test_reach`.
 
     Args: as `SAPL.__call__`: image [B,C,C,3] uint8, edge_map [B,g,g] float, valid [B,g,g] bool;
-        `flips` False leaves the mirrored forms out.
+        `views` False leaves the other views out.
     """
-    forms = _FORMS if flips and model.options.test_flips else _FORMS[:1]
-    inputs = (image, edge_map, valid)
 
-    def analyse(form: Arrays) -> Arrays:
-        outputs = model(*form, reach=model.options.test_reach)
+    def analyse(inputs: Arrays) -> Arrays:
+        outputs = model(*inputs, reach=model.options.test_reach)
         grid = (*outputs.similarity.shape[:2], *edge_map.shape[1:], 2)
         return outputs.image_logits, outputs.similarity.reshape(grid)
 
-    if len(forms) == 1:
-        logits, similarity = analyse(inputs)
-    else:
-        stacks = tuple(jnp.stack([part[form] for form in forms]) for part in inputs)
-        each, maps = jax.lax.map(analyse, stacks)
+    if views and model.options.test_views:
+        seen = [_seen(image, edge_map, valid, *view) for view in _VIEWS]
+        each, maps = jax.lax.map(analyse, tuple(map(jnp.stack, zip(*seen, strict=True))))
         logits = jnp.mean(each, axis=0)
-        turned = [part[:, *form] for part, form in zip(maps, forms, strict=True)]
-        similarity = jnp.mean(jnp.stack(turned), axis=0)
+        halves = [_unmoved(part, *view) for part, view in zip(maps, _VIEWS, strict=True)]
+        similarity = jnp.mean(jnp.stack(halves), axis=0)
+    else:
+        logits, similarity = analyse((image, edge_map, valid))
     scores = jax.nn.softmax(logits, axis=-1)[:, TAMPERED]
+    side = similarity.shape[2]
     similarity = similarity.reshape(*similarity.shape[:2], -1, 2)
     heat = tampered_heat(similarity, model.scale, model.options.heat_map.taps)
-    return scores, heat.reshape(edge_map.shape)
+    return scores, heat.reshape(-1, side, side)
+
+
+def _seen(image: Array, edge_map: Array, valid: Array, down: int, right: int, turn: int) -> Arrays:
+    """A view of a batch's inputs: what moves in is mirrored, what leaves the valid patches is gone.
+
+    Edges of a moved patch are the mean of those of the patches it lies on.
+    """
+    side, grid = image.shape[1], edge_map.shape[1]
+    patch = side // grid
+    for by in ((down, 0), (0, right)):
+        before = [(0, 0), *((n * (patch // 2), 0) for n in by), (0, 0)]
+        image = jnp.pad(image, before, "reflect")[:, :side, :side]
+        before = [(0, 0), *((n, 0) for n in by)]
+        edge_map = (edge_map + jnp.pad(edge_map, before, "edge")[:, :grid, :grid]) / 2
+    if down or right:
+        inside = valid.repeat(patch, axis=1).repeat(patch, axis=2)[..., None]
+        image = jnp.where(inside, image, jnp.asarray(PADDING, jnp.uint8))
+    return image[:, ::turn, ::turn], (edge_map * valid)[:, ::turn, ::turn], valid[:, ::turn, ::turn]
+
+
+def _unmoved(similarity: Array, down: int, right: int, turn: int) -> Array:
+    """A view's similarities [L,B,g,g,2] by half patches of the canvas, [L,B,2g,2g,2].
+
+    The last half patch left the canvas; of it a moved view has what the first one shows.
+    """
+    halves = similarity[:, :, ::turn, ::turn].repeat(2, axis=2).repeat(2, axis=3)
+    return jnp.roll(halves, (-down, -right), axis=(2, 3))
 
 
 def with_parts(model: SAPL, **parts: Any) -> SAPL:

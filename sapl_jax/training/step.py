@@ -129,13 +129,13 @@ def make_score_step(
 ) -> Callable[[PyTree, PyTree, Batch], tuple[jax.Array, jax.Array]]:
     """The mapped validation step: scores [N,b] and heat maps of patches [N,b,g,g], float32.
 
-    Without `model.test_flips`: it would cost four times as much and rank checkpoints alike.
+    Without `model.test_views`: it would cost eight times as much and rank checkpoints alike.
     """
 
     def score_step(params: PyTree, frozen: PyTree, batch: Batch) -> tuple[jax.Array, jax.Array]:
         model = merge_model(params, FrozenModel(graph, frozen))
         inputs = batch["image"], batch["edge_map"], batch["valid"]
-        return score_and_patch_map(model, *inputs, flips=False)
+        return score_and_patch_map(model, *inputs, views=False)
 
     return jax.pmap(score_step, axis_name=AXIS, in_axes=(None, None, 0), devices=devices)
 

@@ -95,7 +95,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 def test_runs_from_before_a_field_open_and_other_fields_are_missed(trained_run, tmp_path):
     run = shutil.copytree(trained_run, tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
-    for newer in ("attention_reach", "test_reach", "test_flips"):
+    for newer in ("attention_reach", "test_reach", "test_views"):
         del config["model"][newer]
     config["model"]["heat_map"] |= {"miss_cost": 1.0, "normalize": False}
     (run / "config.json").write_text(json.dumps(config))
@@ -106,6 +106,16 @@ def test_runs_from_before_a_field_open_and_other_fields_are_missed(trained_run, 
     (run / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"has no model\.taps"):
         Localizer.load(run)
+
+
+def test_a_run_that_answers_by_mirrored_forms_says_how_to_open_it(trained_run, tmp_path):
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    file = run / "config.json"
+    file.write_text(file.read_text().replace('"test_views": false', '"test_flips": true'))
+    with pytest.raises(UserError, match='write "test_views" in place of "test_flips"'):
+        Localizer.load(run)
+    file.write_text(file.read_text().replace("test_flips", "test_views"))
+    Localizer.load(run)
 
 
 def test_a_run_whose_maps_are_no_longer_made_is_refused(trained_run, tmp_path):

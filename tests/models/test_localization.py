@@ -73,6 +73,17 @@ def test_the_padding_does_not_bleed_into_the_picture():
     np.testing.assert_allclose(result, 0.25, atol=1e-6)
 
 
+def test_of_two_cells_a_patch_the_last_is_not_read():
+    patch_map = np.zeros((8, 8), np.float32)
+    patch_map[:4] = np.arange(8) / 8
+    patch_map[3] = patch_map[:, 7] = 1.0  # What moved views have there is of other patches.
+    valid = np.zeros((4, 4), bool)
+    valid[:2] = True
+    result = heat_map(patch_map, valid, (20, 40), (20, 40))
+    np.testing.assert_allclose(result[:, 2:33:5], np.tile(np.arange(7) / 8, (20, 1)), atol=1e-6)
+    np.testing.assert_allclose(result[:, 33:], 6 / 8, atol=1e-6)
+
+
 def test_smoothing_lowers_a_peak_and_keeps_the_range():
     patch_map = np.zeros((4, 4), np.float32)
     patch_map[1, 1] = 1.0
