@@ -218,12 +218,12 @@ def _seen(image: Array, edge_map: Array, valid: Array, down: int, right: int, tu
     """
     side, grid = image.shape[1], edge_map.shape[1]
     patch = side // grid
-    for by in ((down, 0), (0, right)):
-        before = [(0, 0), *((n * (patch // 2), 0) for n in by), (0, 0)]
-        image = jnp.pad(image, before, "reflect")[:, :side, :side]
-        before = [(0, 0), *((n, 0) for n in by)]
-        edge_map = (edge_map + jnp.pad(edge_map, before, "edge")[:, :grid, :grid]) / 2
     if down or right:
+        rows, columns = (np.abs(np.arange(side) - by * (patch // 2)) for by in (down, right))
+        image = image[:, rows][:, :, columns]
+        above, left = (np.maximum(np.arange(grid) - by, 0) for by in (down, right))
+        edge_map = (edge_map + edge_map[:, above]) / 2
+        edge_map = (edge_map + edge_map[:, :, left]) / 2
         inside = valid.repeat(patch, axis=1).repeat(patch, axis=2)[..., None]
         image = jnp.where(inside, image, jnp.asarray(PADDING, jnp.uint8))
     return image[:, ::turn, ::turn], (edge_map * valid)[:, ::turn, ::turn], valid[:, ::turn, ::turn]
