@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     # Both near the best on pictures made for that: docs/evidence.md. Only an outline tells such a
     # forgery, so its map is smoothed widely, and no one level of heat fits small and large ones.
     config.model.heat_map.sigma = 16.0
-    config.model.heat_map.normalize = 0.6
+    config.model.heat_map.normalize = 0.85
 
     train = config.train
     train.batch_size = 16

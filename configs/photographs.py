@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     heat_map.tile = 192  # It learns from pictures that nothing has shrunk.
     # Near the best on forgeries of the photographs kept for validation: docs/evidence.md.
     heat_map.sigma = 24.0
-    heat_map.normalize = 0.66
+    heat_map.normalize = 0.85
 
     train = config.train
     train.background_share = 0.0  # Its authentic twin says what of a picture is authentic.

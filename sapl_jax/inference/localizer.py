@@ -39,7 +39,7 @@ class Localizer:
         tile: pixels of the tiles that larger pictures' maps come from, and their scores where the
             configuration has tiles; 0 where they are shrunk instead.
         overlap: share of a tile that neighbours have in common.
-        level: of a stretched map that becomes 0.5; 0: maps are not stretched.
+        level: of a stretched map, as `stretched` has it; 0: maps are not stretched.
     """
 
     def __init__(

@@ -112,7 +112,7 @@ def test_a_run_that_answers_by_mirrored_forms_says_how_to_open_it(trained_run, t
     run = shutil.copytree(trained_run, tmp_path / "run")
     file = run / "config.json"
     file.write_text(file.read_text().replace('"test_views": false', '"test_flips": true'))
-    with pytest.raises(UserError, match='write "test_views" in place of "test_flips"'):
+    with pytest.raises(UserError, match='write "test_views" for "test_flips"'):
         Localizer.load(run)
     file.write_text(file.read_text().replace("test_flips", "test_views"))
     Localizer.load(run)

@@ -29,20 +29,29 @@ def test_the_map_may_be_the_mean_of_the_taps_probabilities():
     np.testing.assert_allclose(heat, expected, rtol=1e-4)
 
 
-def test_a_stretched_map_spans_its_range_with_the_level_at_one_half():
+def test_a_stretched_map_spans_its_range_with_the_level_of_its_decile_at_one_half():
     plain = np.random.default_rng(0).uniform(0.2, 0.3, (5, 7)).astype(np.float32)
-    span = plain.max() - plain.min()
-    plain[2, 3] = plain.min() + 0.6 * span
     found = stretched(plain.copy(), 0.6)
     assert found.dtype == np.float32
     assert found.min() == 0 and found.max() == pytest.approx(1, abs=1e-6)
-    assert found[2, 3] == pytest.approx(0.5, abs=1e-5)
     assert (np.argsort(found, axis=None) == np.argsort(plain, axis=None)).all()
+    middle = plain.min() + 0.6 * (np.quantile(plain, 0.9) - plain.min())
+    np.testing.assert_array_equal(found > 0.5, plain > middle)
+    assert 0 < (plain > middle).sum() < plain.size
     np.testing.assert_array_equal(stretched(plain.copy(), 0.0), plain)
-    np.testing.assert_allclose(
-        stretched(plain.copy(), 0.5), (plain - plain.min()) / span, rtol=1e-4, atol=1e-6
-    )
     np.testing.assert_array_equal(stretched(np.full((3, 3), 0.7, np.float32), 0.6), 0)
+    peak = np.zeros((20, 20), np.float32)
+    peak[3, 4] = 0.1  # A decile of zero: nothing but the peak is hot.
+    np.testing.assert_array_equal(stretched(peak.copy(), 0.6) > 0.5, peak > 0)
+
+
+def test_a_hot_spot_more_does_not_move_the_middle_of_a_stretched_map():
+    plain = np.random.default_rng(0).uniform(0.2, 0.3, (40, 40)).astype(np.float32)
+    hotter = plain.copy()
+    hotter[np.unravel_index(plain.argmax(), plain.shape)] = 0.9
+    for map_ in (plain, hotter):
+        marked = stretched(map_.copy(), 0.8) > 0.5
+        np.testing.assert_array_equal(marked, stretched(plain.copy(), 0.8) > 0.5)
 
 
 def heat_map(patch_map, valid, resized, original, sigma=0.0):
