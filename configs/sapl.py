@@ -77,7 +77,7 @@ def get_config() -> ConfigDict:
     model.heat_map = heat_map = ConfigDict()
     heat_map.sigma = 4.0  # [ours] Gaussian on the heat map, in pixels of the resized picture.
     heat_map.taps = "logits"  # [ours] Mean over the taps of "logits", or of "probabilities".
-    # [ours] Stretch every picture's map to [0,1]; this share of its ninth decile becomes 0.5. 0: off.
+    # [ours] Stretch each picture's map to [0,1], this share of its ninth decile at 0.5. 0: off.
     heat_map.normalize = 0.0
     heat_map.threshold = 0.5  # The mask is heat map > threshold.
     # [ours] Larger pictures get map and score from tiles of this size. 0: shrunk to image.size.

@@ -66,7 +66,7 @@ def config_of(stored: dict[str, Any]) -> ConfigDict:
         if tree["model"].pop("test_flips", False):
             raise UserError(
                 "The model was written by another version of sapl_jax, whose answers were means "
-                "over mirrored forms (model.test_flips). They are now means over views, and maps are "
+                "over mirrored forms (model.test_flips). They are now means over views, with maps "
                 'stretched by their ninth decile: write "test_views" for "test_flips" and a '
                 '"normalize" of 0.85 in its config.json or export.json, and calibrate it again.'
             )
