@@ -11,6 +11,7 @@ from importlib.util import find_spec
 import cv2
 import numpy as np
 import pytest
+from ml_collections import FrozenConfigDict
 
 from data_pipelines.generator.photographs import installed_photographs
 from data_pipelines.images import read_image
@@ -21,6 +22,7 @@ from sapl_jax.exporting import writing
 from sapl_jax.exporting.description import describe
 from sapl_jax.inference.calibration import Calibration
 from sapl_jax.inference.opening import load_model
+from sapl_jax.models.sapl import with_parts
 from tests.tiny import TINY_CLIP
 
 KINDS = ["orbax", "stablehlo", "huggingface"]
@@ -108,10 +110,17 @@ def test_stablehlo_runs_without_this_package(exports, trained, trained_run, tmp_
     assert np.abs(written / 255 - expected.heat_map).max() < 0.5 / 255 + 1e-3
 
 
-def test_an_export_that_runs_alone_stretches_maps_as_the_package_does(trained, tmp_path):
+def with_views(trained):
+    """The same model, whose answers are means over views; with its configuration."""
     config = copy.deepcopy(trained.config)
-    config.model.heat_map.normalize = 0.6
-    stretching, picture = trained._replace(config=config), installed_photographs()[:1]
+    config.model.test_views = True
+    model = with_parts(trained.model, options=FrozenConfigDict(config.model))
+    return trained._replace(model=model, config=config)
+
+
+def test_an_export_that_runs_alone_stretches_maps_of_views_as_the_package_does(trained, tmp_path):
+    stretching, picture = with_views(trained), installed_photographs()[:1]
+    stretching.config.model.heat_map.normalize = 0.6
     (found,) = writing.export(stretching, "stablehlo", tmp_path / "out", picture)
     assert found.heat_map < 1e-4
     alone = writing.detector_of_export(tmp_path / "out", "stablehlo", stretching)
@@ -146,6 +155,7 @@ def test_huggingface_holds_the_adapted_tower(exports):
 )
 def test_onnx_gives_the_checkpoints_heat_maps_for_any_batch_size(trained, tmp_path):
     folder = tmp_path / "onnx"
+    trained = with_views(trained)
     found = writing.export(trained, "onnx", folder, installed_photographs())
     assert max(found[0].heat_map, found[1].heat_map) < 1e-4
 
