@@ -56,7 +56,8 @@ def get_config() -> ConfigDict:
     # [ours] Patches attend to patches at most so many rows and columns away; 0: to all, as in CLIP.
     model.attention_reach = 0
     model.test_reach = 0  # [ours] The same in answers alone; 0: as in training.
-    # [ours] Answers are means over eight views: moved by half patches, upright and turned over.
+    # [ours] Answers are means over eight views, at eight times the cost: moved by half patches,
+    # upright and turned over (what training should show too: data.flip_vertical).
     model.test_views = False
     model.attention_heads = 8  # [ours] Heads of ECPL's attention. Must divide the text width.
 

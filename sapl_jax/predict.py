@@ -55,8 +55,12 @@ def main() -> int:
     verdicts = localizer.calibration and localizer.calibration.rule
     if verdicts:
         log.info(verdicts)
+    heat_map = localizer.config.model.heat_map
     settings = {
         "threshold": threshold,
+        "test_views": localizer.config.model.test_views,
+        "sigma": heat_map.sigma,
+        "normalize": heat_map.normalize,
         "model": localizer.source["checkpoint"],
         "model_sha256": tree_sha256(Path(localizer.source["weights"])),
         "verdicts": verdicts,

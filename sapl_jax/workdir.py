@@ -61,21 +61,23 @@ def config_of(stored: dict[str, Any]) -> ConfigDict:
     """
     tree = _as_tuples(stored)
     if "model" in tree:
-        tree["model"] = NEWER_FIELDS | tree["model"]
-        heat_map = tree["model"].get("heat_map", {})
-        if tree["model"].pop("test_flips", False):
-            raise UserError(
-                "The model was written by another version of sapl_jax, whose answers were means "
-                "over mirrored forms (model.test_flips). They are now means over views, with maps "
-                'stretched by their ninth decile: write "test_views" for "test_flips" and a '
-                '"normalize" of 0.85 in its config.json or export.json, and calibrate it again.'
-            )
+        model, heat_map = tree["model"], tree["model"].get("heat_map", {})
         if heat_map.pop("miss_cost", 1) != 1 or heat_map.get("normalize") is True:
             raise UserError(
                 "The model was written by another version of sapl_jax: its configuration has a "
                 "model.heat_map.miss_cost or normalize = True, and such maps are no longer made. "
                 "Open it with that version, or train again."
             )
+        flips = model.pop("test_flips", False)
+        if "test_views" not in model and (flips or heat_map.get("normalize")):
+            raise UserError(
+                "The model was written by another version of sapl_jax: its answers were means over "
+                "mirrored forms (model.test_flips) or its maps stretched by their maximum "
+                "(model.heat_map.normalize). For today's answers of its weights set "
+                "model.test_views in its config.json or export.json to true, a normalize above 0 "
+                "to 0.85, and calibrate it again."
+            )
+        tree["model"] = NEWER_FIELDS | model
     return ConfigDict(tree).lock()
 
 

@@ -60,6 +60,7 @@ def readme(description: dict[str, Any], folder_name: str) -> str:
         clip=description["source"]["clip"]["name"],
         folder=folder_name,
         canvas=options["canvas"],
-        grid=options["canvas"] // options["patch"],
+        grid=(grid := options["canvas"] // options["patch"]),
+        cells=grid * (2 if description["config"]["model"]["test_views"] else 1),
         jax=description["versions"]["jax"],
     )

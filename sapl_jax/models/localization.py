@@ -70,14 +70,14 @@ def heat_map_of_picture(
 
     Args:
         patch_map: [n,n] float probabilities, n = g, or 2g with `model.test_views`.
-        valid: [g,g] bool, patches of the picture: a rectangle at the top left.
+        valid: [g,g] bool, patches of the picture, at the top left.
         canvas: side of the square canvas in pixels.
         resized: height and width of the picture on the canvas.
         original: height and width of the picture as the user gave it.
         sigma: of the Gaussian, in canvas pixels; 0 turns it off.
     """
-    # A very long picture can be thinner than half a patch: its first row or column stays.
-    # Of the last patch only the first cell counts: a view that moved it saw no more of it.
+    # Of the last patch only the first cell counts: moved views push its second half out. A very
+    # long picture can be thinner than half a patch: its first row or column stays.
     grid, cells = len(patch_map), len(patch_map) // len(valid)
     rows = max(1, cells * int(valid.any(axis=1).sum()) - cells + 1)
     columns = max(1, cells * int(valid.any(axis=0).sum()) - cells + 1)
@@ -107,7 +107,7 @@ def stretched(heat_map: np.ndarray, level: float) -> np.ndarray:
     if level:
         heat_map -= heat_map.min()
         heat_map /= max(heat_map.max(), np.float32(1e-6))
-        step = -(-max(heat_map.shape) // 1024)  # A copy is sorted; maps are smooth.
-        middle = max(level * np.quantile(heat_map[::step, ::step], 0.9), 1e-6)
+        down, right = (-(-side // 1024) for side in heat_map.shape)  # A copy is sorted.
+        middle = max(level * np.quantile(heat_map[::down, ::right], 0.9), 1e-6)
         np.power(heat_map, np.float32(np.log(0.5) / np.log(middle)), out=heat_map)
     return heat_map

@@ -188,7 +188,7 @@ def score_and_patch_map(
     g). Attention between patches has the reach `model.test_reach`.
 
     Args: as `SAPL.__call__`: image [B,C,C,3] uint8, edge_map [B,g,g] float, valid [B,g,g] bool;
-        `views` False leaves the other views out.
+        `views` False: of the canvas as it is alone, maps [B,g,g].
     """
 
     def analyse(inputs: Arrays) -> Arrays:
@@ -212,9 +212,10 @@ def score_and_patch_map(
 
 
 def _seen(image: Array, edge_map: Array, valid: Array, down: int, right: int, turn: int) -> Arrays:
-    """A view of a batch's inputs: what moves in is mirrored, what leaves the valid patches is gone.
+    """A view of a batch's inputs, the canvas moved down and to the right.
 
-    Edges of a moved patch are the mean of those of the patches it lies on.
+    Mirrored pixels fill in, pixels pushed past the last valid patch become padding, and the edges
+    of a moved patch are the mean of those of the patches it lies on.
     """
     side, grid = image.shape[1], edge_map.shape[1]
     patch = side // grid
@@ -224,7 +225,11 @@ def _seen(image: Array, edge_map: Array, valid: Array, down: int, right: int, tu
         above, left = (np.maximum(np.arange(grid) - by, 0) for by in (down, right))
         edge_map = (edge_map + edge_map[:, above]) / 2
         edge_map = (edge_map + edge_map[:, :, left]) / 2
-        inside = valid.repeat(patch, axis=1).repeat(patch, axis=2)[..., None]
+        # A corner can have too little to be valid; a picture thinner than half a patch has no valid
+        # patch at all, and nothing of it is pushed out.
+        inside = valid.any(axis=2, keepdims=True) & valid.any(axis=1, keepdims=True)
+        inside |= ~valid.any(axis=(1, 2), keepdims=True)
+        inside = inside.repeat(patch, axis=1).repeat(patch, axis=2)[..., None]
         image = jnp.where(inside, image, jnp.asarray(PADDING, jnp.uint8))
     return image[:, ::turn, ::turn], (edge_map * valid)[:, ::turn, ::turn], valid[:, ::turn, ::turn]
 
@@ -232,10 +237,11 @@ def _seen(image: Array, edge_map: Array, valid: Array, down: int, right: int, tu
 def _unmoved(similarity: Array, down: int, right: int, turn: int) -> Array:
     """A view's similarities [L,B,g,g,2] by half patches of the canvas, [L,B,2g,2g,2].
 
-    The last half patch left the canvas; of it a moved view has what the first one shows.
+    The last half patch of a moved canvas was pushed out: it takes its neighbour's values.
     """
-    halves = similarity[:, :, ::turn, ::turn].repeat(2, axis=2).repeat(2, axis=3)
-    return jnp.roll(halves, (-down, -right), axis=(2, 3))
+    half = np.arange(2 * similarity.shape[2])
+    rows, columns = (np.minimum((half + by) // 2, half[-1] // 2) for by in (down, right))
+    return similarity[:, :, ::turn, ::turn][:, :, rows][:, :, :, columns]
 
 
 def with_parts(model: SAPL, **parts: Any) -> SAPL:

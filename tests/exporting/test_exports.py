@@ -127,7 +127,9 @@ def test_an_export_that_runs_alone_stretches_maps_of_views_as_the_package_does(t
     image = read_image(picture[0])
     expected = Localizer(*stretching, tile=0)(image).heat_map
     assert expected.max() == pytest.approx(1)
-    np.testing.assert_allclose(alone.analyse([image])[0][1], expected, atol=0.01)
+    for _, heat_map in alone.analyse([image, image]):
+        np.testing.assert_allclose(heat_map, expected, atol=0.01)
+    assert "heat maps [B, 8, 8]" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_stablehlo_takes_any_batch_size(exports):

@@ -1,6 +1,7 @@
 """The assembled model."""
 
 import itertools
+from types import SimpleNamespace
 
 import cv2
 import jax
@@ -8,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines.preprocess import PADDING
+from data_pipelines.preprocess import PADDING, Geometry, preprocess
 from sapl_jax.checkpoints import flatten
 from sapl_jax.clip.tokens import class_token_ids
 from sapl_jax.errors import UserError
+from sapl_jax.models.localization import heat_map_of_picture
 from sapl_jax.models.sapl import (
     CLIP_MEAN,
     CLIP_STD,
@@ -155,7 +157,8 @@ def test_answers_with_views_are_means_over_moved_and_turned_canvases(tiny_config
     model = build_sapl(tiny_config, jnp.float32)
     image, edge_map, valid = map(np.asarray, batch)
     valid = valid.copy()
-    valid[:, :, 3] = False  # A picture narrower than the canvas.
+    valid[0, :, 3] = valid[0, 3, 2] = False  # Narrower than the canvas, with a ragged corner.
+    valid[1] = False  # Thinner than half a patch.
     edge_map = edge_map * valid
     logits, margins = [], np.zeros((3, 8, 8), np.float32)
     for down, right, turn in itertools.product((0, 1), (0, 1), (1, -1)):
@@ -163,7 +166,7 @@ def test_answers_with_views_are_means_over_moved_and_turned_canvases(tiny_config
                  for one in image]  # fmt: skip
         moved = np.stack(moved)[:, :28, :28]
         if down or right:
-            moved[:, :, 21:] = PADDING
+            moved[0, :, 21:] = PADDING
         rows, columns = (np.maximum(np.arange(4) - by, 0) for by in (down, right))
         edges = (edge_map + edge_map[:, rows]) / 2
         edges = (edges + edges[:, :, columns]) / 2 * valid
@@ -178,15 +181,47 @@ def test_answers_with_views_are_means_over_moved_and_turned_canvases(tiny_config
     score, heat = score_and_patch_map(model, image, edge_map, valid)
     expected = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
     np.testing.assert_allclose(score, expected, atol=1e-4)
-    # The last half patch has left a moved canvas: the finished map does not read it.
-    expected = 1 / (1 + np.exp(-margins))
-    np.testing.assert_allclose(heat[:, :7, :7], expected[:, :7, :7], atol=1e-4)
+    np.testing.assert_allclose(heat, 1 / (1 + np.exp(-margins)), atol=1e-4)
     one = score_and_patch_map(plain, image, edge_map, valid)
     assert one[1].shape == (3, 4, 4)
     assert np.abs(np.repeat(np.repeat(one[1], 2, 1), 2, 2) - heat).max() > 1e-3
     found = score_and_patch_map(model, image, edge_map, valid, views=False)
     for alone, other in zip(one, found, strict=True):
         np.testing.assert_array_equal(alone, other)
+
+
+class Brightness:
+    """A model that finds a patch tampered as its mean red value says, padding aside."""
+
+    def __init__(self, patch):
+        heat_map = SimpleNamespace(taps="logits")
+        self.options = SimpleNamespace(test_views=True, test_reach=0, heat_map=heat_map)
+        self.scale, self.patch = 1.0, patch
+
+    def __call__(self, image, edge_map, valid, *, reach):
+        grid = image.shape[1] // self.patch
+        grids = (len(image), grid, self.patch, grid, self.patch)
+        shown = jnp.any(image != jnp.asarray(PADDING, jnp.uint8), axis=-1).reshape(grids)
+        red = jnp.sum(image[..., 0].reshape(grids) * shown, axis=(2, 4)) / 255
+        red = (red / jnp.maximum(jnp.sum(shown, axis=(2, 4)), 1)).reshape(1, len(image), -1)
+        logits = jnp.zeros((len(image), 2))
+        return SimpleNamespace(image_logits=logits, similarity=jnp.stack([0 * red, red], axis=-1))
+
+
+@pytest.mark.parametrize("patch", [16, 14, 7])
+@pytest.mark.parametrize("shape", [(112, 112), (112, 62), (60, 112), (105, 105)])
+def test_views_put_heat_where_the_picture_has_it(patch, shape):
+    size = Geometry(max(shape), patch)
+    ramp = np.add.outer(np.arange(shape[0]), np.arange(shape[1])) + 10
+    prepared = preprocess(np.repeat(ramp[..., None], 3, 2).astype(np.uint8), size)
+    inputs = (jnp.asarray(part)[None] for part in prepared[:3])
+    _, heat = score_and_patch_map(Brightness(patch), *inputs)
+    sizes = {"canvas": size.canvas, "resized": prepared.resized, "original": shape}
+    found = heat_map_of_picture(np.asarray(heat[0]), prepared.valid, sigma=0.0, **sizes)
+    found = 255 * np.log(found / (1 - found))
+    inner = np.s_[patch : -2 * patch, patch : -2 * patch]
+    np.testing.assert_allclose(found[inner], ramp[inner], atol=2.0)
+    np.testing.assert_allclose(found, ramp, atol=2 * patch)
 
 
 def test_answers_may_have_a_shorter_reach_than_training(tiny_config, batch):
