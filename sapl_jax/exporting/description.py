@@ -53,6 +53,7 @@ def _without_folders(name: str) -> str:
 def readme(description: dict[str, Any], folder_name: str) -> str:
     """Markdown for an export folder, from its description and its name."""
     options, kind = description["preprocessing"], description["kind"]
+    grid = options["canvas"] // options["patch"]
     text = (_READMES / f"{kind}.md").read_text()
     return text.format(
         kind=kind,
@@ -60,7 +61,7 @@ def readme(description: dict[str, Any], folder_name: str) -> str:
         clip=description["source"]["clip"]["name"],
         folder=folder_name,
         canvas=options["canvas"],
-        grid=(grid := options["canvas"] // options["patch"]),
+        grid=grid,
         cells=grid * (2 if description["config"]["model"]["test_views"] else 1),
         jax=description["versions"]["jax"],
     )

@@ -107,7 +107,7 @@ def stretched(heat_map: np.ndarray, level: float) -> np.ndarray:
     if level:
         heat_map -= heat_map.min()
         heat_map /= max(heat_map.max(), np.float32(1e-6))
-        down, right = (-(-side // 1024) for side in heat_map.shape)  # A copy is sorted.
+        down, right = (-(-side // 1024) for side in heat_map.shape)  # Sorting takes time.
         middle = max(level * np.quantile(heat_map[::down, ::right], 0.9), 1e-6)
         np.power(heat_map, np.float32(np.log(0.5) / np.log(middle)), out=heat_map)
     return heat_map
