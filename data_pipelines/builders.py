@@ -60,8 +60,8 @@ class PictureBuilder(tfds.core.ShardBasedBuilder):
     order of `_rank`, in which they are made, so no more is in memory than is being worked on.
     """
 
-    VERSION = tfds.core.Version("1.1.0")
-    RELEASE_NOTES = {"1.1.0": "Resized pictures as PNG, soft edges as means inside the picture."}
+    VERSION = tfds.core.Version("1.2.0")
+    RELEASE_NOTES = {"1.2.0": "Pairs of pictures by the first source of their names."}
     BUILDER_CONFIGS = [PictureConfig(name="512p14", description="The paper's geometry.")]
     # TFDS 4.9.10 would find this file through importlib_resources, which it does not install.
     code_path = Path(__file__)

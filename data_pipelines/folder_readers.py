@@ -51,11 +51,15 @@ def read_casia_v2(root: Path) -> Listing:
 
 
 def casia_sources(stem: str) -> tuple[str, ...]:
-    """Ids, such as "ani00100", of the authentic pictures behind a CASIA v2.0 name; () if none."""
+    """Ids, such as "ani00100", of the authentic pictures behind a CASIA v2.0 name; () if none.
+
+    The first one's picture was changed. So it was in 35 of 36 splices that lie beside both, and the
+    second's, which gave the object, in none of 43.
+    """
     if found := _CASIA_V2_AUTHENTIC.fullmatch(stem):
         return ((found[1] + found[2]).lower(),)
     if found := _CASIA_V2_TAMPERED.fullmatch(stem):
-        return tuple(sorted({found[1].lower(), found[2].lower()}))
+        return tuple(dict.fromkeys((found[1].lower(), found[2].lower())))
     return ()
 
 

@@ -63,16 +63,12 @@ def split_samples(samples: Sequence[Sample], val_fraction: float, seed: int) -> 
 def pair_samples(samples: Sequence[Sample]) -> list[tuple[Sample, Sample]]:
     """An authentic picture for each tampered one that was made from it, (authentic, tampered).
 
-    That is the one whose first source is the earliest of the tampered picture's sources. One
-    authentic picture may have several; tampered ones without any are left out.
+    That is the one whose first source is the tampered picture's first. One authentic picture may
+    have several; tampered ones without any are left out.
     """
     by_source = {s.sources[0]: s for s in samples if s.label == AUTHENTIC and s.sources}
-    pairs = []
-    for sample in samples:
-        if sample.label == TAMPERED:
-            found = [by_source[source] for source in sample.sources if source in by_source]
-            pairs += [(authentic, sample) for authentic in found[:1]]
-    return pairs
+    tampered = [s for s in samples if s.label == TAMPERED and s.sources]
+    return [(by_source[s.sources[0]], s) for s in tampered if s.sources[0] in by_source]
 
 
 def linked_groups(samples: Sequence[Sample]) -> list[list[Sample]]:

@@ -87,8 +87,7 @@ def run_rows(
     for count, row in enumerate(rows, 1):
         folder = output / row
         print(f"[{count}/{len(rows)}] {row}: {ablations.ROWS[row].title}", flush=True)
-        done = folder / "done.json"
-        if done.is_file() and json.loads(done.read_text()) == request:
+        if _finished(folder, request):
             print("  finished before", flush=True)
             continue
         folder.mkdir(parents=True, exist_ok=True)
@@ -102,17 +101,22 @@ def run_rows(
                 print(f"  failed with status {status}", file=sys.stderr, flush=True)
                 break
         else:
-            write_json(done, request)
-        write_tables(output, protocol)
-    write_tables(output, protocol)
+            write_json(folder / "done.json", request)
+        _write_tables(output, request)
+    _write_tables(output, request)
     return failed
 
 
-def write_tables(output: Path, protocol: str) -> None:
-    """Writes ablations.json and ablations.md from the rows that are finished so far."""
-    rows = {}
+def _finished(folder: Path, request: dict[str, Any]) -> bool:
+    done = folder / "done.json"
+    return done.is_file() and json.loads(done.read_text()) == request
+
+
+def _write_tables(output: Path, request: dict[str, Any]) -> None:
+    """Writes ablations.json and ablations.md from the rows of this request finished so far."""
+    rows, protocol = {}, request["protocol"]
     for name, row in ablations.ROWS.items():
-        if not (output / name / "done.json").is_file():
+        if not _finished(output / name, request):
             continue
         found = json.loads((output / name / "evaluation" / "results.json").read_text())
         rows[name] = {

@@ -46,7 +46,7 @@ def _has_bfloat16(device: jax.Device) -> bool:
         return device.platform != "cpu"
     capability = str(device.compute_capability)  # "8.6", or "gfx90a" on AMD's
     if capability.startswith("gfx"):
-        return capability.startswith(("gfx9", "gfx11", "gfx12")) and capability >= "gfx90a"
+        return capability.startswith(("gfx90a", "gfx94", "gfx95", "gfx11", "gfx12"))
     return float(capability) >= 8.0
 
 

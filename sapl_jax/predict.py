@@ -55,6 +55,8 @@ def main() -> int:
     verdicts = localizer.calibration and localizer.calibration.rule
     if verdicts:
         log.info(verdicts)
+    elif "calibration" in localizer.source:
+        log.warning("The calibration is of other tiles and left out: tampered is a score above 0.5")
     heat_map = localizer.config.model.heat_map
     settings = {
         "threshold": threshold,

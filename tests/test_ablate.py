@@ -87,6 +87,9 @@ def test_other_training_flags_are_another_study(tmp_path) -> None:
     again = Launcher()
     _run(tmp_path, again, ["coop"], [*FLAGS, "--config.train.num_steps=9"])
     assert again.trained == ["coop"]
+    _run(tmp_path, again, ["ecpl"])
+    written = json.loads((tmp_path / "ablations.json").read_text())["rows"]
+    assert list(written) == ["ecpl"]  # Of this study alone.
 
 
 def test_a_failed_row_does_not_stop_the_others_and_is_tried_again(tmp_path) -> None:

@@ -14,7 +14,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,6 +29,7 @@ from sapl_jax.files import write_atomically, write_json
 
 _GROUPS = ("modules", "prompts", "edges")
 _NAME = "held-out"
+Found = dict[str, dict[str, list[float | None]]]  # by row and measure, one value a seed
 _MEASURES = {"i_auc": "I-AUC", "p_f1": "P-F1", "p_auc": "P-AUC"}
 # Differences of the paper's Table 2, each row above the other, and the control's.
 DIFFERENCES = (
@@ -52,28 +52,30 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
     return known, rest
 
 
-def collect(output: Path, rows: Sequence[str], seeds: int) -> dict[str, dict[str, list[float]]]:
-    """Of every row, the values of the finished seeds, by measure: {"i_auc": [...], ...}."""
-    found = {}
-    for row in rows:
-        folders = [output / f"seed{seed}" / row for seed in range(seeds)]
-        done = [
-            json.loads((folder / "evaluation" / "results.json").read_text())["datasets"][_NAME]
-            for folder in folders
-            if (folder / "done.json").is_file()
-        ]
-        found[row] = {measure: [entry[measure] for entry in done] for measure in _MEASURES}
+def collect(output: Path, rows: Sequence[str], seeds: int) -> Found:
+    """The values of the rows that the tables of each seed (`sapl_jax.ablate`) have."""
+    found: Found = {row: {measure: [] for measure in _MEASURES} for row in rows}
+    for folder in (output / f"seed{seed}" for seed in range(seeds)):
+        finished = json.loads((folder / "ablations.json").read_text())["rows"]
+        for row in rows:
+            entry: dict[str, float] = {}
+            if row in finished:
+                results = json.loads((folder / row / "evaluation" / "results.json").read_text())
+                entry = results["datasets"][_NAME]
+            for measure, values in found[row].items():
+                values.append(entry.get(measure))
     return found
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation over the seeds; a dash without values."""
+def spread(seeds: Sequence[float | None]) -> str:
+    """Mean ± standard deviation over the seeds that have a value; a dash without values."""
+    values = [value for value in seeds if value is not None]
     if len(values) < 2:
         return number(values[0] if values else None)
     return f"{number(float(np.mean(values)))} ± {number(float(np.std(values, ddof=1)))}"
 
 
-def build_tables(found: dict[str, dict[str, list[float]]]) -> list[Section]:
+def build_tables(found: Found) -> list[Section]:
     """One table per group: mean and spread of the measures beside the paper's; the differences."""
     header = ["row", "seeds", *_MEASURES.values(), "paper I-AUC", "paper P-F1"]
     sections = []
@@ -83,7 +85,8 @@ def build_tables(found: dict[str, dict[str, list[float]]]) -> list[Section]:
             if (values := found.get(row)) is not None:
                 ours = [spread(values[measure]) for measure in _MEASURES]
                 paper = map(number, ablations.ROWS[row].published)
-                lines.append([ablations.ROWS[row].title, str(len(values["i_auc"])), *ours, *paper])
+                seeds = str(sum(value is not None for value in values["i_auc"]))
+                lines.append([ablations.ROWS[row].title, seeds, *ours, *paper])
         if lines:
             sections.append(Section(group.capitalize(), [Table(header, lines)]))
     verdicts = [line for above, below in DIFFERENCES for line in _difference(found, above, below)]
@@ -98,14 +101,12 @@ def build_tables(found: dict[str, dict[str, list[float]]]) -> list[Section]:
     return [Section("How to read this", [note]), *sections]
 
 
-def _difference(
-    found: dict[str, dict[str, list[float]]], above: str, below: str
-) -> list[list[str]]:
+def _difference(found: Found, above: str, below: str) -> list[list[str]]:
     lines = []
     high, low = (ablations.ROWS[row] for row in (above, below))
     for index, measure in enumerate(_MEASURES):
         pairs = zip(*(found.get(row, {}).get(measure, []) for row in (above, below)), strict=False)
-        gains = [a - b for a, b in pairs]
+        gains = [a - b for a, b in pairs if a is not None and b is not None]
         if len(gains) < 2:  # One seed tells no difference from chance.
             continue
         a, b = ((*row.published, None)[index] for row in (high, low))
@@ -134,7 +135,7 @@ def main() -> int:
         failed += run_rows(
             rows, output / f"seed{seed}", [f"{_NAME}:folder={test}"], DEFAULT, flags, base="demo/"
         )
-        found: dict[str, Any] = collect(output, rows, arguments.seeds)
+        found = collect(output, rows, seed + 1)
         write_json(output / "ablation.json", found)
         text = to_markdown("Ablation on generated pictures", build_tables(found))
         write_atomically(output / "ablation.md", text)

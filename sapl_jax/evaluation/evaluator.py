@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -153,7 +154,7 @@ def load_sample(sample: Sample, perturbation: Perturbation | None = None) -> Loa
             problems.append(f"not in the pixel measures: {error}")
     if image is not None and perturbation is not None:
         image = perturbation(image, sample.name)
-    return Loaded(sample, image, mask, problems, sha256_of("\n".join(hashes).encode()))
+    return Loaded(sample, image, mask, problems, sha256_of(os.fsencode("\n".join(hashes))))
 
 
 def loaded_batches(

@@ -7,6 +7,7 @@ only, so a sweep gives the same numbers in any order and on any machine.
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable
 
 import cv2
@@ -48,7 +49,7 @@ def perturbation(sweep: Sweep, level: int, seed: int) -> Callable[[np.ndarray, s
             # Sigma follows from the kernel's width, as in IMDL-BenCo, by OpenCV's rule: 0.3 ((width
             # - 1) / 2 - 1) + 0.8, and tabulated kernels up to 7 pixels.
             return cv2.GaussianBlur(image, (level, level), 0)
-        digest = hashlib.sha256(f"{seed}/{sweep.name}/{level}/{name}".encode()).digest()
+        digest = hashlib.sha256(os.fsencode(f"{seed}/{sweep.name}/{level}/{name}")).digest()
         generator = np.random.default_rng(int.from_bytes(digest[:8], "little"))
         sigma = float(level) if sweep.name == "noise_sigma" else float(np.sqrt(level))
         return noise(image, sigma, generator)

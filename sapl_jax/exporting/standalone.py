@@ -63,7 +63,9 @@ class Model:
         heat_map = description["heat_map"]
         self.smoothing = {"canvas": options["canvas"], "sigma": heat_map["sigma"]}
         self.level = heat_map["normalize"]
-        self.calibration = description["source"].get("calibration")
+        # Where it is of scores from tiles it says nothing of those of a picture in one piece.
+        source = {} if heat_map.get("tile") else description["source"]
+        self.calibration = source.get("calibration")
 
     def verdict(self, score: float) -> str:
         """`tampered` or `authentic`; with a calibration, whose rule it is, or `inconclusive`."""

@@ -33,7 +33,8 @@ class Localizer:
         config: the configuration of the run the weights come from.
         source: of the weights, as `TrainedModel` has it.
         geometry: size of the resized picture and of a patch, in pixels.
-        calibration: what `sapl_jax.calibrate` found for these weights, or None.
+        calibration: what `sapl_jax.calibrate` found for these weights, or None; None, too, where
+            the scores come from other tiles than the configuration's.
         threshold: of the mask; the calibration's, which is of maps in the configuration's tiles,
             or the configuration's.
         tile: pixels of the tiles that larger pictures' maps come from, and their scores where the
@@ -54,17 +55,18 @@ class Localizer:
         self.config, self.source = config, source
         self.geometry = Geometry(config.image.size, model.clip.config.vision.patch_size)
         self.edge_options = EdgeOptions.from_config(config.image)
-        stored = source.get("calibration")
-        self.calibration = of_dict(stored) if stored else None
         configured: int = config.model.heat_map.get("tile", 0)
         self.tile, self.overlap = configured if tile is None else tile, overlap
         # What it learned is nothing that a shrunken picture shows: its tiles give the score.
         self._share: float | None = config.model.pooled_share if configured else None
         self.level: float = config.model.heat_map.normalize
         self.threshold: float = config.model.heat_map.threshold
-        # Other tiles have maps of another kind than was calibrated.
-        if self.calibration and self.tile == configured:
-            self.threshold = self.calibration.map_threshold
+        stored, other_tiles = source.get("calibration"), self.tile != configured
+        self.calibration = None
+        # Other tiles have maps of another kind than was calibrated, and scores if they give those.
+        if stored and not (configured and other_tiles):
+            self.calibration = of_dict(stored)
+            self.threshold = self.threshold if other_tiles else self.calibration.map_threshold
         self.batch_size = _BATCH_PER_DEVICE * jax.local_device_count()
         self._mesh = Mesh(np.asarray(jax.local_devices()), (devices.AXIS,))
         params, frozen = split_model(model)

@@ -61,7 +61,8 @@ def test_a_tampered_picture_is_paired_with_what_it_was_made_from() -> None:
         sample("one", AUTHENTIC, "crop 1", "photo"),
         sample("two", AUTHENTIC, "crop 2", "photo"),
         sample("of two", TAMPERED, "crop 2", "photo", "donor"),
-        sample("also of two", TAMPERED, "lost", "crop 2"),
+        sample("also of two", TAMPERED, "crop 2"),
+        sample("of what is not here", TAMPERED, "lost", "crop 2"),  # crop 2 gave the object.
         sample("of none", TAMPERED, "photo"),
         sample("unknown", TAMPERED),
     ]

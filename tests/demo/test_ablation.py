@@ -29,16 +29,16 @@ def test_the_training_command_names_the_demo_row(tmp_path) -> None:
 
 
 def test_mean_and_spread_come_from_the_finished_seeds_only(tmp_path) -> None:
-    for seed, value in ((0, 0.5), (1, 0.7), (2, 0.9)):
+    for seed, value in ((0, 0.5), (1, 0.9), (2, 0.7)):
         folder = tmp_path / f"seed{seed}" / "sapl"
         (folder / "evaluation").mkdir(parents=True)
         results = {"datasets": {"held-out": {"i_auc": value, "p_f1": value / 2, "p_auc": value}}}
         (folder / "evaluation" / "results.json").write_text(json.dumps(results))
-        if seed < 2:
-            (folder / "done.json").write_text("{}")
+        rows = {} if seed == 1 else {"sapl": {}}
+        (folder.parent / "ablations.json").write_text(json.dumps({"rows": rows}))
     found = collect(tmp_path, ["sapl", "ecpl"], 3)
-    assert found["sapl"]["i_auc"] == [0.5, 0.7] and found["ecpl"]["i_auc"] == []
-    assert spread([0.5, 0.7]) == ".600 ± .141" and spread([]) == "-"
+    assert found["sapl"]["i_auc"] == [0.5, None, 0.7] and found["ecpl"]["i_auc"] == [None] * 3
+    assert spread([0.5, None, 0.7]) == ".600 ± .141" and spread([None]) == spread([]) == "-"
     (table,) = (s.parts[0] for s in build_tables(found) if s.heading == "Modules")
     assert table.rows[-1] == ["ECPL and HECL (SAPL)", "2", ".600 ± .141", ".300 ± .071",
                               ".600 ± .141", ".919", ".360"]  # fmt: skip
@@ -49,6 +49,9 @@ def test_a_difference_is_found_only_beyond_its_spread_over_seeds() -> None:
         return {"i_auc": values, "p_f1": [v / 10 for v in values], "p_auc": values[:1]}
 
     rows = {"clip_lora": row([0.5, 0.6]), "ecpl": row([0.6, 0.72]), "hecl": row([0.7, 0.5])}
+    for values, missing in ((rows["clip_lora"], 0.1), (rows["ecpl"], None), (rows["hecl"], None)):
+        for measure in ("i_auc", "p_f1"):
+            values[measure].insert(1, missing)  # A seed that one row lacks is no difference.
     (table,) = (s.parts[0] for s in build_tables(rows) if s.heading.startswith("Differences"))
     assert table.rows == [
         ["ECPL - CLIP with LoRA", "I-AUC", ".110 ± .014", ".040", "found"],

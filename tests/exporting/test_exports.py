@@ -129,6 +129,15 @@ def test_an_export_that_runs_alone_stretches_maps_of_views_as_the_package_does(t
     assert expected.max() == pytest.approx(1)
     for _, heat_map in alone.analyse([image, image]):
         np.testing.assert_allclose(heat_map, expected, atol=0.01)
+    folder = tmp_path / "out"
+    content = json.loads((folder / "export.json").read_text())
+    content["source"]["calibration"] = {"tampered_above": 0.0, "authentic_to": None}
+    for tile, verdict in ((0, "tampered"), (32, "authentic")):
+        # A calibration of scores from tiles says nothing of a picture in one piece.
+        content["heat_map"]["tile"] = tile
+        (folder / "export.json").write_text(json.dumps(content))
+        alone = writing.detector_of_export(folder, "stablehlo", stretching)
+        assert alone.verdict(0.4) == verdict
     assert "heat maps [B, 8, 8]" in (tmp_path / "out" / "README.md").read_text()
 
 

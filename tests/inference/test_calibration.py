@@ -1,6 +1,7 @@
 """Calibration recovers what was put in, keeps the rate it states, and travels with the weights."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -156,6 +157,8 @@ def own(tmp_path: Path) -> Path:
         write(tmp_path / "own" / f"{number}.png", picture(seed=number))
     (tmp_path / "own" / "copy.png").write_bytes((tmp_path / "own" / "0.png").read_bytes())
     (tmp_path / "own" / "text.png").write_text("no picture")
+    # A name that is not UTF-8 is a name like others.
+    (tmp_path / "own" / "11.png").rename(tmp_path / "own" / os.fsdecode(b"f\xfcr.png"))
     return tmp_path / "own"
 
 
@@ -176,7 +179,9 @@ def test_own_pictures_calibrate_a_run_and_what_they_say_is_taken_up(
     assert sum(localizer.verdict(r.score) == "tampered" for r in results) == 1
     assert np.mean([r.mask.mean() for r in results]) <= 0.3
     assert localizer.threshold == found.map_threshold
-    assert Localizer.load(run, tile=32).threshold == 0.5  # Maps in other tiles are of another kind.
+    other = Localizer.load(run, tile=32)
+    assert other.threshold == 0.5  # Maps in other tiles are of another kind.
+    assert other.calibration == found  # The score is that of the whole picture.
 
 
 def test_the_validation_split_gives_the_probability_and_own_pictures_keep_it(

@@ -1,5 +1,6 @@
 """`Localizer`: the public API of a trained model."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 from sapl_jax import Localizer, Result
 from sapl_jax.errors import UserError
+from sapl_jax.inference.calibration import Calibration
 from sapl_jax.inference.opening import SHIPPED, load_model
 from sapl_jax.inference.tiling import TiledDetector
 from sapl_jax.models.localization import stretched
@@ -56,6 +58,15 @@ def test_larger_pictures_get_map_and_score_from_tiles_where_the_configuration_sa
     assert np.abs(found.heat_map - whole(image).heat_map).max() > 1e-3
     other = Localizer(*trained, tile=64)(image)
     assert np.abs(found.heat_map - other.heat_map).max() > 1e-3
+    found_once = Calibration("", "", 20, 20, 0.05, 0.7, 1, None, 0.01, 0.3)
+    calibrated = trained._replace(
+        source={**trained.source, "calibration": dataclasses.asdict(found_once)}
+    )
+    assert Localizer(*calibrated).calibration and Localizer(*calibrated).threshold == 0.3
+    for tile in (0, 64):
+        # Its scores are of another kind, and nothing promises how often they are wrong.
+        assert not Localizer(*calibrated, tile=tile).calibration
+        assert Localizer(*calibrated, tile=tile).threshold == 0.5
     small = Localizer(*trained)(picture(20, 32))
     np.testing.assert_allclose(small.heat_map, whole(picture(20, 32)).heat_map, atol=1e-5)
     # Runs of before the field have none.
