@@ -6,13 +6,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from sapl_jax.devices import AXIS, compute_dtype, split_batch
 from sapl_jax.models.sapl import open_sapl, score_and_patch_map, with_parts
 from sapl_jax.training.state import PyTree, init_state, make_optimizer, merge_model, split_model
-from sapl_jax.training.step import batch_shapes, hecl_schedule, make_train_step, rate_schedule
+from sapl_jax.training.step import batch_shapes, make_train_step, rate_schedule
 
 
 class Program(NamedTuple):
@@ -62,7 +63,7 @@ def step_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Program:
         tx,
         config,
         rate_schedule(config.train, 1000),
-        hecl_schedule(config.model.hecl.weight, 1000),
+        optax.linear_schedule(0.0, config.model.hecl.weight, 1000),
         list(devices),
     )
     replicas = len(devices)

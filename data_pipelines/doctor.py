@@ -20,7 +20,7 @@ from data_pipelines.listing import AUTHENTIC, LABEL_NAMES, TAMPERED, Listing, Sa
 from data_pipelines.masks import load_mask
 from data_pipelines.progress_bars import ProgressBar
 from data_pipelines.read_ahead import read_ahead
-from data_pipelines.readers import READERS, read_dataset
+from data_pipelines.readers import READERS, parse_dataset, read_dataset
 from sapl_jax.errors import Parser, UserError, run_main
 
 # (authentic, tampered) of a complete copy, as published and as commonly used.
@@ -235,10 +235,8 @@ def main() -> int:
     arguments = parser.parse_args()
     against = []
     for text in arguments.against:
-        name, equals, path = text.partition("=")
-        if not equals or name not in READERS:
-            raise UserError(f"--against {text!r} is not NAME=PATH with NAME of {sorted(READERS)}")
-        against.append((name, read_dataset(name, path)))
+        name, layout, path = parse_dataset(text, "--against")
+        against.append((name, read_dataset(layout, path)))
     try:
         listing = read_dataset(arguments.dataset, arguments.root)
     except UserError as error:

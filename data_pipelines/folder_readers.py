@@ -9,7 +9,14 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from data_pipelines.listing import AUTHENTIC, TAMPERED, Listing, is_file, trailing_number
+from data_pipelines.listing import (
+    AUTHENTIC,
+    TAMPERED,
+    Listing,
+    is_file,
+    list_pictures,
+    trailing_number,
+)
 from sapl_jax.errors import UserError
 
 _CASIA_V2_AUTHENTIC = re.compile(r"au_([a-z]{3})_?(\d+)", re.IGNORECASE)
@@ -75,7 +82,11 @@ def _read_au_tp(name: str, root: Path, mask_folders: tuple[str, ...]) -> Listing
         if nested := [entry for entry in inner if listing.folder("Au", "Tp", below=entry)]:
             hint = f"; {nested[0]} has such folders, did you mean that?"
         raise UserError(f"{root}: found no picture in Au/ or Tp/ here{hint}")
-    masks = listing.masks_in(listing.folder(*mask_folders))
+    folder = listing.folder(*mask_folders)
+    masks = listing.masks_in(folder)
+    if not masks and folder and (others := list_pictures(folder)[0]):
+        wanted = "where <stem>_gt.png is looked for: no mask is used"
+        listing.notes.append(f"{folder} holds {others[0].name}, {wanted}")
     if name == "casia_v2":
         listing.pair_by_number((path.stem for path in tampered), masks)
     known = _generated_sources(root) if name == "folder" else {}

@@ -126,8 +126,13 @@ def decode_pixels(data: bytes, origin: str | Path, mode: int, max_pixels: int) -
         header.verify()
         flags = mode | cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        if isinstance(header, _Tiff) and header.mode == "RGBA" and header.tag_v2[258][0] == 8:
+            # OpenCV multiplies these by their alpha.
+            wanted = cv2.COLOR_RGB2BGR if mode == cv2.IMREAD_COLOR else cv2.COLOR_RGB2GRAY
+            pixels = cv2.cvtColor(np.asarray(read_header(data).convert("RGB")), wanted)
     if pixels is None:
-        raise UnreadableImage(f"{origin}: truncated or corrupt {header.format} data")
+        kind = "unsupported 32-bit" if header.mode in ("I", "F") else "truncated or corrupt"
+        raise UnreadableImage(f"{origin}: {kind} {header.format} data")
     if isinstance(header, _Tiff):
         pixels = _turned_back(pixels, header.tag_v2.get(_EXIF_ORIENTATION))
     if pixels.shape[1::-1] != header.size:

@@ -50,9 +50,6 @@ def prepare(
     Raises UserError for a bad root (see `read_dataset`), one class only, no readable picture, an
     output folder that cannot be written, or a full disk.
     """
-    if dataset not in BUILDERS:
-        names = ", ".join(BUILDERS)
-        raise UserError(f"cannot prepare {dataset!r} for training; choose one of: {names}")
     listing = read_dataset(dataset, root, both_classes=True)
     mark = fingerprint(listing, geometry, options, val_fraction, seed)
     config = PictureConfig(

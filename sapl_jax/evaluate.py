@@ -8,6 +8,7 @@ report.md and report.html.
 
 import argparse
 import dataclasses
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 def read_datasets(specifications: list[str], exclude: list[str]) -> list[tuple[str, Listing]]:
     """The (name, listing) of every --dataset; all are read before the first is evaluated."""
     parsed = [parse_dataset(text) for text in specifications]
-    names = [name for name, _, _ in parsed]
+    names = [name.replace(" ", "_") for name, _, _ in parsed]  # as their files are named
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"--dataset names {doubled} twice; name one of them NAME:LAYOUT=PATH")
     training = [read_dataset(*parse_dataset(text, "--exclude")[1:]) for text in exclude]
@@ -133,13 +134,17 @@ def main() -> None:
     if arguments.batch_size is None:
         arguments.batch_size = getattr(plain[0].detector, "batch_size", 8)
 
+    saving = functools.partial(files.writing, arguments.output, "Free space, or choose another.")
+
     def save(session: Session, method: Method | None) -> None:
         """Writes what is done so far, so that it is kept if a later data set fails."""
         if method is not None:
             *_, result = session.results[method.name].values()
             name = f"{result.name}.{method.name}.csv".replace(" ", "_")
-            results.write_images_csv(arguments.output / name, result)
-        files.write_json(arguments.output / "results.json", results.build(session))
+            with saving():
+                results.write_images_csv(arguments.output / name, result)
+        with saving():
+            files.write_json(arguments.output / "results.json", results.build(session))
 
     session = run(
         [tiled(method, arguments) for method in plain] + floors(),
@@ -161,7 +166,8 @@ def main() -> None:
     if not arguments.no_report:
         from sapl_jax.evaluation import report  # matplotlib, only for reports
 
-        report.write(session, arguments.output, plain[0].detector, listings)
+        with saving():
+            report.write(session, arguments.output, plain[0].detector, listings)
     print(results.table(session))
     print(f"protocol {session.protocol.name}; details in {arguments.output}")
 

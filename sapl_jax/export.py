@@ -9,7 +9,7 @@ import logging
 from pathlib import Path
 
 from sapl_jax.command_line import WHICH_HELP
-from sapl_jax.errors import Parser, check_checkpoint, run_main
+from sapl_jax.errors import Parser, UserError, check_checkpoint, run_main
 from sapl_jax.inference.export_folder import refuse_foreign
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,8 @@ def main() -> None:
     arguments = parser.parse_args()
     refuse_foreign(arguments.output)
     check_checkpoint(arguments.checkpoint)
+    if arguments.output.resolve() == arguments.checkpoint.resolve():
+        raise UserError(f"{arguments.output} is the checkpoint itself; give another --output.")
     from data_pipelines.generator.photographs import installed_photographs
     from sapl_jax.exporting import writing  # loads JAX: not for a mistake
     from sapl_jax.inference.opening import load_model

@@ -21,6 +21,7 @@ from data_pipelines.preprocess import Geometry
 from data_pipelines.readers import read_dataset
 from data_pipelines.soft_edges import EdgeOptions
 from sapl_jax.errors import Parser, UserError, run_main
+from sapl_jax.inference.export_folder import is_export
 from sapl_jax.training.configuration import PAPER, check_data, load_config
 from sapl_jax.workdir import open_workdir, remember_data, trained_on
 
@@ -119,6 +120,8 @@ def main() -> int | None:
     parser.add_argument("--workdir", type=Path, default=Path("runs/sapl"), help="folder of the run")
     given, overrides = parser.parse_known_args()
     config, workdir = load_config(given.config, overrides), given.workdir
+    if is_export(workdir):
+        raise UserError(f"{workdir} is an export of a trained model: give another --workdir.")
     alone = not os.environ.get("SAPL_COORDINATOR")  # Else JAX must say which process writes.
     with ExitStack() as stack:
         if alone:

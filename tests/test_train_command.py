@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from configs.demo import ASSETS
 from data_pipelines.prepared import open_prepared
 from tests.data_pipelines.picture_trees import make_casia, noise, write_picture
 from tests.tiny import TINY_CLIP
@@ -152,6 +153,7 @@ def mistakes(folder):
         (given(model__taps="2,9"), "9.*4"),
         (given(workdir=folder / "run", seed=3), "another configuration.*seed: 0 there, 3 now"),
         (given(workdir=file / "run"), "cannot be written"),
+        (given(workdir=ASSETS / "photographs_model"), "is an export of a trained model"),
         (given(workdir="/proc/run"), "cannot be written"),
         (given(train__batchsize=4), "batchsize"),
         (given(train__batch_size="many"), "many"),

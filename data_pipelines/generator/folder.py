@@ -60,7 +60,8 @@ def generate(
     Layout: Au/<n>_authentic.jpg, Tp/<n>_<kind>.jpg, Gt/<n>_<kind>_gt.png (255 = tampered);
     `generator.json` marks the folder, `sources.csv` names each picture's sources. Pictures that
     are there already are kept, so an interrupted call is continued and a larger `images` adds to
-    a folder; a second process waits for the first. No file is ever seen half written.
+    a folder (a smaller one is refused); a second process waits for the first. No file is ever seen
+    half written.
 
     Raises UserError for fewer than 2 images, a size below 64, a folder that holds something else
     or the pictures of another seed, size, world, library or version, no permission, a full disk,
@@ -73,8 +74,6 @@ def generate(
         raise UserError(f"--size {size}: expected at least 64 pixels on the longer side")
     if seed < 0:
         raise UserError(f"--seed {seed}: expected 0 or more")
-    if world not in examples.WORLDS:
-        raise UserError(f"--world {world}: expected one of {', '.join(examples.WORLDS)}")
     version = VERSIONS[world if photographs is None else "photographs"]
     settings: dict[str, Any] = {"generator": "sapl_jax", "version": version}
     settings |= {"seed": seed, "size": size}
@@ -96,12 +95,19 @@ def generate(
     try:
         _claim(folder, settings)
         with hold_lock(folder / MARK, waiting_for="generates the same pictures"):
+            there = [path.name.partition("_")[0] for path in folder.glob("[AT][up]/*.jpg")]
+            if (least := max((int(n) for n in there if n.isdigit()), default=-1) + 1) > images:
+                raise UserError(
+                    f"{folder} holds pictures up to number {least - 1}. Give --images {least} or "
+                    "more, or another --output."
+                )
+            # Before the pictures: of what an interrupted call leaves the sources are known.
+            _write_sources(folder, images, recipe)
             missing = [n for n in range(images) if not (folder / recipe.path(n)).is_file()]
             done = _write_all(folder, missing, recipe, workers or os.cpu_count() or 1)
             look = {"desc": f"generating {folder.name}", "unit": "pictures"}
             for _ in ProgressBar(done, total=images, initial=images - len(missing), **look):
                 pass
-            _write_sources(folder, images, recipe)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(

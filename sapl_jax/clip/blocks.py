@@ -16,7 +16,6 @@ from jax.ad_checkpoint import checkpoint_name
 
 from sapl_jax.clip.attention import FUSED, LOGSUMEXP
 from sapl_jax.clip.config import ACTIVATIONS, TowerConfig
-from sapl_jax.errors import UserError
 
 
 class Trainable(nnx.Variable):
@@ -178,7 +177,7 @@ def run_blocks(
     """Runs stacked blocks on `x` [B, T, D] and keeps the hidden states that `taps` names.
 
     Args:
-        taps: which hidden states to keep: k is the output of block k, 0 is `x` itself.
+        taps: which hidden states to keep: k is the output of block k (at most the depth), 0 is `x`.
         attend: the attention of every block.
         recompute: what of each block is computed again in the backward pass.
         values: the tapped states are those of the V-V path (`Block.with_values`), which leaves the
@@ -186,17 +185,8 @@ def run_blocks(
 
     Returns:
         The tapped states in the order of `taps`, and the last hidden state. Each [B, T, D].
-
-    Raises:
-        UserError: a tap is negative or beyond the depth.
     """
     depth = blocks.norm1.scale.shape[0]
-    wrong = [tap for tap in taps if not 0 <= tap <= depth]
-    if wrong:
-        raise UserError(
-            f"taps {wrong} do not exist: this tower has {depth} blocks, so taps lie in 0..{depth}. "
-            "Choose taps within the depth of the CLIP model, or a deeper model."
-        )
     kept, start = {0: x}, 0
     state: _State = (x,)
     for stop in sorted({tap for tap in taps if tap > 0} | {depth}):

@@ -56,13 +56,6 @@ class CLIP(nnx.Module):
         text = self.config.text
         return text.vocab_size - 1 if text.eos_token_id == 2 else text.eos_token_id
 
-    def project_image(self, x: jax.Array) -> jax.Array:
-        """Hidden states into the joint space: [..., D] -> [..., projection_dim], not normalised.
-
-        The post-layernorm is applied first, as CLIP does for the last CLS.
-        """
-        return self.visual_projection(self.vision.post_norm(x))
-
     # Compiled once for each shape, so that calls outside a jit do not trace the blocks every time.
     @nnx.jit
     def encode_image(self, pixels: jax.Array) -> jax.Array:

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import cv2
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -21,7 +22,6 @@ from sapl_jax.clip.blocks import (
     run_blocks,
 )
 from sapl_jax.clip.config import TextConfig, VisionConfig
-from sapl_jax.errors import UserError
 
 
 @functools.cache
@@ -31,21 +31,9 @@ def bicubic_matrix(n_in: int, n_out: int) -> np.ndarray:
     Same as `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)` along one axis:
     no anti-aliasing, borders repeated.
     """
-    centre = (np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5
-    first = np.floor(centre).astype(int)
-    matrix = np.zeros((n_out, n_in))
-    for offset in (-1, 0, 1, 2):
-        source = np.clip(first + offset, 0, n_in - 1)
-        weight = _cubic(np.abs(centre - (first + offset)))
-        np.add.at(matrix, (np.arange(n_out), source), weight)
-    return matrix.astype(np.float32)
-
-
-def _cubic(x: np.ndarray) -> np.ndarray:
-    a = -0.75  # PyTorch's coefficient. jax.image uses -0.5, which gives other values.
-    near = ((a + 2) * x - (a + 3)) * x * x + 1
-    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+    # OpenCV's coefficient is PyTorch's, -0.75. jax.image uses -0.5, which gives other values.
+    one = np.eye(n_in, dtype=np.float32)
+    return cv2.resize(one, (n_in, n_out), interpolation=cv2.INTER_CUBIC)
 
 
 def interpolate_positions(positions: Array, grid: tuple[int, int]) -> Array:
@@ -99,9 +87,6 @@ class VisionTower(nnx.Module):
                 patch; pixels beyond the last whole patch are not used (as in the original).
             taps, recompute, values: as in `run_blocks`.
             reach: patches see only patches so near (`neighbour_attention`); 0: everything.
-
-        Raises:
-            UserError: a tap is beyond the depth, or the picture is smaller than a patch.
         """
         x = self.embed(pixels)
         attend: Attend = functools.partial(attention, causal=False)
@@ -116,11 +101,6 @@ class VisionTower(nnx.Module):
     def embed(self, pixels: Array) -> Array:
         """[B, H, W, 3] -> [B, 1 + T, D]: the input of the first block (hidden state 0)."""
         patch = self.config.patch_size
-        if pixels.ndim != 4 or pixels.shape[3] != 3 or min(pixels.shape[1:3]) < patch:
-            raise UserError(
-                f"found pixels of shape {tuple(pixels.shape)}, expected [B, H, W, 3] with H and W "
-                f"at least one patch ({patch})"
-            )
         batch, rows, columns = pixels.shape[0], pixels.shape[1] // patch, pixels.shape[2] // patch
         # A convolution whose stride is its kernel is one matrix product over the patches.
         x = pixels[:, : rows * patch, : columns * patch].astype(self.dtype)
@@ -165,17 +145,7 @@ class TextTower(nnx.Module):
         return self.projection(self.final_norm(pooled))
 
     def hidden_states(self, embeddings: Array, taps: Sequence[int]) -> tuple[list[Array], Array]:
-        """The tapped hidden states (0 is the input of block 1) and the last, each [B, N, d_t].
-
-        Raises:
-            UserError: more tokens than position embeddings.
-        """
-        length, limit = embeddings.shape[1], self.config.max_position_embeddings
-        if length > limit:
-            raise UserError(
-                f"found a text of {length} tokens; this CLIP takes at most {limit}. "
-                "Use fewer context or edge tokens."
-            )
-        x = embeddings.astype(self.dtype) + self.positions[...][:length]
+        """The tapped hidden states (0 is the input of block 1) and the last, each [B, N, d_t]."""
+        x = embeddings.astype(self.dtype) + self.positions[...][: embeddings.shape[1]]
         attend = functools.partial(attention, causal=True)
         return run_blocks(self.blocks, x, taps, attend, recompute=KEEP, values=False)

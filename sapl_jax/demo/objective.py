@@ -98,7 +98,8 @@ def pretraining_loss(
     depth = clip.config.vision.num_hidden_layers
     pixels, taps = normalize_pixels(jnp.asarray(batch.image)), tuple(range(1, depth + 1))
     features = clip.vision(pixels, taps, reach=reach)
-    patches = l2_normalize(clip.project_image(features.taps[:, :, 1:]))
+    normed = clip.vision.post_norm(features.taps[:, :, 1:])
+    patches = l2_normalize(clip.visual_projection(normed))
     scale = jnp.exp(jnp.minimum(clip.logit_scale[...], jnp.log(MAX_SCALE)))
     text = clip.encode_text(phrases)
     logits = scale * jnp.einsum("lbtp,wp->lbtw", patches, text)

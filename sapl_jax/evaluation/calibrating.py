@@ -66,8 +66,7 @@ def choose_pictures(
         if found:
             log.warning("left out: %d %s (%s, ...)", len(found), what, printable(min(found)))
     kept = [Sample(str(p), p, AUTHENTIC) for p in paths if p not in twins | seen]
-    pictures = "picture" if len(kept) == 1 else "pictures"
-    return kept, f"{len(kept)} authentic {pictures} of {authentic.resolve().name}"
+    return kept, f"authentic pictures of {authentic.resolve().name}"
 
 
 def measure(

@@ -157,13 +157,14 @@ def _standard_tables() -> dict[tuple[int, ...], int]:
 
 
 def _limits(localizer: Localizer) -> list[str]:
-    size, patch = localizer.geometry.size, localizer.geometry.patch
+    size, patch, tile = localizer.geometry.size, localizer.geometry.patch, localizer.tile
+    seen = f"a picture larger than {tile} pixels in tiles of these, each" if tile else "the picture"
     return [
         "This is a hint for a person to check, not a proof. Nothing should rest on it alone.",
         "The model learned from labels of whole pictures. Where it points is what told the labels "
         "apart in training, which need not be what was changed here.",
-        f"It sees the picture with its longer side at {size} pixels, in patches of {patch}: what "
-        "is smaller than a few of these, it does not see.",
+        f"It sees {seen} with the longer side at {size} pixels, in patches of {patch}: what is "
+        "smaller than a few of these, it does not see.",
         "Changes of the whole picture, strong or repeated compression, screenshots and pictures "
         "that a model generated are beyond it. Authentic means that nothing was found.",
         "Metadata can be written by anyone; their absence is usual on the web.",

@@ -148,8 +148,8 @@ def load_sample(sample: Sample, perturbation: Perturbation | None = None) -> Loa
             hashes.append(sha256_of(repr(style).encode() if drawn else read_bytes(sample.mask)))
             mask, note = load_mask(sample.mask, image, style)
             problems += [note] if note else []
-            if not mask.any():
-                problems.append(f"mask {sample.mask} has no tampered pixel")
+            if not (mask > 127).any():
+                problems.append(f"mask {sample.mask} has no tampered pixel, none above 127")
         except UserError as error:
             problems.append(f"not in the pixel measures: {error}")
     if image is not None and perturbation is not None:

@@ -25,7 +25,6 @@ import numpy as np
 import optax
 from jax import export
 
-from data_pipelines.preprocess import Geometry
 from sapl_jax.checkpoints import CheckpointFolder, flatten
 from sapl_jax.clip.attention import plain_attention
 from sapl_jax.clip.weights import save_clip
@@ -34,6 +33,7 @@ from sapl_jax.exporting.description import describe
 from sapl_jax.inference.opening import ORBAX_WEIGHTS, TrainedModel
 from sapl_jax.models.sapl import score_and_patch_map, with_parts
 from sapl_jax.training.state import merge_model, split_model
+from sapl_jax.training.step import batch_shapes
 
 # Protocol buffers end at 2 GiB, so larger weights go into a file of their own.
 _ONE_FILE_BYTES = 1 << 30
@@ -58,14 +58,8 @@ def _network(
         sapl = merge_model(tree["trained"], frozen._replace(params=tree["clip"]))
         return score_and_patch_map(sapl, *inputs)
 
-    geometry = Geometry(trained.config.image.size, trained.model.clip.config.vision.patch_size)
-    canvas, grid = geometry.canvas, geometry.grid
-    inputs = [
-        jax.ShapeDtypeStruct((batch, canvas, canvas, 3), jnp.uint8),
-        jax.ShapeDtypeStruct((batch, grid, grid), jnp.float32),
-        jax.ShapeDtypeStruct((batch, grid, grid), jnp.bool_),
-    ]
-    return flat, apply, inputs
+    patch = trained.model.clip.config.vision.patch_size
+    return flat, apply, list(batch_shapes(trained.config, patch, (batch,)).values())
 
 
 def write_orbax(trained: TrainedModel, folder: Path) -> None:

@@ -95,6 +95,7 @@ def main() -> None:
     model = Model(Path(__file__).parent)
     if len(sys.argv) < 2:
         sys.exit("usage: python run.py PICTURE...")
+    written: set[str] = set()
     for name in sys.argv[1:]:
         bgr = cv2.imread(name, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if bgr is None:
@@ -102,6 +103,9 @@ def main() -> None:
             continue
         score, heat_map = model.analyse([cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)])[0]
         output = f"{Path(name).stem}_heatmap.png"
+        if output in written:  # a picture of another folder or format
+            output = f"{Path(name).stem}_{len(written)}_heatmap.png"
+        written.add(output)
         cv2.imwrite(output, np.rint(heat_map * 255).astype(np.uint8))
         what = "tampered" if model.calibration is None else f"{model.verdict(score)}, score"
         print(f"{name}: {what} {score:.3f}, heat map in {output}")

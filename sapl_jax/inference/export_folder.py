@@ -8,6 +8,11 @@ from sapl_jax.errors import UserError
 
 FILE = "export.json"
 NAME = "sapl_jax export"
+# What an export of any format can hold.
+_WRITTEN = {
+    FILE, "README.md", "run.py", "weights", "weights.npz", "model.stablehlo", "model.onnx",
+    "model.onnx.data", "config.json", "model.safetensors",
+}  # fmt: skip
 VERSION = 1  # Raised when a reader of the version before could not read the new folder.
 
 
@@ -41,8 +46,10 @@ def refuse_foreign(output: Path) -> None:
     """UserError where `output` is there and is neither empty nor an earlier export."""
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise UserError(f"{output} is a file or a link; give a folder that is not there yet.")
-    if output.is_dir() and any(output.iterdir()) and not is_export(output):
+    foreign = {path.name for path in output.iterdir()} if output.is_dir() else set()
+    foreign -= _WRITTEN if is_export(output) else set()
+    if foreign:
         raise UserError(
-            f"{output} holds files that are not an export of this project, and nothing is "
-            "overwritten. Give another --output."
+            f"{output} holds files that are not an export of this project ({min(foreign)}), and "
+            "nothing is overwritten. Give another --output."
         )

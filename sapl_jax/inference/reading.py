@@ -29,8 +29,8 @@ def decode(data: bytes, origin: str | Path, max_pixels: int = MAX_PIXELS) -> Pic
     """
     if kind := _animation(data, origin):
         raise UnreadableImage(
-            f"{origin}: an animation ({kind}); SAPL analyses single pictures. Extract the frame "
-            "you mean without compressing it again, for example as PNG."
+            f"{origin}: an animation, or made for one ({kind}); SAPL analyses single pictures. "
+            "Extract the frame you mean without compressing it again, for example as PNG."
         )
     rgb = decode_image(data, origin, max_pixels)
     return Picture(rgb, sha256_of(data), tuple(oddities(data)))

@@ -106,7 +106,8 @@ def stretched(heat_map: np.ndarray, level: float) -> np.ndarray:
     """
     if level:
         heat_map -= heat_map.min()
-        heat_map /= max(heat_map.max(), np.float32(1e-6))
+        highest = heat_map.max()
+        heat_map /= highest if highest > 1e-4 else np.float32(np.inf)  # Less is rounding.
         down, right = (-(-side // 1024) for side in heat_map.shape)  # Sorting takes time.
         middle = max(level * np.quantile(heat_map[::down, ::right], 0.9), 1e-6)
         np.power(heat_map, np.float32(np.log(0.5) / np.log(middle)), out=heat_map)

@@ -1,5 +1,6 @@
 """A training's configuration and data, read and checked without loading JAX."""
 
+import math
 import re
 from collections.abc import Collection, Sequence
 from operator import attrgetter
@@ -13,7 +14,7 @@ import configs
 from data_pipelines.prepared import open_prepared
 from data_pipelines.readers import read_dataset
 from sapl_jax.errors import UserError
-from sapl_jax.workdir import trained_on
+from sapl_jax.workdir import flat, trained_on
 
 _PACKAGED = Path(configs.__file__).parent
 PAPER = str(_PACKAGED / "sapl.py")
@@ -128,8 +129,10 @@ def _check_values(config: ConfigDict) -> None:
         config[section][name] = members = tuple(m for ms in split for m in ms if m != "")
         words = "whole numbers" if kind is int else "words"
         check(field, all(isinstance(m, kind) for m in members), f"{words} with commas between them")
+    for field, found in flat(config.to_dict()).items():
+        check(field, not isinstance(found, float) or math.isfinite(found), "a finite number")
     for field in _ABOVE_ZERO.split():
-        check(field, value(field) > 0, "more than 0")  # NaN is refused as well, here and below.
+        check(field, value(field) > 0, "more than 0")
     for field in _AT_LEAST_ZERO.split():
         check(field, value(field) >= 0, "at least 0")
     if steps := config.train.num_steps:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
@@ -23,7 +24,6 @@ from sapl_jax.training.signals import StopRequest
 from sapl_jax.training.state import init_state, make_optimizer, split_model
 from sapl_jax.training.step import (
     compile_train_step,
-    hecl_schedule,
     make_score_step,
     make_train_step,
     rate_schedule,
@@ -88,7 +88,8 @@ def _train(
     num_steps = total_steps(hyper, data.num_train)
     tx = make_optimizer(hyper)
     rate = rate_schedule(hyper, num_steps)
-    weight = hecl_schedule(config.model.hecl.weight, num_steps)
+    # w(t) of Eq. (7): linear from 0 at the first step to the end of training.
+    weight = optax.linear_schedule(0.0, config.model.hecl.weight, num_steps)
     params, frozen = split_model(model)
     mapped = make_train_step(frozen.graph, tx, config, rate, weight, jax.devices())
     train_step = compile_train_step(mapped, model, tx, config)

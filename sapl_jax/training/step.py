@@ -153,12 +153,5 @@ def rate_schedule(train: ConfigDict, num_steps: int) -> Schedule:
     rest = optax.constant_schedule(train.learning_rate)
     if train.schedule == "cosine":
         rest = optax.cosine_decay_schedule(train.learning_rate, num_steps - train.warmup_steps)
-    if not train.warmup_steps:
-        return rest
     warmup = optax.linear_schedule(0.0, train.learning_rate, train.warmup_steps)
     return optax.join_schedules([warmup, rest], [train.warmup_steps])
-
-
-def hecl_schedule(final: float, num_steps: int) -> Schedule:
-    """w(t) of Eq. (7): linear from 0 at the first step to `final` at the end of training."""
-    return lambda step: final * jnp.minimum(step / num_steps, 1.0)

@@ -42,7 +42,7 @@ def test_larger_picture_interpolates_positions(tiny_clip, expected):
 
 def test_projecting_the_last_cls_gives_the_image_embedding(tiny_clip, expected):
     cls = tiny_clip.vision(expected["pixel_values"], taps=(4,)).taps[0, :, 0]
-    projected = np.asarray(tiny_clip.project_image(cls))
+    projected = np.asarray(tiny_clip.visual_projection(tiny_clip.vision.post_norm(cls)))
     projected = projected / np.linalg.norm(projected, axis=-1, keepdims=True)
     assert_same(projected, expected["image_embeds"])
 

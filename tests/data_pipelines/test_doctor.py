@@ -77,6 +77,14 @@ def test_a_set_without_any_mask_is_not_blamed_for_it(healthy) -> None:
     assert _findings(healthy) == []
 
 
+def test_masks_of_other_names_are_noted(healthy, monkeypatch, capsys) -> None:
+    for path in (healthy / "Gt").iterdir():
+        path.rename(path.with_name(path.name.replace("_gt", "_mask")))
+    _run(monkeypatch, capsys, "--dataset", "folder", "--root", str(healthy))
+    (note,) = read_dataset("folder", healthy).notes
+    assert "t0_mask.png, where <stem>_gt.png is looked for" in note
+
+
 def test_inverted_masks_are_suspected(healthy) -> None:
     for number in range(5):
         write_random(healthy / f"Tp/t{number}.png", 20 + number, (70, 80))

@@ -150,6 +150,23 @@ def test_an_interrupted_run_is_continued_and_a_second_run_changes_nothing(tmp_pa
     assert files == {p.relative_to(part): p.read_bytes() for p in part.rglob("*") if p.is_file()}
 
 
+def test_sources_are_known_of_what_an_interrupted_run_left_and_never_cut(tmp_path, monkeypatch):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("data_pipelines.generator.folder._write_one", fail)
+        with pytest.raises(KeyboardInterrupt):
+            generate(tmp_path / "set", 6, seed=2, size=64, workers=1)
+    table = tmp_path / "set" / "sources.csv"
+    assert len(table.read_text().splitlines()) == 7
+    generate(tmp_path / "set", 6, seed=2, size=64, workers=1)
+    whole = table.read_bytes()
+    with pytest.raises(UserError, match="pictures up to number 5. Give --images 6 or more"):
+        generate(tmp_path / "set", 4, seed=2, size=64, workers=1)
+    assert table.read_bytes() == whole
+
+
 def test_processes_write_what_one_process_writes(tmp_path) -> None:
     one = generate(tmp_path / "one", 10, seed=5, size=64, workers=1)
     two = generate(tmp_path / "two", 10, seed=5, size=64, workers=2)

@@ -55,6 +55,26 @@ def test_grey_deep_and_alpha_pictures_become_8_bit_rgb(suffix: str) -> None:
         np.testing.assert_array_equal(decode_image(encoded(suffix, pixels), "picture"), expected)
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_tiff_with_alpha_has_the_colours_that_are_stored(
+    tmp_path: Path, orientation: int
+) -> None:
+    picture, alpha = noise(1), np.zeros(noise(1).shape[:2], np.uint8)
+    alpha[:, 3:] = 128
+    path = tmp_path / "alpha.tif"
+    Image.fromarray(np.dstack([picture, alpha])).save(path, tiffinfo={0x0112: orientation})
+    np.testing.assert_array_equal(decode_image(path.read_bytes(), path), picture)
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    np.testing.assert_array_equal(read_mask(path), grey)
+
+
+def test_samples_of_32_bits_are_called_that_and_not_damaged(tmp_path: Path) -> None:
+    for kind in (np.int32, np.float32):
+        Image.fromarray(np.ones((5, 5), kind)).save(tmp_path / "deep.tif")
+        with pytest.raises(UnreadableImage, match="unsupported 32-bit TIFF data"):
+            read_image(tmp_path / "deep.tif")
+
+
 def test_palette_png_becomes_rgb() -> None:
     rows = b"".join(b"\x00" + bytes(row) for row in [[0, 1], [2, 1]])
     data = b"\x89PNG\r\n\x1a\n" + b"".join(

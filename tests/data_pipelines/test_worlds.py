@@ -112,8 +112,6 @@ def test_a_folder_of_another_world_is_refused(tmp_path) -> None:
     write("seam")
     with pytest.raises(UserError, match="another --output"):
         write("interior")
-    with pytest.raises(UserError, match="--world outline: expected one of interior, seam, both"):
-        write("outline")
 
 
 def test_pictures_of_an_earlier_version_are_not_continued(tmp_path) -> None:

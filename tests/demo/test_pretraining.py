@@ -144,7 +144,7 @@ def test_a_shipped_backbone_is_small_and_tells_grainy_from_clean_pictures(name, 
     found = [captioned_picture(77, n, 96) for n in range(40)]
     images = jnp.stack([one.picture for one in found])
     (tap,) = clip.vision(normalize_pixels(images), (4,), reach=reach).taps
-    patches = l2_normalize(clip.project_image(tap[:, 1:])).mean(axis=1)
+    patches = l2_normalize(clip.visual_projection(clip.vision.post_norm(tap[:, 1:]))).mean(axis=1)
     vocabulary = Vocabulary(WORDS)
     text = clip.encode_text(jnp.asarray(phrases(vocabulary, ("grain",))[0]))
     guess = np.asarray(jnp.argmax(patches @ text.T, axis=1))

@@ -80,15 +80,17 @@ def test_bad_files_are_named_and_counted_and_the_run_goes_on(detector, folder) -
     write_rgb(folder / "Tp" / "e.png", picture(10))
     write_grey(folder / "Gt" / "e_gt.png", np.zeros((20, 40), np.uint8))
     write_rgb(folder / "Tp" / "f.png", picture(10))
+    write_rgb(folder / "Tp" / "g.png", picture(10))
+    write_grey(folder / "Gt" / "g_gt.png", np.ones((20, 40), np.uint8))
     result = _evaluate(detector, folder)
     reasons = {path.name: reason for path, reason in result.skipped}
     assert set(reasons) == {"cut.png", "text.jpg", "notes.txt"}
     assert "truncated" in reasons["cut.png"]
     notes = {path.name: note for path, note in result.notes}
     assert "mask is 40x77 but its picture is 40x20" in notes["d.png"]
-    assert "no tampered pixel" in notes["e.png"]
+    assert "no tampered pixel" in notes["e.png"] and "none above 127" in notes["g.png"]
     assert "has no mask" in notes["f.png"]
-    assert (result.summary["images"], result.summary["masks"]) == (8, 2)
+    assert (result.summary["images"], result.summary["masks"]) == (9, 2)
     assert result.summary["p_f1"] == pytest.approx((2 / 3 + 1) / 2)
     assert result.summary["skipped"] == 3
 

@@ -16,6 +16,7 @@ from ml_collections import FrozenConfigDict
 from data_pipelines.generator.photographs import installed_photographs
 from data_pipelines.images import read_image
 from sapl_jax import Localizer
+from sapl_jax import export as export_command
 from sapl_jax.clip.loading import load_clip
 from sapl_jax.errors import UserError
 from sapl_jax.exporting import writing
@@ -235,13 +236,24 @@ def test_what_is_not_an_export_is_never_overwritten(trained, tmp_path):
 def test_an_earlier_export_is_replaced_and_a_failed_one_leaves_it(exports, trained, tmp_path):
     output = tmp_path / "out"
     shutil.copytree(exports["huggingface"][0], output)
-    (output / "old").write_text("")
+    (output / "notes.txt").write_text("")
+    with pytest.raises(UserError, match="notes.txt"):
+        writing.export(trained, "huggingface", output, installed_photographs()[:1])
+    (output / "notes.txt").rename(output / "run.py")
     with pytest.raises(UserError, match="cannot be opened"):
         writing.export(trained, "huggingface", output, [tmp_path / "absent.png"])
-    assert (output / "old").exists()
+    assert (output / "run.py").exists()
     writing.export(trained, "huggingface", output, installed_photographs()[:1])
-    assert not (output / "old").exists() and (output / "model.safetensors").exists()
+    assert not (output / "run.py").exists() and (output / "model.safetensors").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_checkpoint_is_not_exported_onto_itself(exports, monkeypatch):
+    folder = str(exports["orbax"][0])
+    flags = ["--checkpoint", folder, "--output", f"{folder}/../{exports['orbax'][0].name}"]
+    monkeypatch.setattr(sys, "argv", ["export", "--format", "stablehlo", *flags])
+    with pytest.raises(UserError, match="is the checkpoint itself"):
+        export_command.main()
 
 
 def test_an_output_that_cannot_be_made_is_refused(trained, tmp_path):

@@ -39,7 +39,10 @@ def test_a_stretched_map_spans_its_range_with_the_level_of_its_decile_at_one_hal
     np.testing.assert_array_equal(found > 0.5, plain > middle)
     assert 0 < (plain > middle).sum() < plain.size
     np.testing.assert_array_equal(stretched(plain.copy(), 0.0), plain)
-    np.testing.assert_array_equal(stretched(np.full((3, 3), 0.7, np.float32), 0.6), 0)
+    flat = np.full((3, 3), 0.7, np.float32)
+    np.testing.assert_array_equal(stretched(flat.copy(), 0.6), 0)
+    flat[0] += 1e-6  # What blended tiles of one value differ by.
+    np.testing.assert_array_equal(stretched(flat, 0.6), 0)
     peak = np.zeros((20, 20), np.float32)
     peak[3, 4] = 0.1  # A decile of zero: nothing but the peak is hot.
     np.testing.assert_array_equal(stretched(peak.copy(), 0.6) > 0.5, peak > 0)

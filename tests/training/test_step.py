@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from sapl_jax import devices as dev
@@ -11,7 +12,7 @@ from sapl_jax.clip.blocks import LEVELS, Recompute
 from sapl_jax.models.sapl import build_sapl
 from sapl_jax.training import step
 from sapl_jax.training.state import init_state, make_optimizer, split_model
-from sapl_jax.training.step import hecl_schedule, make_train_step, rate_schedule
+from sapl_jax.training.step import make_train_step, rate_schedule
 from tests.training.memory_data import MemoryData
 
 
@@ -24,7 +25,12 @@ def run(config, devices, steps=4, first_params=None):
     state = dev.replicate(state, devices)
     frozen_params = dev.replicate(frozen.params, devices)
     mapped = make_train_step(
-        frozen.graph, tx, config, rate_schedule(config.train, steps), hecl_schedule(1.0, 2), devices
+        frozen.graph,
+        tx,
+        config,
+        rate_schedule(config.train, steps),
+        optax.linear_schedule(0.0, 1.0, 2),
+        devices,
     )
     history = []
     batches = dev.shard_batches(MemoryData().train_batches(0), devices)
