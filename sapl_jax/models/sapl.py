@@ -52,8 +52,8 @@ class SAPL(nnx.Module):
     ):
         """`heads`: HECL's own, where it has them; `options`: `model` of a configuration.
 
-        Edges of "another" picture are those of the one half a batch (of this device) further: the
-        neighbour may be the picture that this one was made from (`data.pairs`).
+        Edges of "another" picture are those of the one half a batch (of this device) further, a
+        batch of one has its own: the neighbour may be what this one was made from (`data.pairs`).
         """
         self.clip = clip
         self.prompts = prompts
