@@ -138,12 +138,11 @@ def main() -> None:
 
     def save(session: Session, method: Method | None) -> None:
         """Writes what is done so far, so that it is kept if a later data set fails."""
-        if method is not None:
-            *_, result = session.results[method.name].values()
-            name = f"{result.name}.{method.name}.csv".replace(" ", "_")
-            with saving():
-                results.write_images_csv(arguments.output / name, result)
         with saving():
+            if method is not None:
+                *_, result = session.results[method.name].values()
+                name = f"{result.name}.{method.name}.csv".replace(" ", "_")
+                results.write_images_csv(arguments.output / name, result)
             files.write_json(arguments.output / "results.json", results.build(session))
 
     session = run(

@@ -57,7 +57,7 @@ def open_library(
     So a photograph keeps its side when others come or go. segments: a folder of label images
     <stem>.png (grey levels, one per object, of the photograph's size); where one is missing,
     OpenCV finds objects. Raises UserError for a folder that is none, fewer than two photographs in
-    the split, label images none of which belongs to a photograph, an unknown split.
+    the split, label images none of which belongs to a photograph.
     """
     found, (low, high) = _pictures(folder, "--photographs"), SPLITS[split]
     hashes = [hashlib.sha256(f"split/{path.stem}".encode()).digest()[:4] for path in found]

@@ -67,9 +67,9 @@ def collect(output: Path, rows: Sequence[str], seeds: int) -> Found:
     return found
 
 
-def spread(seeds: Sequence[float | None]) -> str:
+def spread(by_seed: Sequence[float | None]) -> str:
     """Mean ± standard deviation over the seeds that have a value; a dash without values."""
-    values = [value for value in seeds if value is not None]
+    values = [value for value in by_seed if value is not None]
     if len(values) < 2:
         return number(values[0] if values else None)
     return f"{number(float(np.mean(values)))} ± {number(float(np.std(values, ddof=1)))}"

@@ -62,11 +62,12 @@ class Localizer:
         self.level: float = config.model.heat_map.normalize
         self.threshold: float = config.model.heat_map.threshold
         stored, other_tiles = source.get("calibration"), self.tile != configured
-        self.calibration = None
         # Other tiles have maps of another kind than was calibrated, and scores if they give those.
-        if stored and not (configured and other_tiles):
-            self.calibration = of_dict(stored)
-            self.threshold = self.threshold if other_tiles else self.calibration.map_threshold
+        if configured and other_tiles:
+            stored = None
+        self.calibration = of_dict(stored) if stored else None
+        if self.calibration and not other_tiles:
+            self.threshold = self.calibration.map_threshold
         self.batch_size = _BATCH_PER_DEVICE * jax.local_device_count()
         self._mesh = Mesh(np.asarray(jax.local_devices()), (devices.AXIS,))
         params, frozen = split_model(model)
