@@ -26,7 +26,8 @@ def get_config() -> ConfigDict:
     heat_map = config.model.heat_map
     heat_map.tile = 192  # It learns from pictures that nothing has shrunk.
     # Near the best on forgeries of the photographs kept for validation: docs/evidence.md.
-    heat_map.sigma = 24.0
+    heat_map.sigma = 28.0
+    heat_map.colours = 0.15
     heat_map.normalize = 0.85
 
     train = config.train

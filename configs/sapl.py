@@ -77,6 +77,8 @@ def get_config() -> ConfigDict:
 
     model.heat_map = heat_map = ConfigDict()
     heat_map.sigma = 4.0  # [ours] Gaussian on the heat map, in pixels of the resized picture.
+    # [ours] With this sigma over colours besides, it stops at outlines (joint bilateral). 0: off.
+    heat_map.colours = 0.0
     heat_map.taps = "logits"  # [ours] Mean over the taps of "logits", or of "probabilities".
     # [ours] Stretch each picture's map to [0,1], this share of its ninth decile at 0.5. 0: off.
     heat_map.normalize = 0.0

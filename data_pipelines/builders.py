@@ -66,7 +66,6 @@ class PictureBuilder(tfds.core.ShardBasedBuilder):
     # TFDS 4.9.10 would find this file through importlib_resources, which it does not install.
     code_path = Path(__file__)
     workers: int = (os.cpu_count() or 1) + 1  # threads that make pictures, while one writes
-    progress: bool = True
 
     @property
     @abstractmethod
@@ -110,7 +109,7 @@ class PictureBuilder(tfds.core.ShardBasedBuilder):
     def _examples(self, split: str, samples: list[Sample]) -> Iterator[tuple[str, Any]]:
         counts = self._counts[split] = dict.fromkeys(LABEL_NAMES, 0)
         found = read_ahead(self._example, samples, 4 * self.workers, threads=self.workers)
-        look = {"desc": f"preparing {split}", "unit": " pictures", "disable": not self.progress}
+        look = {"desc": f"preparing {split}", "unit": " pictures"}
         bar = ProgressBar(zip(samples, found, strict=True), total=len(samples), **look)
         for sample, result in bar:
             if isinstance(result, UnreadableImage):

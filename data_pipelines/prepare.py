@@ -23,9 +23,9 @@ from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions
 from sapl_jax.errors import Parser, UserError, check_numbers, run_main
 from sapl_jax.files import hold_lock
 
-# The system's words for what its user can mend.
-_FULL = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT)]
-_REFUSED = [os.strerror(n) for n in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)]
+# What its user can mend, in the system's words: the record writer knows no others.
+_NUMBERS = errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR
+_MENDED = [os.strerror(number) for number in _NUMBERS]
 BUILDERS: dict[str, type[PictureBuilder]] = {kind.name: kind for kind in (CasiaV2, Folder)}
 
 
@@ -39,7 +39,6 @@ def prepare(
     seed: int = 0,
     val_fraction: float = 0.1,
     workers: int | None = None,
-    progress: bool = True,
 ) -> Prepared:
     """Prepares the pictures below `root`, or reuses what an earlier call made of the same input.
 
@@ -64,7 +63,6 @@ def prepare(
         if (folder / METADATA).is_file():
             return replace(open_prepared(folder), reused=True)
         builder.workers = workers or builder.workers
-        builder.progress = progress
         folder.parent.mkdir(parents=True, exist_ok=True)
         with hold_lock(folder.parent / ".lock", waiting_for="prepares the same data"):
             reused = (folder / METADATA).is_file()
@@ -76,12 +74,12 @@ def prepare(
                     shutil.rmtree(folder)
                 _build(builder, listing.root)
     except (OSError, RuntimeError) as error:  # The record writer's own is a RuntimeError.
-        reason = str(error)
-        if any(words in reason for words in _FULL):
-            reason = "the disk is full. Free some space and run the same command again."
-        elif not any(words in reason for words in _REFUSED):
+        if not any(words in str(error) for words in _MENDED):
             raise
-        raise UserError(f"cannot write prepared data to {data_dir}: {reason}") from error
+        raise UserError(
+            f"cannot write prepared data to {data_dir}: {error}. Make room or choose another "
+            "folder (--output, config.data.prepared), and run the same command again."
+        ) from error
     return replace(open_prepared(folder), reused=reused)
 
 

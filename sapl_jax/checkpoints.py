@@ -20,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from sapl_jax.errors import UserError
+from sapl_jax.files import writing
 
 FORMAT_VERSION = 1  # Raised when a checkpoint of the version before can no longer be read.
 T = TypeVar("T")
@@ -63,12 +64,8 @@ class CheckpointFolder:
         self.folder = folder.absolute()
         self._failed = False
         if not read_only:
-            try:
+            with writing(f"The checkpoint folder {folder}", "Choose another."):
                 self.folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UserError(
-                    f"The checkpoint folder {folder} cannot be made: {error.strerror or error}."
-                ) from error
             for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(unfinished, ignore_errors=True)
         # Orbax does not support create=True for one process of several.

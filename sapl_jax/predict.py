@@ -62,6 +62,7 @@ def main() -> int:
         "threshold": threshold,
         "test_views": localizer.config.model.test_views,
         "sigma": heat_map.sigma,
+        "colours": heat_map.colours,
         "normalize": heat_map.normalize,
         "model": localizer.source["checkpoint"],
         "model_sha256": tree_sha256(Path(localizer.source["weights"])),

@@ -20,8 +20,6 @@ FREE_FIELDS = (
     "train.eval_every", "train.checkpoint_every", "train.eval_batch_size", "train.max_bad_steps",
     "train.profile_steps", "train.remat", "model.heat_map.tile",
 )  # fmt: skip
-# Of `model`, newer than some runs: off in a configuration without them.
-NEWER_FIELDS = {"attention_reach": 0, "test_reach": 0, "test_views": False}
 
 
 @contextmanager
@@ -55,29 +53,9 @@ def read_config(workdir: Path) -> ConfigDict:
 
 
 def config_of(stored: dict[str, Any]) -> ConfigDict:
-    """The locked configuration of a JSON object, fields newer than it filled in.
-
-    UserError where it asks for answers that are no longer given.
-    """
+    """The locked configuration of a JSON object, a field newer than it filled in."""
     tree = _as_tuples(stored)
-    if "model" in tree:
-        model, heat_map = tree["model"], tree["model"].get("heat_map", {})
-        if heat_map.pop("miss_cost", 1) != 1 or heat_map.get("normalize") is True:
-            raise UserError(
-                "The model was written by another version of sapl_jax: its configuration has a "
-                "model.heat_map.miss_cost or normalize = True, and such maps are no longer made. "
-                "Open it with that version, or train again."
-            )
-        flips = model.pop("test_flips", False)
-        if "test_views" not in model and (flips or heat_map.get("normalize")):
-            raise UserError(
-                "The model was written by another version of sapl_jax: its answers were means over "
-                "mirrored forms (model.test_flips) or its maps stretched by their maximum "
-                "(model.heat_map.normalize). For today's answers of its weights set "
-                "model.test_views in its config.json or export.json to true, a normalize above 0 "
-                "to 0.85, and calibrate it again."
-            )
-        tree["model"] = NEWER_FIELDS | model
+    tree.get("model", {}).get("heat_map", {}).setdefault("colours", 0.0)
     return ConfigDict(tree).lock()
 
 

@@ -1,7 +1,6 @@
 """Writes generated pictures as an Au/ + Tp/ + Gt/ folder: atomic, resumable, in parallel."""
 
 import csv
-import errno
 import io
 import json
 import multiprocessing
@@ -19,7 +18,7 @@ from data_pipelines.generator import examples
 from data_pipelines.generator import photographs as forged
 from data_pipelines.progress_bars import ProgressBar
 from sapl_jax.errors import UserError
-from sapl_jax.files import PARTIAL, hold_lock, write_atomically
+from sapl_jax.files import PARTIAL, hold_lock, write_atomically, writing
 
 MARK = "generator.json"
 SOURCES = "sources.csv"
@@ -92,7 +91,8 @@ def generate(
             partial(examples.sources_of, seed, world=world),
             partial(examples.make_example, seed, size=size, world=world),
         )
-    try:
+    again = "Free some space or choose another --output; the same command goes on where it was."
+    with writing(folder, again):
         _claim(folder, settings)
         with hold_lock(folder / MARK, waiting_for="generates the same pictures"):
             there = [path.name.partition("_")[0] for path in folder.glob("[AT][up]/*.jpg")]
@@ -108,15 +108,6 @@ def generate(
             look = {"desc": f"generating {folder.name}", "unit": "pictures"}
             for _ in ProgressBar(done, total=images, initial=images - len(missing), **look):
                 pass
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"{folder}: the disk is full. Free some space and run the same command again; "
-                "the pictures written so far are kept."
-            ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise UserError(f"{folder}: cannot write there ({error.strerror}).") from error
-        raise
     return folder
 
 

@@ -6,7 +6,6 @@ Run it again to continue what was interrupted; what is finished is not done agai
 """
 
 import argparse
-import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,8 @@ from pathlib import Path
 from configs import demo
 from data_pipelines.generator.folder import generate
 from sapl_jax.command_line import INTERRUPTED, parse_with_config_flags
-from sapl_jax.errors import Parser, UserError, check_numbers, run_main
+from sapl_jax.errors import Parser, check_numbers, run_main
+from sapl_jax.files import writing
 from sapl_jax.training.configuration import load_config
 
 TRAIN_SEED, TEST_SEED = 1, 2
@@ -44,7 +44,8 @@ def main() -> int:
     check_numbers(arguments, train_images=(1, 10**8), test_images=(1, 10**8))
     load_config("configs/demo.py", config_flags)  # A mistake in them is told before data are made.
     output = arguments.output.expanduser()
-    try:
+    again = "Free some space and run the same command again; what is finished is kept."
+    with writing(output, again):
         size = demo.get_config().image.size
         train, test = make_data(output, arguments.train_images, arguments.test_images, size)
         command = [
@@ -60,13 +61,6 @@ def main() -> int:
         from sapl_jax.demo.outcome import evaluate_and_report
 
         print(evaluate_and_report(output / "run", test, output))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(
-            f"{output}: the disk is full. Free some space and run the same command again; "
-            "what is finished is kept."
-        ) from error
     print(f"report: {output / 'report.html'}")
     return 0
 

@@ -3,7 +3,8 @@
 python -m sapl_jax.demo.pretrain --output sapl_jax/assets/clip_patch16
 python -m sapl_jax.demo.pretrain --output sapl_jax/assets/clip_patch8 --patch 8 --width 96 \
     --canvas 64 --size 160 --pictures 5000 --steps 6000 --reach 1
-python -m sapl_jax.demo.pretrain --output DIR --photographs DIR --patch 8 --canvas 64
+python -m sapl_jax.demo.pretrain --output DIR --photographs DIR --learning-rate 7.5e-4 \
+    --start sapl_jax/assets/clip_patch16 --steps 6000
 
 The pictures are generated, or real photographs taken again by the generator's cameras. It sees no
 forgery, no mask and no label: captions say what a picture shows and how it was processed. The
@@ -29,6 +30,7 @@ from optax.contrib import MuonDimensionNumbers, muon
 
 from data_pipelines.generator.photographs import open_library
 from data_pipelines.progress_bars import ProgressBar
+from sapl_jax.clip.loading import load_clip
 from sapl_jax.clip.model import CLIP
 from sapl_jax.clip.weights import save_clip
 from sapl_jax.demo import captioned_batches as batches
@@ -45,6 +47,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder to write, in Hugging Face's format")
     add("--photographs", help="folder of real photographs: those of the train split are used")
+    add("--start", help="go on from this folder's weights, of the same sizes, not from new ones")
     add("--pictures", type=int, default=8000, help="pictures to make")
     add("--size", type=int, default=192, help="side of a picture in pixels")
     add("--canvas", type=int, default=96, help="side of a training image in pixels")
@@ -98,7 +101,10 @@ def main() -> None:
         flags.seed, flags.pictures, flags.size, flags.workers, photographs
     )
     config = small_config(vocabulary.size, flags.canvas, flags.patch, flags.width)
-    clip = build_clip(config, pictures.pixels, flags.seed)
+    new = functools.partial(build_clip, config, pictures.pixels, flags.seed)
+    clip = load_clip(flags.start) if flags.start else new()
+    if clip.config != config:
+        raise UserError(f"--start {flags.start}: a CLIP of other sizes than this command's")
     optimizer = nnx.Optimizer(clip, make_optimizer(flags.learning_rate, flags.steps), wrt=nnx.Param)
     phrases = batches.phrases(vocabulary, properties)
     rng = np.random.default_rng(flags.seed)

@@ -61,7 +61,8 @@ class Model:
         self.geometry = Geometry(options["size"], options["patch"])
         self.edge_options = EdgeOptions.from_config(SimpleNamespace(**options))
         heat_map = description["heat_map"]
-        self.smoothing = {"canvas": options["canvas"], "sigma": heat_map["sigma"]}
+        sigma = 0.0 if heat_map["colours"] else heat_map["sigma"]  # Else the network smooths.
+        self.smoothing = {"canvas": options["canvas"], "sigma": sigma}
         self.level = heat_map["normalize"]
         # Where it is of scores from tiles it says nothing of those of a picture in one piece.
         source = {} if heat_map.get("tile") else description["source"]

@@ -144,7 +144,8 @@ class Localizer:
     def _shrunk(self, images: Sequence[np.ndarray]) -> list[Result]:
         """`analyse` without tiles and with maps as they are."""
         results = []
-        sigma = self.config.model.heat_map.sigma
+        heat_map = self.config.model.heat_map
+        sigma = 0.0 if heat_map.colours else heat_map.sigma  # Else it is the model's to smooth.
         options: dict[str, Any] = {"canvas": self.geometry.canvas, "sigma": sigma}
         for part, prepared in self._batches(images):
             arrays = self._place(prepared)

@@ -22,7 +22,7 @@ from sapl_jax.clip.tokens import class_token_ids
 from sapl_jax.errors import UserError
 from sapl_jax.models.hecl import ProjectionHeads
 from sapl_jax.models.layers import l2_normalize
-from sapl_jax.models.localization import TAMPERED, pooled_logits, tampered_heat
+from sapl_jax.models.localization import TAMPERED, along_colours, pooled_logits, tampered_heat
 from sapl_jax.models.prompts import Prompts
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -185,7 +185,8 @@ def score_and_patch_map(
     Where `model.test_views` is on, image logits and similarities are means over eight views, one
     after the other: the canvas as it is, moved by half a patch along either axis and both, and each
     of these turned by 180 degrees. The map then has two cells per patch along a side (n = 2g, else
-    g). Attention between patches has the reach `model.test_reach`.
+    g). Attention between patches has the reach `model.test_reach`. Where `model.heat_map.colours`
+    is on, maps are smoothed (`along_colours`).
 
     Args: as `SAPL.__call__`: image [B,C,C,3] uint8, edge_map [B,g,g] float, valid [B,g,g] bool;
         `views` False: of the canvas as it is alone, maps [B,g,g].
@@ -207,8 +208,11 @@ def score_and_patch_map(
     scores = jax.nn.softmax(logits, axis=-1)[:, TAMPERED]
     side = similarity.shape[2]
     similarity = similarity.reshape(*similarity.shape[:2], -1, 2)
-    heat = tampered_heat(similarity, model.scale, model.options.heat_map.taps)
-    return scores, heat.reshape(-1, side, side)
+    options = model.options.heat_map
+    heat = tampered_heat(similarity, model.scale, options.taps).reshape(-1, side, side)
+    if options.colours:
+        heat = along_colours(heat, image, valid, options.sigma, options.colours)
+    return scores, heat
 
 
 def _seen(image: Array, edge_map: Array, valid: Array, down: int, right: int, turn: int) -> Arrays:

@@ -46,7 +46,8 @@ _AT_LEAST_ZERO = (
     "train.num_steps train.warmup_steps train.weight_decay train.background_share "
     "train.background_weight data.jpeg_share train.max_bad_steps train.eval_batch_size "
     "model.logit_scale model.hecl.weight model.heat_map.sigma model.heat_map.tile "
-    "model.attention_reach model.test_reach model.heat_map.normalize"
+    "model.attention_reach model.test_reach model.heat_map.normalize "
+    "model.heat_map.colours"
 )
 _SHARES = ("train.background_share", "model.pooled_share", "data.jpeg_share")
 

@@ -24,7 +24,7 @@ def casia_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_prepared(casia_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """`casia_root` prepared at 64 pixels, a quarter for validation."""
     output = tmp_path_factory.mktemp("prepared")
-    return prepare("casia_v2", casia_root, output, SMALL, val_fraction=0.25, seed=3, progress=False)
+    return prepare("casia_v2", casia_root, output, SMALL, val_fraction=0.25, seed=3)
 
 
 @pytest.fixture(scope="session")

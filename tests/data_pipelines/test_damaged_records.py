@@ -26,7 +26,7 @@ def everything(folder):
 
 def test_training_needs_the_records_and_not_the_pictures(tmp_path):
     root = make_casia(tmp_path / "casia")
-    prepared = prepare("casia_v2", root, tmp_path / "out", SMALL, progress=False)
+    prepared = prepare("casia_v2", root, tmp_path / "out", SMALL)
     before = everything(prepared)
     shutil.rmtree(root)
     for a, b in zip(everything(open_prepared(prepared.dir)), before, strict=True):

@@ -24,7 +24,7 @@ def accessed(folder: Path) -> list[str]:
 
 
 def run(root: Path, output: Path) -> list[bytes]:
-    prepared = prepare("casia_v2", root, output, SMALL, val_fraction=0.25, progress=False)
+    prepared = prepare("casia_v2", root, output, SMALL, val_fraction=0.25)
     list(islice(train_batches(prepared, batch_size=4, seed=0), 8))
     list(eval_batches(prepared, batch_size=4))
     return [path.read_bytes() for path in sorted(prepared.dir.glob("*.array_record*"))]

@@ -104,7 +104,7 @@ def test_other_settings_or_files_never_share_a_folder(tmp_path: Path) -> None:
     output = tmp_path / "out"
 
     def folder(geometry: Geometry = SMALL, options: EdgeOptions = DEFAULT_OPTIONS, **more) -> Path:
-        return prepare("casia_v2", root, output, geometry, options, progress=False, **more).dir
+        return prepare("casia_v2", root, output, geometry, options, **more).dir
 
     first = folder()
     assert folder() == first
@@ -121,10 +121,7 @@ def test_other_settings_or_files_never_share_a_folder(tmp_path: Path) -> None:
 
 def test_number_of_threads_does_not_change_the_records(tmp_path: Path) -> None:
     root = make_casia(tmp_path / "root", 6, 6)
-    one, four = (
-        prepare("casia_v2", root, tmp_path / str(n), SMALL, workers=n, progress=False)
-        for n in (1, 4)
-    )
+    one, four = (prepare("casia_v2", root, tmp_path / str(n), SMALL, workers=n) for n in (1, 4))
     for path in one.dir.iterdir():
         if ".array_record" in path.name:
             assert path.read_bytes() == (four.dir / path.name).read_bytes()
@@ -137,9 +134,9 @@ def test_files_after_the_first_go_on_in_an_order_that_is_fixed_for_good(
     root = make_casia(tmp_path / "root", 8, 8)
     for path in sorted(root.glob("*/*"))[:5]:
         path.write_bytes(b"rubbish")
-    one = prepare("casia_v2", root, tmp_path / "one", SMALL, progress=False)
+    one = prepare("casia_v2", root, tmp_path / "one", SMALL)
     monkeypatch.setattr("data_pipelines.builders._PICTURES_PER_FILE", 3)
-    many = prepare("casia_v2", root, tmp_path / "many", SMALL, progress=False)
+    many = prepare("casia_v2", root, tmp_path / "many", SMALL)
     assert [len(list(p.dir.glob("*train.array_record*"))) for p in (one, many)] == [1, 5]
     names = [record["name"] for record in records(many)]
     assert names == sorted(names, key=Hasher("train").hash_key)  # as TFDS's own shuffling
@@ -155,7 +152,7 @@ def test_preparing_imports_no_tensorflow(tmp_path: Path) -> None:
     code = """
 import sys
 from data_pipelines.prepare import prepare
-prepare("casia_v2", sys.argv[1], sys.argv[2], progress=False)
+prepare("casia_v2", sys.argv[1], sys.argv[2])
 sys.exit("tensorflow" in sys.modules)
 """
     subprocess.run(
@@ -172,7 +169,7 @@ def test_folder_data_set_keeps_states_of_one_scene_together(tmp_path: Path) -> N
         path.rename(path.with_name(f"scene.{n}{path.suffix}"))
     for n, path in enumerate(sorted((root / "Tp").iterdir())):
         path.rename(path.with_name(f"scene.{n}{path.suffix}"))
-    prepared = prepare("folder", root, tmp_path / "out", SMALL, val_fraction=0.25, progress=False)
+    prepared = prepare("folder", root, tmp_path / "out", SMALL, val_fraction=0.25)
     stems = {
         split: {Path(r["name"].decode()).stem for r in records(prepared, split)}
         for split in ("train", "validation")
@@ -182,7 +179,7 @@ def test_folder_data_set_keeps_states_of_one_scene_together(tmp_path: Path) -> N
 
 def test_no_validation_split_where_none_is_wanted(tmp_path: Path) -> None:
     root = make_casia(tmp_path / "root", 3, 3)
-    prepared = prepare("casia_v2", root, tmp_path / "o", SMALL, val_fraction=0, progress=False)
+    prepared = prepare("casia_v2", root, tmp_path / "o", SMALL, val_fraction=0)
     assert (prepared.num_examples("train"), prepared.num_examples("validation")) == (6, 0)
 
 
@@ -191,7 +188,7 @@ def test_class_without_a_readable_picture_is_an_error_and_leaves_nothing(tmp_pat
     for path in (root / "Tp").iterdir():
         path.write_bytes(b"rubbish")
     with pytest.raises(UserError, match=r"no readable tampered picture.*not a JPEG"):
-        prepare("casia_v2", root, tmp_path / "out", SMALL, progress=False)
+        prepare("casia_v2", root, tmp_path / "out", SMALL)
     assert not list((tmp_path / "out").rglob("*array_record*"))
     assert not list((tmp_path / "out").rglob("prepared.json"))
 
@@ -200,7 +197,7 @@ def test_files_that_no_record_can_name_are_skipped_and_listed(tmp_path: Path) ->
     root = make_casia(tmp_path / "root", 3, 3)
     (root / "Au" / "Au_ani_00007.jpg").symlink_to(root / "nothing.jpg")
     shutil.copy(root / "Au" / "Au_ani_00001.jpg", root / "Au" / "\udcff.jpg")
-    prepared = prepare("casia_v2", root, tmp_path / "out", SMALL, progress=False)
+    prepared = prepare("casia_v2", root, tmp_path / "out", SMALL)
     assert prepared.num_examples("train") + prepared.num_examples("validation") == 6
     rows = json.loads((prepared.dir / "skipped.json").read_text())
     assert [row["file"] for row in rows] == ["Au/Au_ani_00007.jpg", "Au/\\xff.jpg"]
@@ -210,7 +207,7 @@ def test_output_that_is_a_file_is_a_user_error(tmp_path: Path) -> None:
     root = make_casia(tmp_path / "root", 2, 2)
     (tmp_path / "out").write_text("a file")
     with pytest.raises(UserError, match="cannot write prepared data"):
-        prepare("casia_v2", root, tmp_path / "out", SMALL, progress=False)
+        prepare("casia_v2", root, tmp_path / "out", SMALL)
 
 
 def test_killed_run_leaves_nothing_that_looks_done_and_runs_again(tmp_path: Path) -> None:
@@ -223,7 +220,7 @@ from data_pipelines.preprocess import Geometry
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 builders.write_metadata = die  # the last thing before TFDS renames the folder
-prepare("casia_v2", sys.argv[1], sys.argv[2], Geometry(64, 14), progress=False)
+prepare("casia_v2", sys.argv[1], sys.argv[2], Geometry(64, 14))
 """
     output = tmp_path / "out"
     killed = subprocess.run(
@@ -232,7 +229,7 @@ prepare("casia_v2", sys.argv[1], sys.argv[2], Geometry(64, 14), progress=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     left = list(output.rglob("*.array_record*"))
     assert left and all("incomplete" in str(path) for path in left)
-    prepared = prepare("casia_v2", root, output, SMALL, progress=False)
+    prepared = prepare("casia_v2", root, output, SMALL)
     assert prepared.num_examples("train") + prepared.num_examples("validation") == 16
     assert not [path for path in output.rglob("*") if "incomplete" in path.name]
 
@@ -324,12 +321,12 @@ def test_a_disk_that_fills_under_the_record_writer_is_a_clear_error(
         raise error
 
     monkeypatch.setattr("data_pipelines.builders.CasiaV2.download_and_prepare", full)
-    with pytest.raises(UserError, match="disk is full.*same command"):
-        prepare("casia_v2", casia_root, tmp_path, SMALL, val_fraction=0.25, progress=False)
+    with pytest.raises(UserError, match="No space left.*same command"):
+        prepare("casia_v2", casia_root, tmp_path, SMALL, val_fraction=0.25)
 
     def broken(builder, **_) -> None:
         raise RuntimeError("a mistake in the builder")
 
     monkeypatch.setattr("data_pipelines.builders.CasiaV2.download_and_prepare", broken)
     with pytest.raises(RuntimeError, match="a mistake"):
-        prepare("casia_v2", casia_root, tmp_path, SMALL, val_fraction=0.25, progress=False)
+        prepare("casia_v2", casia_root, tmp_path, SMALL, val_fraction=0.25)

@@ -26,7 +26,7 @@ def test_every_picture_and_mask_reads(real_data: Path) -> None:
 
 
 def test_casia_prepares_and_trains_at_full_size(real_data: Path, tmp_path: Path) -> None:
-    prepared = prepare("casia_v2", real_data / "CASIA2_subset", tmp_path, progress=False)
+    prepared = prepare("casia_v2", real_data / "CASIA2_subset", tmp_path)
     assert (
         prepared.num_examples("train") + prepared.num_examples("validation") == 319
         and prepared.num_skipped == 0

@@ -19,6 +19,7 @@ from sapl_jax.demo import pretrain
 from sapl_jax.demo.captioned_batches import LOCAL, WORDS, Pictures, make_batch, phrases
 from sapl_jax.demo.objective import build_clip, pretraining_loss, small_config
 from sapl_jax.demo.vocabulary import EOT, SOT, Vocabulary
+from sapl_jax.errors import UserError
 
 ASSETS = Path(__file__).parents[2] / "sapl_jax" / "assets"
 
@@ -129,8 +130,20 @@ def test_pretraining_on_photographs_never_opens_a_held_out_one(tmp_path, monkeyp
     )
     monkeypatch.setattr(sys, "argv", ["pretrain", *flags.split()])
     pretrain.main()
-    vision = load_clip(tmp_path / "clip").config.vision
+    first = load_clip(tmp_path / "clip")
+    vision = first.config.vision
     assert (vision.patch_size, vision.hidden_size) == (8, 64)
+
+    # Another run may go on from there: after no more than a step it is close to where it began.
+    again = ["--start", str(tmp_path / "clip"), "--output", str(tmp_path / "more"), "--steps", "1"]
+    monkeypatch.setattr(sys, "argv", ["pretrain", *flags.split(), *again])
+    pretrain.main()
+    kernels = [load_clip(tmp_path / n).vision.patch_kernel[...] for n in ("clip", "more")]
+    gap, size = jnp.abs(kernels[1] - kernels[0]).max(), jnp.abs(kernels[0]).max()
+    assert 0 < gap < 0.05 * size
+    monkeypatch.setattr(sys, "argv", ["pretrain", *flags.split(), *again, "--width", "32"])
+    with pytest.raises(UserError, match="--start .*other sizes"):
+        pretrain.main()
 
 
 @pytest.mark.parametrize(("name", "reach"), [("clip_patch16", 0), ("clip_patch8", 1)])

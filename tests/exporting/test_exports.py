@@ -112,9 +112,9 @@ def test_stablehlo_runs_without_this_package(exports, trained, trained_run, tmp_
 
 
 def with_views(trained):
-    """The same model, whose answers are means over views; with its configuration."""
+    """The same model, with means over views for answers and maps that stop at outlines."""
     config = copy.deepcopy(trained.config)
-    config.model.test_views = True
+    config.model.test_views, config.model.heat_map.colours = True, 0.2
     model = with_parts(trained.model, options=FrozenConfigDict(config.model))
     return trained._replace(model=model, config=config)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sapl_jax.models.localization import (
+    along_colours,
     heat_map_of_picture,
     pooled_logits,
     stretched,
@@ -110,6 +111,71 @@ def test_smoothing_lowers_a_peak_and_keeps_the_range():
     smooth = heat_map(patch_map, valid, (40, 40), (80, 80), sigma=4.0)
     assert 0.0 < smooth.max() < sharp.max() <= 1.0
     assert smooth.min() >= 0.0
+
+
+def plain_along_colours(heat, image, inside, sigma, colours):
+    """`along_colours` of one picture, cell by cell."""
+    side = len(heat)
+    cell = len(image) // side
+    means = image.reshape(side, cell, side, cell, 3).mean((1, 3)) / 255
+    red, green, blue = np.moveaxis(means, -1, 0)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    colour = np.stack([luma, red - green, (red + green) / 2 - blue], -1)
+    for _ in range(2):
+        before, heat = heat, np.zeros((side, side))
+        for y, x in np.ndindex(side, side):
+            total = 0.0
+            for v, u in np.argwhere(inside):
+                near = cell**2 * ((y - v) ** 2 + (x - u) ** 2) / sigma**2
+                like = ((colour[y, x] - colour[v, u]) ** 2).sum() / colours**2
+                weight = np.exp(-(near + like) / 2)
+                heat[y, x] += weight * before[v, u]
+                total += weight
+            heat[y, x] /= total
+    return heat
+
+
+@pytest.mark.parametrize("cells", [1, 2])
+def test_smoothing_along_colours_is_a_joint_bilateral_filter(cells):
+    rng = np.random.default_rng(0)
+    side = 3 * cells
+    heat = rng.uniform(size=(2, side, side)).astype(np.float32)
+    image = rng.integers(0, 256, (2, 42, 42, 3), dtype=np.uint8)
+    valid = np.ones((2, 3, 3), bool)
+    valid[1, 2:] = False  # A picture that leaves the canvas's last patches, and half of another.
+    found = along_colours(jnp.asarray(heat), jnp.asarray(image), jnp.asarray(valid), 20.0, 0.2)
+    for b, rows in enumerate((side, 2 * cells - (cells - 1))):
+        inside = np.zeros((side, side), bool)
+        inside[:rows] = True
+        expected = plain_along_colours(heat[b], image[b], inside, 20.0, 0.2)
+        np.testing.assert_allclose(found[b][:rows], expected[:rows], atol=1e-5)
+
+
+def test_smoothing_along_colours_keeps_to_a_thing_of_the_picture_s_own():
+    rng = np.random.default_rng(0)
+    thing = np.zeros((8, 8), bool)
+    thing[2:6, 3:7] = True
+    image = np.where(thing.repeat(8, 0).repeat(8, 1)[..., None], [200, 60, 40], [40, 90, 160])
+    image = (image + rng.integers(-20, 21, image.shape)).astype(np.uint8)[None]
+    heat = (0.4 + 0.2 * thing + 0.3 * rng.normal(size=(8, 8))).astype(np.float32)[None]
+    valid = jnp.ones((1, 8, 8), bool)
+
+    def gap(pixels):
+        """By how much the thing is hotter than what is right beside it."""
+        found = np.asarray(along_colours(jnp.asarray(heat), pixels, valid, 24.0, 0.15))[0]
+        beside = thing ^ (np.roll(thing, 1, 0) | np.roll(thing, -1, 0))
+        return found[thing].mean() - found[beside & ~thing].mean()
+
+    assert gap(image) > 0.1
+    for other in (image[:, ::-1, :24].repeat(3, 2)[:, :, :64], np.full_like(image, 90)):
+        assert gap(other) < 0.06
+
+
+def test_smoothing_along_colours_of_a_picture_without_a_valid_patch_is_finite():
+    heat = jnp.full((1, 4, 4), 0.5)
+    image = jnp.zeros((1, 8, 8, 3), jnp.uint8)
+    found = along_colours(heat, image, jnp.zeros((1, 4, 4), bool), 20.0, 0.2)
+    np.testing.assert_allclose(found, 0.5, atol=1e-6)
 
 
 def test_a_picture_thinner_than_half_a_patch_still_gets_a_map():

@@ -194,7 +194,7 @@ class Brightness:
     """A model that finds a patch tampered as its mean red value says, padding aside."""
 
     def __init__(self, patch):
-        heat_map = SimpleNamespace(taps="logits")
+        heat_map = SimpleNamespace(taps="logits", colours=0.0)
         self.options = SimpleNamespace(test_views=True, test_reach=0, heat_map=heat_map)
         self.scale, self.patch = 1.0, patch
 

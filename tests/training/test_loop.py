@@ -15,7 +15,7 @@ from sapl_jax.errors import UserError
 from sapl_jax.files import write_json
 from sapl_jax.models.sapl import build_sapl, open_sapl
 from sapl_jax.training.loop import total_steps, train
-from sapl_jax.workdir import NEWER_FIELDS, open_workdir, read_config, remember_data, trained_on
+from sapl_jax.workdir import open_workdir, read_config, remember_data, trained_on
 from tests.training.memory_data import MemoryData
 
 
@@ -174,18 +174,17 @@ def test_a_work_directory_of_another_configuration_is_refused(tiny_config, tmp_p
 def test_a_run_from_before_a_field_continues_with_what_it_had_then(tiny_config, tmp_path):
     (tmp_path / "checkpoints" / "last" / "3").mkdir(parents=True)
     older = tiny_config.to_dict()
-    for field in NEWER_FIELDS:
-        del older["model"][field]
+    del older["model"]["heat_map"]["colours"]
     write_json(tmp_path / "config.json", older)
-    tiny_config.model.attention_reach = 1
+    tiny_config.model.heat_map.colours = 0.15
     with (
-        pytest.raises(UserError, match=r"config\.model\.attention_reach: 0 there, 1 now"),
+        pytest.raises(UserError, match=r"config\.model\.heat_map\.colours: 0.0 there, 0.15 now"),
         open_workdir(tmp_path, tiny_config),
     ):
         pass
-    tiny_config.model.attention_reach = 0
+    tiny_config.model.heat_map.colours = 0.0
     with open_workdir(tmp_path, tiny_config):
-        assert read_config(tmp_path).model.attention_reach == 0
+        assert read_config(tmp_path).model.heat_map.colours == 0
 
 
 def test_a_run_that_saved_nothing_can_be_started_again_otherwise(tiny_config, tmp_path):
