@@ -3,12 +3,12 @@
 python -m sapl_jax.demo.pretrain --output sapl_jax/assets/clip_patch16
 python -m sapl_jax.demo.pretrain --output sapl_jax/assets/clip_patch8 --patch 8 --width 96 \
     --canvas 64 --size 160 --pictures 5000 --steps 6000 --reach 1
-python -m sapl_jax.demo.pretrain --output DIR --photographs DIR --learning-rate 7.5e-4 \
-    --start sapl_jax/assets/clip_patch16 --steps 6000
+python -m sapl_jax.demo.pretrain --output sapl_jax/assets/clip_photographs --photographs DIR \
+    --start sapl_jax/assets/clip_patch16 --learning-rate 7.5e-4 --steps 6000
 
 The pictures are generated, or real photographs taken again by the generator's cameras. It sees no
 forgery, no mask and no label: captions say what a picture shows and how it was processed. The
-first two commands made the shipped folders.
+commands made the shipped folders.
 """
 
 import argparse

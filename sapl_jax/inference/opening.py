@@ -29,8 +29,8 @@ ORBAX_WEIGHTS = "weights"  # the folder of an export's arrays
 SHIPPED = Path(__file__).parent.parent / "assets" / "photographs_model"
 NOTICE = (
     "No --checkpoint was given: using the package's small model for photographs, a hint and no "
-    "evidence. On forgeries it never saw: I-AUC .81, P-AUC .82, P-F1 .41 (no skill: .50, .50, "
-    ".20); on real ones of others I-AUC .52 and .66, P-AUC .73 and .75: docs/model_card.md."
+    "evidence. On forgeries it never saw: I-AUC .82, P-AUC .83, P-F1 .43 (no skill: .50, .50, "
+    ".20); on real ones of others I-AUC .51 and .65, P-AUC .73 and .72: docs/model_card.md."
 )
 
 

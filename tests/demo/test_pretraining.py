@@ -146,7 +146,9 @@ def test_pretraining_on_photographs_never_opens_a_held_out_one(tmp_path, monkeyp
         pretrain.main()
 
 
-@pytest.mark.parametrize(("name", "reach"), [("clip_patch16", 0), ("clip_patch8", 1)])
+@pytest.mark.parametrize(
+    ("name", "reach"), [("clip_patch16", 0), ("clip_patch8", 1), ("clip_photographs", 0)]
+)
 def test_a_shipped_backbone_is_small_and_tells_grainy_from_clean_pictures(name, reach) -> None:
     from data_pipelines.generator.captions import captioned_picture
     from sapl_jax.models.layers import l2_normalize

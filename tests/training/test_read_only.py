@@ -48,7 +48,10 @@ def test_a_read_only_work_directory_is_a_clear_error(shared, tiny_config):
             open_workdir(shared / "run", tiny_config),
         ):
             pass
-        with as_a_plain_user(), pytest.raises(UserError, match="checkpoint folder .* cannot be written"):
+        with (
+            as_a_plain_user(),
+            pytest.raises(UserError, match="checkpoint folder .* cannot be written"),
+        ):
             CheckpointFolder(shared / "checkpoints")
     finally:
         shared.chmod(0o755)
