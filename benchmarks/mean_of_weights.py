@@ -16,7 +16,7 @@ import numpy as np
 from data_pipelines.generator.photographs import installed_photographs
 from sapl_jax.checkpoints import flatten
 from sapl_jax.clip.model import merge_lora
-from sapl_jax.errors import Parser, UserError, run_main
+from sapl_jax.errors import Parser, UserError, check_numbers, run_main
 from sapl_jax.exporting.writing import export
 from sapl_jax.inference.opening import TrainedModel, load_model
 from sapl_jax.models.sapl import with_parts
@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.5, help="of the second, from 0 to 1")
     parser.add_argument("--output", type=Path, required=True)
     flags = parser.parse_args()
+    check_numbers(flags, share=(0, 1))
     first, second = (load_model(folder, "float32") for folder in (flags.first, flags.second))
     export(mean_of(first, second, flags.share), "orbax", flags.output, installed_photographs())
     print(f"the mean of both is in {flags.output}")

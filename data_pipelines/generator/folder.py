@@ -91,8 +91,7 @@ def generate(
             partial(examples.sources_of, seed, world=world),
             partial(examples.make_example, seed, size=size, world=world),
         )
-    again = "Free some space or choose another --output; the same command goes on where it was."
-    with writing(folder, again):
+    with writing(folder, "Free some space and run the same command, or choose another --output."):
         _claim(folder, settings)
         with hold_lock(folder / MARK, waiting_for="generates the same pictures"):
             there = [path.name.partition("_")[0] for path in folder.glob("[AT][up]/*.jpg")]

@@ -46,8 +46,7 @@ _AT_LEAST_ZERO = (
     "train.num_steps train.warmup_steps train.weight_decay train.background_share "
     "train.background_weight data.jpeg_share train.max_bad_steps train.eval_batch_size "
     "model.logit_scale model.hecl.weight model.heat_map.sigma model.heat_map.tile "
-    "model.attention_reach model.test_reach model.heat_map.normalize "
-    "model.heat_map.colours"
+    "model.attention_reach model.test_reach model.heat_map.normalize model.heat_map.colours"
 )
 _SHARES = ("train.background_share", "model.pooled_share", "data.jpeg_share")
 
@@ -140,6 +139,8 @@ def _check_values(config: ConfigDict) -> None:
         check("train.warmup_steps", config.train.warmup_steps < steps, "fewer than train.num_steps")
     for field, choices in CHOICES.items():
         check(field, value(field) in choices, f"one of {', '.join(choices)}")
+    sigma, needed = config.model.heat_map.sigma, config.model.heat_map.colours > 0
+    check("model.heat_map.sigma", sigma > 0 or not needed, "more than 0 beside colours")
     check("model.heat_map.normalize", value("model.heat_map.normalize") < 1, "less than 1")
     for field in _SHARES:
         check(field, value(field) <= 1, "a share, from 0 to 1")

@@ -54,6 +54,13 @@ def test_a_mistake_is_named_without_a_traceback(argument, message):
     assert "Traceback" not in str(caught.value)
 
 
+def test_smoothing_along_colours_needs_a_width_in_pixels():
+    flags = ["--config.model.heat_map.colours=0.1", "--config.model.heat_map.sigma=0"]
+    with pytest.raises(UserError, match="sigma is 0.0; expected more than 0 beside colours"):
+        load_config(PAPER, flags)
+    load_config(PAPER, flags[1:])
+
+
 @pytest.mark.parametrize("name", ["configs/absent.py", "configs/ablations.py:absent"])
 def test_a_configuration_that_is_not_there_is_named(name):
     with pytest.raises(UserError, match="absent"):
