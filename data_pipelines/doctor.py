@@ -143,13 +143,13 @@ def _masks(examined: Sequence[Examined]) -> list[Finding]:
     findings += _if_any(empty, "masks have no tampered pixel", mend)
     shares = [item.share for item in with_mask if item.share is not None]
     # Forgers paste objects: in every known set the median mask covers far less than half.
-    if len(shares) >= 5 and (median := np.median(shares)) > 0.5:
+    if shares and (median := np.median(shares)) > 0.5:
         what = f"masks look inverted: half of them mark over {median:.0%} as tampered"
         mend = "white must be tampered; invert the masks, or use the layout that knows them"
         return [*findings, Finding(what, mend)]
-    whole = (item.sample.mask for item in with_mask if item.share == 1)
-    mend = "check that they are masks; pixel AUC is not defined for them"
-    return findings + _if_any(whole, "masks mark every pixel as tampered", mend)
+    whole = (item.sample.mask for item in with_mask if (item.share or 0) > 0.9)
+    mend = "check the polarity (white = tampered) and that they are masks"
+    return findings + _if_any(whole, "masks mark over 90 % as tampered", mend)
 
 
 def _duplicates(listing: Listing, against: Sequence[tuple[str, Listing]]) -> list[Finding]:

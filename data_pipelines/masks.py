@@ -2,7 +2,7 @@
 
 Data sets store masks in different ways, which a sample's mask style names:
 
-`white`     grey levels, white = tampered (CASIA, COVERAGE, most others)
+`white`     grey levels, white = tampered (CASIA, COVERAGE, most others), or 0 and 1
 `black`     grey levels, black = tampered (NIST16)
 `nonzero`   anything but 0 is tampered (IMD2020)
 `columbia`  a lossy JPEG of a palette: either green is the spliced side, either red the background
@@ -65,7 +65,8 @@ def load_mask(path: Path, image: np.ndarray, style: str | Outlines = "white") ->
 def _read(path: Path, style: str) -> np.ndarray:
     """255 where `style` says tampered; Columbia's where the nearest palette colour is a green."""
     if style == "white":
-        return read_mask(path)
+        grey = read_mask(path)
+        return grey * 255 if grey.max() == 1 else grey
     if style == "black":
         return 255 - read_mask(path)
     if style == "nonzero":

@@ -168,6 +168,7 @@ def _view(
     # Near its own scale, at which its own traces are left; yet wide enough to show objects.
     share = min(max(longer / (rng.uniform(0.8, 1) * max(height, width)), 0.25), 1.0)
     tall, wide = max(2, round(share * height)), max(2, round(share * width))
+    tall, wide = min(tall, 4 * wide), min(wide, 4 * tall)  # A strip has no room for regions.
     y, x = int(rng.integers(height - tall + 1)), int(rng.integers(width - wide + 1))
     window = np.s_[y : y + tall, x : x + wide]
     mirror = slice(None, None, -1 if rng.random() < 0.5 else 1)

@@ -31,7 +31,6 @@ class LoRAParam(Trainable):
 # out, which takes as much memory as the others.
 LINEAR, ATTENDED, MLP = "linear", "attended", "mlp"
 
-
 # Attention of queries, keys and values [B, T, H, d] -> [B, T, H, d].
 Attend = Callable[[Array, Array, Array], Array]
 
@@ -43,6 +42,19 @@ def normal(
     if rngs is None:
         return nnx.Param(jnp.zeros(shape, dtype))
     return nnx.Param((jax.random.normal(rngs.params(), shape) * std).astype(dtype))
+
+
+def lecun_stacked(rngs: nnx.Rngs, shape: tuple[int, ...]) -> Array:
+    """LeCun-normal kernels [..., in, out], float32; leading axes are independent kernels."""
+    batch_axes = tuple(range(len(shape) - 2))
+    initializer: Callable[..., Array] = nnx.initializers.lecun_normal(batch_axis=batch_axes)
+    return initializer(rngs.params(), shape, jnp.float32)
+
+
+def l2_normalize(x: Array) -> Array:
+    """`x` [..., D] over its norm along the last axis, float32; zero stays zero, as its gradient."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
 
 
 class LayerNorm(nnx.Module):

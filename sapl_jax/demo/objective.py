@@ -9,10 +9,10 @@ import optax
 from flax import nnx
 
 from data_pipelines.generator.captions import HISTORY
+from sapl_jax.clip.blocks import l2_normalize
 from sapl_jax.clip.config import CLIPConfig, TextConfig, VisionConfig
 from sapl_jax.clip.model import CLIP, CLIPSource
 from sapl_jax.demo.captioned_batches import LOCAL, Batch
-from sapl_jax.models.layers import l2_normalize
 from sapl_jax.models.sapl import normalize_pixels
 
 _NOISE_FLOOR = 1e-2  # variance of normalised pixels below which a component is not amplified

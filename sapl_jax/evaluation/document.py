@@ -65,7 +65,7 @@ def _plain(text: str) -> str:
 
 def _markdown_table(table: Table) -> list[str]:
     stressed = [
-        [f"**{cell}**" if n in table.emphasised else cell for cell in map(_plain, row)]
+        [f"**{cell}**" if cell and n in table.emphasised else cell for cell in map(_plain, row)]
         for n, row in enumerate(table.rows)
     ]
     rule = ["---"] * table.names + ["---:"] * (len(table.header) - table.names)

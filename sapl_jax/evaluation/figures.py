@@ -247,7 +247,7 @@ def galleries(session: Session) -> list[Picture]:
         caption = (
             f"{dataset}, chosen by position in the data set, not by result: {', '.join(rows)}."
         )
-        name = f"gallery_{dataset}" + f".{start // _ABREAST + 1}" * (start > 0)
+        name = f"gallery_{dataset}".replace(" ", "_") + f".{start // _ABREAST + 1}" * (start > 0)
         found += pictures(name, [*rows.values()], caption)
     return found
 

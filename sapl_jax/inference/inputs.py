@@ -78,6 +78,6 @@ def find_pictures(specifications: Sequence[str], leave_out: Path | None = None) 
         reasons = "".join(f"\n  {path}: {reason}" for path, reason in found.skipped[:5])
         raise UserError(
             f"No pictures were found in {', '.join(map(repr, specifications))}. Expected files or "
-            f"folders of {', '.join(sorted(SUFFIXES))}.{reasons}"
+            f"folders of {', '.join(sorted(SUFFIXES))}; --output is never read.{reasons}"
         )
     return found

@@ -99,7 +99,7 @@ class Localizer:
     @classmethod
     def load(
         cls,
-        checkpoint: str | Path | None,
+        checkpoint: str | Path | None = None,
         *,
         dtype: str | None = None,
         which: str | None = None,
@@ -193,11 +193,11 @@ class Localizer:
         self, images: Sequence[np.ndarray]
     ) -> Iterator[tuple[Sequence[np.ndarray], list[Preprocessed]]]:
         """Pictures, and their inputs filled up to one or a full batch: two shapes are compiled."""
-        for image in images:
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        for array in map(np.asarray, images):
+            if array.dtype != np.uint8 or array.shape[2:] != (3,) or not array.size:
                 raise UserError(
-                    f"Expected an RGB picture, uint8 [H, W, 3]; found {image.dtype} "
-                    f"{list(image.shape)}."
+                    f"Expected an RGB picture, uint8 [H, W, 3]; found {array.dtype} "
+                    f"{list(array.shape)}."
                 )
         size = 1 if len(images) == 1 else self.batch_size
         for start in range(0, len(images), size):

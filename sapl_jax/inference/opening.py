@@ -55,12 +55,6 @@ def load_model(
 ) -> TrainedModel:
     """The model that `Localizer.load` opens, with its LoRA if it has one; same arguments."""
     if checkpoint is None:
-        if not is_export(SHIPPED):
-            raise UserError(
-                "No --checkpoint was given, and the package's model is not in this installation "
-                f"({SHIPPED}). Give a training run's folder or an export with --checkpoint DIR; "
-                "`python -m sapl_jax.demo` makes a run in demo/run."
-            )
         log.warning(NOTICE)
     folder = Path(checkpoint or SHIPPED)
     check_checkpoint(folder)
@@ -167,6 +161,6 @@ def _require_current(config: ConfigDict, origin: Path) -> None:
     parts = ("image.", "clip.", "model.", "train.")
     if missing := sorted(name for name in absent if name.startswith(parts)):
         raise UserError(
-            f"{origin} was written by another version of sapl_jax: its configuration has no "
-            f"{', '.join(missing)}. Open it with that version, or train again."
+            f"{origin} is of another version of sapl_jax, or no run: its configuration has no "
+            f"{', '.join(missing[:3])}: {len(missing)} in all. Open it with that version."
         )

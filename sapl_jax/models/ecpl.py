@@ -21,8 +21,7 @@ from flax import nnx
 from jax import Array
 
 from sapl_jax.clip.attention import product
-from sapl_jax.clip.blocks import Trainable
-from sapl_jax.models.layers import lecun_stacked
+from sapl_jax.clip.blocks import Trainable, lecun_stacked
 
 
 class EdgeTokens(nnx.Module):

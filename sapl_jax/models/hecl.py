@@ -13,9 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from sapl_jax.clip.blocks import Trainable
+from sapl_jax.clip.blocks import Trainable, l2_normalize, lecun_stacked
 from sapl_jax.devices import AXIS
-from sapl_jax.models.layers import l2_normalize, lecun_stacked
 
 # Who gives: [own label is 0, own label is 1] -> may it give (authentic, manipulated) edges?
 GIVERS = {"label": ((True, False), (False, True)), "tampered_both": ((True, False), (True, True))}

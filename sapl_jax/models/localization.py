@@ -33,7 +33,9 @@ def tampered_heat(similarity: Array, scale: Array, taps: str) -> Array:
     return jax.nn.sigmoid(tampered_margin(similarity, scale))
 
 
-def pooled_logits(similarity: Array, scale: Array, valid: Array, share: float) -> Array:
+def pooled_logits(
+    similarity: Array, scale: Array, valid: Array, share: float, mute: Array | None = None
+) -> Array:
     """Image logits [B,2] float32 from the patches that look most tampered.
 
     The image's margin is the mean of the largest ones of its patches (`tampered_margin`), and its
@@ -42,9 +44,11 @@ def pooled_logits(similarity: Array, scale: Array, valid: Array, share: float) -
     for. Ours; the paper classifies by the CLS feature.
 
     Args: as in `tampered_margin`; `valid` [B,T] bool: other patches do not count; `share` of an
-        image's valid patches, in (0,1]: at least one patch is taken.
+        image's valid patches, in (0,1]: at least one patch is taken; `mute` [B,T] bool: patches
+        whose margin counts as 0 where it is higher.
     """
     margin = tampered_margin(similarity, scale)
+    margin = margin if mute is None else jnp.where(mute, jnp.minimum(margin, 0), margin)
     most, _ = jax.lax.top_k(jnp.where(valid, margin, -jnp.inf), math.ceil(share * valid.shape[1]))
     count = jnp.maximum(jnp.ceil(share * jnp.sum(valid, axis=1, keepdims=True)), 1)
     taken = (jnp.arange(most.shape[1])[None] < count) & jnp.isfinite(most)

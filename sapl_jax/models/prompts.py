@@ -17,11 +17,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from sapl_jax.clip.blocks import Trainable
+from sapl_jax.clip.blocks import Trainable, lecun_stacked
 from sapl_jax.clip.model import CLIP
 from sapl_jax.errors import UserError
 from sapl_jax.models.ecpl import EdgeTokens
-from sapl_jax.models.layers import lecun_stacked
 
 MAX_TEXT_LENGTH = 77
 _COCOOP_REDUCTION = 16  # As in CoCoOp: the meta-net's hidden width is the vision width / 16.

@@ -14,14 +14,13 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from data_pipelines.preprocess import PADDING
 from sapl_jax.clip.attention import product
-from sapl_jax.clip.blocks import KEEP, Recompute
+from sapl_jax.clip.blocks import KEEP, Recompute, l2_normalize
 from sapl_jax.clip.config import LoRAConfig
 from sapl_jax.clip.loading import open_clip
 from sapl_jax.clip.model import CLIP
 from sapl_jax.clip.tokens import class_token_ids
 from sapl_jax.errors import UserError
 from sapl_jax.models.hecl import ProjectionHeads
-from sapl_jax.models.layers import l2_normalize
 from sapl_jax.models.localization import TAMPERED, along_colours, pooled_logits, tampered_heat
 from sapl_jax.models.prompts import Prompts
 
@@ -29,6 +28,7 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 # Views of a canvas: moved down and to the right by half a patch or not, upright or turned over.
 _VIEWS = tuple(itertools.product((0, 1), (0, 1), (1, -1)))
+_FLAT = 1  # of 255: a patch whose pixels differ by no more in any channel is of one colour
 Arrays = tuple[Array, ...]
 
 
@@ -80,6 +80,7 @@ class SAPL(nnx.Module):
         *,
         recompute: Recompute = KEEP,
         reach: int = 0,
+        mute: Array | None = None,
     ) -> Outputs:
         """One forward pass.
 
@@ -89,6 +90,7 @@ class SAPL(nnx.Module):
             valid: [B,g,g] bool, patches inside the picture.
             recompute: what of the vision blocks is computed again in the backward pass.
             reach: of attention between patches; 0: the configuration's.
+            mute: [B,T] bool, patches that do not raise pooled logits; None: none.
         """
         batch, options = image.shape[0], self.options
         edge_map, valid = edge_map.reshape(batch, -1), valid.reshape(batch, -1)
@@ -118,7 +120,7 @@ class SAPL(nnx.Module):
             image_embedding = l2_normalize(self.clip.visual_projection(features.pooled))
             sources.append(self.scale * jnp.einsum("bp,bcp->bc", image_embedding, text))
         if options.image_logits != "cls":
-            sources.append(pooled_logits(similarity, self.scale, valid, options.pooled_share))
+            sources.append(pooled_logits(similarity, self.scale, valid, options.pooled_share, mute))
         logits = jnp.stack(sources)
         return Outputs(jnp.mean(logits, axis=0), logits, similarity, embeddings, edge_map)
 
@@ -186,14 +188,17 @@ def score_and_patch_map(
     after the other: the canvas as it is, moved by half a patch along either axis and both, and each
     of these turned by 180 degrees. The map then has two cells per patch along a side (n = 2g, else
     g). Attention between patches has the reach `model.test_reach`. Where `model.heat_map.colours`
-    is on, maps are smoothed (`along_colours`).
+    is on, maps are smoothed (`along_colours`). Patches of one colour tell nothing of how a picture
+    was made: they do not raise pooled logits, in smoothed maps they take their neighbours' heat,
+    and the map of a canvas of such is 0.
 
     Args: as `SAPL.__call__`: image [B,C,C,3] uint8, edge_map [B,g,g] float, valid [B,g,g] bool;
         `views` False: of the canvas as it is alone, maps [B,g,g].
     """
 
     def analyse(inputs: Arrays) -> Arrays:
-        outputs = model(*inputs, reach=model.options.test_reach)
+        mute = ~_with_detail(inputs[0], edge_map.shape[1]).reshape(image.shape[0], -1)
+        outputs = model(*inputs, reach=model.options.test_reach, mute=mute)
         grid = (*outputs.similarity.shape[:2], *edge_map.shape[1:], 2)
         return outputs.image_logits, outputs.similarity.reshape(grid)
 
@@ -210,9 +215,19 @@ def score_and_patch_map(
     similarity = similarity.reshape(*similarity.shape[:2], -1, 2)
     options = model.options.heat_map
     heat = tampered_heat(similarity, model.scale, options.taps).reshape(-1, side, side)
+    telling = _with_detail(image, edge_map.shape[1])
     if options.colours:
-        heat = along_colours(heat, image, valid, options.sigma, options.colours)
-    return scores, heat
+        heat = along_colours(heat, image, valid & telling, options.sigma, options.colours)
+    return scores, heat * jnp.any(telling, axis=(1, 2), keepdims=True)
+
+
+def _with_detail(image: Array, grid: int) -> Array:
+    """Which patches [B,g,g] differ within by more than `_FLAT` in a channel, padding aside."""
+    padding = jnp.all(image == jnp.asarray(PADDING, jnp.uint8), axis=-1, keepdims=True)
+    patch, pixels = image.shape[1] // grid, image.astype(jnp.float32)
+    sides = (image.shape[0], grid, patch, grid, patch, 3)
+    most, least = (jnp.where(padding, fill, pixels).reshape(sides) for fill in (0, 255))
+    return jnp.any(most.max(axis=(2, 4)) - least.min(axis=(2, 4)) > _FLAT, axis=-1)
 
 
 def _seen(image: Array, edge_map: Array, valid: Array, down: int, right: int, turn: int) -> Arrays:

@@ -134,7 +134,7 @@ class MetricWriter:
 
     def _write_errors(self) -> AbstractContextManager[None]:
         what = f"{self._path} or the TensorBoard files beside it"
-        return writing(what, "The checkpoints are kept: free space and run the same command again.")
+        return writing(what, "What was saved before is kept: free space and run the command again.")
 
 
 def _keep_until(path: Path, start_step: int, validation_due: bool) -> None:

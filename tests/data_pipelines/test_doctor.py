@@ -94,6 +94,15 @@ def test_inverted_masks_are_suspected(healthy) -> None:
     assert "inverted" in _only(healthy).what
 
 
+def test_one_inverted_mask_among_others_is_told(healthy) -> None:
+    mask = np.full((70, 80), 255, np.uint8)
+    mask[10:14] = 0
+    write_random(healthy / "Tp/t9.png", 29, (70, 80))
+    write_picture(healthy / "Gt/t9_gt.png", mask)
+    finding = _only(healthy)
+    assert finding.what == "1 masks mark over 90 % as tampered" and "t9_gt" in finding.files[0]
+
+
 def test_one_class_and_small_pictures_are_found(tmp_path) -> None:
     write_random(tmp_path / "Tp/t.png", 0, (12, 400))
     whats = [finding.what for finding in _findings(tmp_path)]

@@ -27,6 +27,12 @@ def test_white_masks_stay_as_they_are(tmp_path: Path) -> None:
     assert mask.note is None
 
 
+def test_white_masks_may_be_zeros_and_ones(tmp_path: Path) -> None:
+    grey = _square(40, 60, slice(5, 9), slice(0, 60))
+    path = write_picture(tmp_path / "m.png", grey // 255)
+    np.testing.assert_array_equal(load_mask(path, _picture(40, 60)).grey, grey)
+
+
 def test_black_masks_are_inverted(tmp_path: Path) -> None:
     grey = _square(40, 60, slice(5, 9), slice(0, 60))
     path = write_picture(tmp_path / "m.png", 255 - grey)

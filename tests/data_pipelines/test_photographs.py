@@ -16,9 +16,11 @@ from data_pipelines.generator.folder import generate
 from data_pipelines.generator.photographs import (
     ODDS,
     SPLITS,
+    Library,
     find_segments,
     forged_kind_of,
     forged_sources_of,
+    installed_photographs,
     open_library,
     photograph_example,
 )
@@ -125,6 +127,16 @@ def test_objects_of_even_colour_are_found() -> None:
     labels = find_segments(noisy)
     found = labels == labels[60, 70]
     assert (found & (inside > 0)).sum() / (found | (inside > 0)).sum() > 0.9
+
+
+def test_strips_are_forged_in_bounded_time(tmp_path) -> None:
+    """A scrolled screenshot is so long that no region of it fits."""
+    china, flower = installed_photographs()
+    cv2.imwrite(str(tmp_path / "strip.png"), cv2.resize(cv2.imread(str(china)), (60, 1500)))
+    library = Library((tmp_path / "strip.png", flower), {}, "train")
+    for number in range(8):
+        found = photograph_example(library, 3, number, 128)
+        assert (found.mask is None) == (number % 2 == 0)
 
 
 def test_an_interrupted_run_is_continued_and_a_changed_library_refused(folders, tmp_path) -> None:

@@ -151,7 +151,7 @@ def test_pretraining_on_photographs_never_opens_a_held_out_one(tmp_path, monkeyp
 )
 def test_a_shipped_backbone_is_small_and_tells_grainy_from_clean_pictures(name, reach) -> None:
     from data_pipelines.generator.captions import captioned_picture
-    from sapl_jax.models.layers import l2_normalize
+    from sapl_jax.clip.blocks import l2_normalize
     from sapl_jax.models.sapl import normalize_pixels
 
     assert sum(path.stat().st_size for path in (ASSETS / name).iterdir()) < 12e6

@@ -58,7 +58,7 @@ def test_larger_pictures_get_map_and_score_from_tiles_where_the_configuration_sa
     assert np.abs(found.heat_map - whole(image).heat_map).max() > 1e-3
     other = Localizer(*trained, tile=64)(image)
     assert np.abs(found.heat_map - other.heat_map).max() > 1e-3
-    found_once = Calibration("", "", 20, 20, 0.05, 0.7, 1, None, 0.01, 0.3)
+    found_once = Calibration("", "", 20, 20, 0.05, 0.7, 1, (0.0, 0.3), None, 0.01, 0.3)
     calibrated = trained._replace(
         source={**trained.source, "calibration": dataclasses.asdict(found_once)}
     )

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from data_pipelines.generator.photographs import Library, installed_photographs, photograph_example
-from data_pipelines.images import decode_image
+from data_pipelines.images import decode_image, read_image
 from sapl_jax.inference.localizer import Localizer
 from sapl_jax.inference.opening import SHIPPED
 
@@ -24,6 +24,19 @@ def test_it_finds_forgeries_in_photographs_that_it_never_saw(size: int) -> None:
         if example.mask is not None
     ]
     assert np.mean(where) > 0.68
+
+
+@pytest.mark.parametrize("level", [0, 90, 128, 160, 255])
+def test_flat_areas_accuse_nothing(level: int) -> None:
+    localizer = Localizer.load(SHIPPED)
+    photographs = [read_image(path)[:280, :280] for path in installed_photographs()]
+    framed = [
+        np.pad(p, ((160, 160), (160, 160), (0, 0)), constant_values=level) for p in photographs
+    ]
+    flat = np.full((400, 500, 3), level, np.uint8)
+    for result in localizer.analyse([*framed, flat]):
+        assert result.score < localizer.calibration.tampered_above
+    assert not localizer(flat).mask.any() and not localizer(flat[:150, :130]).mask.any()
 
 
 def test_it_is_small_and_sees_large_pictures_in_tiles() -> None:

@@ -198,7 +198,7 @@ class Brightness:
         self.options = SimpleNamespace(test_views=True, test_reach=0, heat_map=heat_map)
         self.scale, self.patch = 1.0, patch
 
-    def __call__(self, image, edge_map, valid, *, reach):
+    def __call__(self, image, edge_map, valid, *, reach, mute):
         grid = image.shape[1] // self.patch
         grids = (len(image), grid, self.patch, grid, self.patch)
         shown = jnp.any(image != jnp.asarray(PADDING, jnp.uint8), axis=-1).reshape(grids)
@@ -222,6 +222,34 @@ def test_views_put_heat_where_the_picture_has_it(patch, shape):
     inner = np.s_[patch : -2 * patch, patch : -2 * patch]
     np.testing.assert_allclose(found[inner], ramp[inner], atol=2.0)
     np.testing.assert_allclose(found, ramp, atol=2 * patch)
+
+
+@pytest.mark.parametrize("level", [0, 90, 255])
+def test_patches_of_one_colour_raise_no_score_and_a_canvas_of_them_has_no_map(
+    tiny_config, batch, level
+):
+    tiny_config.model.image_logits, tiny_config.model.pooled_share = "patches", 0.5
+    model = build_sapl(tiny_config, jnp.float32)
+    image, edge_map, valid = map(np.array, batch)
+    image[0], image[1, :14] = level, level  # Wholly, and the upper half; all but rounding.
+    image[0, ::2], image[1, :14:2] = abs(level - 1), abs(level - 1)
+    scores, heat = score_and_patch_map(model, image, edge_map, valid)
+    outputs = model(image, edge_map, valid)
+    margin = model.scale * (outputs.similarity[..., 1] - outputs.similarity[..., 0]).mean(0)
+    margin = np.asarray(margin).copy()
+    margin[0], margin[1, :8] = np.minimum(margin[0], 0), np.minimum(margin[1, :8], 0)
+    expected = np.sort(margin, axis=1)[:, 8:].mean(1)
+    np.testing.assert_allclose(scores, 1 / (1 + np.exp(-expected)), atol=1e-5)
+    assert scores[0] <= 0.5 and not heat[0].any() and (heat[1:] > 0).all()
+
+
+def test_padding_is_no_detail(tiny_config, batch):
+    model = build_sapl(tiny_config, jnp.float32)
+    image, edge_map, valid = map(np.array, batch)
+    image[0, :, :25], image[0, :, 25:] = 90, PADDING  # Within the last patch.
+    assert not score_and_patch_map(model, image, edge_map, valid)[1][0].any()
+    image[0, 3, 3] += 2
+    assert score_and_patch_map(model, image, edge_map, valid)[1][0].any()
 
 
 def test_answers_may_have_a_shorter_reach_than_training(tiny_config, batch):
