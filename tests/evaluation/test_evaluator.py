@@ -81,7 +81,7 @@ def test_bad_files_are_named_and_counted_and_the_run_goes_on(detector, folder) -
     write_grey(folder / "Gt" / "e_gt.png", np.zeros((20, 40), np.uint8))
     write_rgb(folder / "Tp" / "f.png", picture(10))
     write_rgb(folder / "Tp" / "g.png", picture(10))
-    write_grey(folder / "Gt" / "g_gt.png", np.ones((20, 40), np.uint8))
+    write_grey(folder / "Gt" / "g_gt.png", np.full((20, 40), 3, np.uint8))
     result = _evaluate(detector, folder)
     reasons = {path.name: reason for path, reason in result.skipped}
     assert set(reasons) == {"cut.png", "text.jpg", "notes.txt"}
