@@ -143,7 +143,7 @@ def _masks(examined: Sequence[Examined]) -> list[Finding]:
     findings += _if_any(empty, "masks have no tampered pixel", mend)
     shares = [item.share for item in with_mask if item.share is not None]
     # Forgers paste objects: in every known set the median mask covers far less than half.
-    if shares and (median := np.median(shares)) > 0.5:
+    if len(shares) >= 5 and (median := np.median(shares)) > 0.5:
         what = f"masks look inverted: half of them mark over {median:.0%} as tampered"
         mend = "white must be tampered; invert the masks, or use the layout that knows them"
         return [*findings, Finding(what, mend)]

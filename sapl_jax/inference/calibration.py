@@ -42,7 +42,6 @@ class Calibration:
     false_alarms: float
     tampered_above: float  # scores above this are called tampered
     alarms: int  # how many of the authentic pictures were above
-    alarm_rate: tuple[float, float]  # what `clopper_pearson` says of them
     authentic_to: float | None  # scores below are called authentic; None: that verdict is not given
     marked: float  # the share of authentic pictures' pixels that the map may mark
     map_threshold: float  # of the heat map
@@ -50,6 +49,8 @@ class Calibration:
     temperature: float | None = None
     bias: float = 0.0
     fitted_on: tuple[int, int] = (0, 0)  # authentic and tampered pictures behind T and bias
+    # What `clopper_pearson` says of the alarms; None, in older files: to be asked, which is slow.
+    alarm_rate: tuple[float, float] | None = None
 
     def probability(self, score: float | np.ndarray) -> np.ndarray | None:
         """The calibrated probability of scores of any shape; None where it was not fitted."""
@@ -69,7 +70,7 @@ class Calibration:
     @property
     def rule(self) -> str:
         """When a picture is called what, and what that promises."""
-        low, high = self.alarm_rate
+        low, high = self.alarm_rate or clopper_pearson(self.alarms, self.authentic)
         rest = "none is called authentic: below no score are so few tampered ones known to lie"
         if self.authentic_to is not None:
             rest = (
@@ -218,8 +219,9 @@ def read(folder: Path) -> Calibration | None:
 
 def of_dict(content: dict) -> Calibration:
     """A calibration of its JSON; ValueError, KeyError or TypeError for anything else."""
-    pairs = {name: tuple(content[name]) for name in ("fitted_on", "alarm_rate")}
-    stored = {"format": FORMAT, **content, **pairs}
+    rate, fitted_on = content.get("alarm_rate"), tuple(content["fitted_on"])
+    rate = None if rate is None else tuple(rate)
+    stored = {"format": FORMAT, **content, "fitted_on": fitted_on, "alarm_rate": rate}
     if stored.pop("format") != FORMAT:
         raise ValueError("another format")
     return Calibration(**stored)

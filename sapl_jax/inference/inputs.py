@@ -75,9 +75,10 @@ def find_pictures(specifications: Sequence[str], leave_out: Path | None = None) 
                 else:
                     found.others += 1
     if not found.pictures:
+        other = "; what lies in --output is never read" if barred else ""
         reasons = "".join(f"\n  {path}: {reason}" for path, reason in found.skipped[:5])
         raise UserError(
             f"No pictures were found in {', '.join(map(repr, specifications))}. Expected files or "
-            f"folders of {', '.join(sorted(SUFFIXES))}; --output is never read.{reasons}"
+            f"folders of {', '.join(sorted(SUFFIXES))}{other}.{reasons}"
         )
     return found

@@ -131,8 +131,14 @@ class Localizer:
         """Analyses pictures, uint8 RGB [H,W,3] of any sizes; one result each, in order.
 
         Raises:
-            UserError: an array is not uint8 with three channels.
+            UserError: an array is not uint8 with three channels, or is empty.
         """
+        for array in map(np.asarray, images):
+            if array.dtype != np.uint8 or array.shape[2:] != (3,) or not array.size:
+                raise UserError(
+                    f"Expected an RGB picture, uint8 [H, W, 3]; found {array.dtype} "
+                    f"{list(array.shape)}."
+                )
         options = (self.tile, self.overlap, self.batch_size, self.threshold, self._share)
         tiled = TiledDetector(self._shrunk, *options)
         found = tiled.analyse(images) if self.tile else self._shrunk(images)
@@ -193,12 +199,6 @@ class Localizer:
         self, images: Sequence[np.ndarray]
     ) -> Iterator[tuple[Sequence[np.ndarray], list[Preprocessed]]]:
         """Pictures, and their inputs filled up to one or a full batch: two shapes are compiled."""
-        for array in map(np.asarray, images):
-            if array.dtype != np.uint8 or array.shape[2:] != (3,) or not array.size:
-                raise UserError(
-                    f"Expected an RGB picture, uint8 [H, W, 3]; found {array.dtype} "
-                    f"{list(array.shape)}."
-                )
         size = 1 if len(images) == 1 else self.batch_size
         for start in range(0, len(images), size):
             part = images[start : start + size]

@@ -28,7 +28,6 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 # Views of a canvas: moved down and to the right by half a patch or not, upright or turned over.
 _VIEWS = tuple(itertools.product((0, 1), (0, 1), (1, -1)))
-_FLAT = 1  # of 255: a patch whose pixels differ by no more in any channel is of one colour
 Arrays = tuple[Array, ...]
 
 
@@ -222,12 +221,12 @@ def score_and_patch_map(
 
 
 def _with_detail(image: Array, grid: int) -> Array:
-    """Which patches [B,g,g] differ within by more than `_FLAT` in a channel, padding aside."""
+    """Which patches [B,g,g] differ within by more than 1 of 255 in a channel, padding aside."""
     padding = jnp.all(image == jnp.asarray(PADDING, jnp.uint8), axis=-1, keepdims=True)
     patch, pixels = image.shape[1] // grid, image.astype(jnp.float32)
     sides = (image.shape[0], grid, patch, grid, patch, 3)
     most, least = (jnp.where(padding, fill, pixels).reshape(sides) for fill in (0, 255))
-    return jnp.any(most.max(axis=(2, 4)) - least.min(axis=(2, 4)) > _FLAT, axis=-1)
+    return jnp.any(most.max(axis=(2, 4)) - least.min(axis=(2, 4)) > 1, axis=-1)
 
 
 def _seen(image: Array, edge_map: Array, valid: Array, down: int, right: int, turn: int) -> Arrays:

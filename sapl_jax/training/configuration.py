@@ -145,9 +145,7 @@ def _check_values(config: ConfigDict) -> None:
     for field in _SHARES:
         check(field, value(field) <= 1, "a share, from 0 to 1")
     clip = config.clip.pretrained  # A folder, random:NAME or a name on the hub.
-    if Path(clip).is_dir():  # So that the run is opened from anywhere.
-        config.clip.pretrained = str(Path(clip).absolute())
-    elif not re.fullmatch(r"random:.+|\w[\w.-]*(/[\w.-]+)?", clip):
+    if not (Path(clip).is_dir() or re.fullmatch(r"random:.+|\w[\w.-]*(/[\w.-]+)?", clip)):
         raise UserError(f"{clip}: no such folder. Give a CLIP folder or a Hugging Face hub name.")
     profiled = re.fullmatch(r"(\d+):(\d+)|", config.train.profile_steps)
     in_order = bool(profiled and (not profiled[1] or int(profiled[1]) < int(profiled[2])))

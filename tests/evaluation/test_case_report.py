@@ -53,8 +53,8 @@ def test_the_page_has_everything_and_loads_nothing(monkeypatch, trained_run, tmp
     assert _predict(monkeypatch, *flags, tmp_path / "out") == 0 and file.read_text() == page
 
     found = calibration.Calibration(
-        Localizer.load(run).source["fingerprint"], "ours", 40, 30, 0.05, 0.0, 39, (0.9, 1.0),
-        None, 0.01, 0.25, temperature=2.0, fitted_on=(40, 30),
+        Localizer.load(run).source["fingerprint"], "ours", 40, 30, 0.05, 0.0, 39, None, 0.01, 0.25,
+        temperature=2.0, fitted_on=(40, 30),
     )  # fmt: skip
     calibration.write(run, found)
     assert _predict(monkeypatch, *flags, tmp_path / "calibrated") == 0

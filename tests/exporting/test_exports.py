@@ -90,7 +90,7 @@ def test_stablehlo_runs_without_this_package(exports, trained, trained_run, tmp_
     shutil.copytree(exports["stablehlo"][0], folder)
     said = "tampered"
     if ends is not None:
-        found = Calibration("", "", 20, 20, 0.05, ends[0], 1, (0.0, 0.3), ends[1], 0.01, 0.5)
+        found = Calibration("", "", 20, 20, 0.05, ends[0], 1, ends[1], 0.01, 0.5)
         carried = {**trained.source, "calibration": dataclasses.asdict(found)}
         content = describe(trained._replace(source=carried), "stablehlo")
         (folder / "export.json").write_text(json.dumps(content))

@@ -58,7 +58,7 @@ def test_larger_pictures_get_map_and_score_from_tiles_where_the_configuration_sa
     assert np.abs(found.heat_map - whole(image).heat_map).max() > 1e-3
     other = Localizer(*trained, tile=64)(image)
     assert np.abs(found.heat_map - other.heat_map).max() > 1e-3
-    found_once = Calibration("", "", 20, 20, 0.05, 0.7, 1, (0.0, 0.3), None, 0.01, 0.3)
+    found_once = Calibration("", "", 20, 20, 0.05, 0.7, 1, None, 0.01, 0.3)
     calibrated = trained._replace(
         source={**trained.source, "calibration": dataclasses.asdict(found_once)}
     )
@@ -94,6 +94,12 @@ def test_arrays_that_are_no_rgb_pictures_are_refused(localizer):
         localizer(np.zeros((8, 8, 3), np.float32))
     with pytest.raises(UserError, match="RGB"):
         localizer(np.zeros((8, 8), np.uint8))
+    tiled = Localizer(*load_model(None))
+    for array, found in ((np.zeros((300, 481), np.uint8), r"\[300, 481\]"), ("a.png", "<U5")):
+        with pytest.raises(UserError, match=found):
+            tiled(array)
+    with pytest.raises(UserError, match=r"\[0, 5, 3\]"):
+        localizer(np.zeros((0, 5, 3), np.uint8))
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

@@ -69,7 +69,7 @@ def test_a_refusal_carries_no_markup():
 
 def test_a_calibration_gives_the_verdict_its_rule_and_a_probability(localizer, tmp_path):
     found = analyse(localizer, write(tmp_path / "x.png", picture()))
-    rates = (40, 30, 0.05, found.score + 0.01, 1, (0.0, 0.1), found.score - 0.01, 0.01, 0.5)
+    rates = (40, 30, 0.05, found.score + 0.01, 1, found.score - 0.01, 0.01, 0.5)
     fitted = Calibration("m", "these", *rates, temperature=2.0, fitted_on=(40, 30))
     text = analysis.summary(dataclasses.replace(found, calibration=fitted), 0.5)
     assert text.startswith("### Inconclusive: score") and fitted.rule in text
