@@ -52,7 +52,8 @@ def read_casia_v2(root: Path) -> Listing:
         raise UserError(
             f"{listing.root} is not CASIA v2.0: {len(strange)} of {len(listing.samples)} file "
             f"names do not look like Au_ani_00001 or Tp_D_..._00001 (for instance "
-            f"{strange[0].name}). For pictures of your own use --dataset folder"
+            f"{strange[0].name}). For pictures of your own use --dataset folder, and in training "
+            "--config.data.dataset=folder"
         )
     return listing
 

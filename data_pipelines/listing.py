@@ -13,7 +13,7 @@ from sapl_jax.errors import UserError
 
 AUTHENTIC, TAMPERED = 0, 1
 LABEL_NAMES = ("authentic", "tampered")
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ checkpoint. The output folder receives ablations.json, ablations.md and one fold
 import argparse
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -91,6 +92,7 @@ def run_rows(
             print("  finished before", flush=True)
             continue
         folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder / "evaluation", ignore_errors=True)  # half done, or of other flags
         for command in commands(row, folder, datasets, protocol, config_flags, base):
             print(f"  {shlex.join(command)}", flush=True)
             status = launch(command)

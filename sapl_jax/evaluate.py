@@ -129,6 +129,8 @@ def main() -> None:
     if arguments.robustness and not (arguments.checkpoint or arguments.method):
         raise UserError("--robustness needs a method that can analyse pictures, not --maps alone")
     files.make_output_folder(arguments.output)
+    if (arguments.output / "results.json").exists():
+        raise UserError(f"{arguments.output} has results.json already; give another --output.")
     listings = read_datasets(arguments.dataset, arguments.exclude)
     plain = load_methods(arguments)
     if arguments.batch_size is None:

@@ -16,7 +16,6 @@ import signal
 import socket
 import sys
 import tempfile
-from contextlib import closing
 from pathlib import Path
 
 from sapl_jax.errors import Parser, UserError, check_checkpoint, check_numbers, run_main
@@ -75,11 +74,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # or files would stay behind
     with tempfile.TemporaryDirectory(prefix="sapl-page-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # Gradio reads it as it is imported.
-        serve(arguments, token)
+        serve(arguments, token, Path(folder))
 
 
-def serve(arguments: argparse.Namespace, token: str) -> None:
-    """Loads the model and serves until Ctrl-C or SIGTERM."""
+def serve(arguments: argparse.Namespace, token: str, folder: Path) -> None:
+    """Loads the model and serves until Ctrl-C or SIGTERM; what is written goes into the folder."""
     try:
         from sapl_jax.serving import page as pages
         from sapl_jax.serving.api import build_api
@@ -108,14 +107,12 @@ def serve(arguments: argparse.Namespace, token: str) -> None:
         "sha256": tree_sha256(Path(localizer.source["weights"])),
     }
     api = build_api(localizer, limits, model=model, token=token)
-    with closing(Downloads()) as downloads:
-        examples = [] if arguments.no_examples else write_examples(downloads.folder / "examples")
-        notice = "" if arguments.checkpoint else NOTICE
-        page = pages.build_page(localizer, limits, downloads, notice=notice, examples=examples)
-        host, port = arguments.host, arguments.port
-        check_address(host, port)  # Loading takes time to be overtaken in.
-        log.info("open http://%s:%d in a browser; Ctrl-C ends it", host, port)
-        pages.launch(page, limits, host=host, port=port, routes=api.routes, token=token)
+    examples = [] if arguments.no_examples else write_examples(folder / "examples")
+    notice, host, port = "" if arguments.checkpoint else NOTICE, arguments.host, arguments.port
+    page = pages.build_page(localizer, limits, Downloads(folder), notice=notice, examples=examples)
+    check_address(host, port)  # Loading takes time to be overtaken in.
+    log.info("open http://%s:%d in a browser; Ctrl-C ends it", host, port)
+    pages.launch(page, limits, host=host, port=port, routes=api.routes, token=token)
 
 
 if __name__ == "__main__":

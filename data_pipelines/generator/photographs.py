@@ -8,6 +8,7 @@ set can be split again without sharing one.
 """
 
 import hashlib
+import sys
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -94,7 +95,11 @@ def _pictures(folder: str | Path, flag: str) -> list[Path]:
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise UserError(f"{flag} {folder}: no such folder; expected one of pictures")
-    return list_pictures(path)[0]
+    pictures, others = list_pictures(path)
+    if others:
+        text = f"{len(others)} left out, for instance {others[0][0].name!r}: {others[0][1]}"
+        print(f"{flag}: {text}", file=sys.stderr)
+    return pictures
 
 
 def forged_kind_of(seed: int, number: int) -> str:

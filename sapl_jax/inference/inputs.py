@@ -10,7 +10,6 @@ from pathlib import Path
 from data_pipelines.listing import PICTURE_SUFFIXES, walk_files
 from sapl_jax.errors import UserError
 
-SUFFIXES = PICTURE_SUFFIXES | {".webp"}
 _GLOB = frozenset("*?[")
 
 
@@ -70,7 +69,7 @@ def find_pictures(specifications: Sequence[str], leave_out: Path | None = None) 
                 take(path)
                 continue
             for file in walk_files(path, barred, report):
-                if os.path.splitext(file)[1].lower() in SUFFIXES:
+                if os.path.splitext(file)[1].lower() in PICTURE_SUFFIXES:
                     take(file)
                 else:
                     found.others += 1
@@ -79,6 +78,6 @@ def find_pictures(specifications: Sequence[str], leave_out: Path | None = None) 
         reasons = "".join(f"\n  {path}: {reason}" for path, reason in found.skipped[:5])
         raise UserError(
             f"No pictures were found in {', '.join(map(repr, specifications))}. Expected files or "
-            f"folders of {', '.join(sorted(SUFFIXES))}{other}.{reasons}"
+            f"folders of {', '.join(sorted(PICTURE_SUFFIXES))}{other}.{reasons}"
         )
     return found

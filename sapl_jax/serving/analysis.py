@@ -102,25 +102,21 @@ def summary(analysed: Analysed, threshold: float) -> str:
 
 
 class Downloads:
-    """Mask files for download, in a folder that goes when the page ends."""
+    """Mask files for download, in a folder that is there."""
 
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="sapl-page-"))
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._made: deque[Path] = deque()
 
     def mask(self, analysed: Analysed, threshold: float) -> Path:
         """Writes the mask as <stem>_mask.png and returns where; old ones are removed."""
-        own = Path(tempfile.mkdtemp(dir=self.folder))
+        own = Path(tempfile.mkdtemp(dir=self._folder))
         path = own / f"{analysed.name}_mask.png"
         path.write_bytes(drawing.encode_png(drawing.mask_to_grey(mask_of(analysed, threshold))))
         self._made.append(own)
         if len(self._made) > _KEPT:
             shutil.rmtree(self._made.popleft(), ignore_errors=True)
         return path
-
-    def close(self) -> None:
-        """Removes the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def message(error: UserError) -> str:

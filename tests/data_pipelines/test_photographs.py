@@ -189,9 +189,12 @@ def test_flags_that_cannot_be_followed_are_refused(monkeypatch, tmp_path, flags,
 def test_the_command_forges_photographs(monkeypatch, capsys, tmp_path, folders) -> None:
     flags = ["--photographs", str(folders[0]), "--size", "64", "--workers", "1", "--images", "6"]
     monkeypatch.setattr(sys, "argv", ["generate", "--output", str(tmp_path / "set"), *flags])
+    (folders[0] / "IMG_1.HEIC").write_bytes(b"")
     command.main()
     assert len(read_dataset("folder", tmp_path / "set").samples) == 6
-    assert "6 pictures in" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "6 pictures in" in printed.out
+    assert "1 left out, for instance 'IMG_1.HEIC': not a picture file (.HEIC)" in printed.err
 
 
 def test_a_captioned_photograph_shows_it_and_carries_true_words(tmp_path) -> None:

@@ -236,6 +236,8 @@ def test_training_pictures_are_left_out_on_request(monkeypatch, folder, tmp_path
     entry = json.loads((out / "results.json").read_text())["datasets"]["m"]
     assert (entry["authentic"], entry["tampered"], entry["skipped"]) == (0, 3, 2)
     assert not (out / "report.html").exists()
+    with pytest.raises(UserError, match="has results.json already"):
+        _run(monkeypatch, "--method", "noi1", "--dataset", f"m={folder}", "--output", out)
 
 
 def test_an_output_that_is_a_file_is_refused_before_any_work(monkeypatch, folder, tmp_path) -> None:

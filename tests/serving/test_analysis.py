@@ -35,15 +35,15 @@ def test_an_upload_gives_all_that_is_drawn(localizer, tmp_path, monkeypatch):
     np.testing.assert_allclose(found.heat_map / 255, result.heat_map, atol=1 / 255)
 
 
-def test_the_mask_follows_the_threshold(localizer, tmp_path):
+def test_the_mask_follows_the_threshold(localizer, tmp_path, monkeypatch):
     found = analyse(localizer, write(tmp_path / "x.png", picture()))
     shares = [analysis.mask_of(found, threshold).mean() for threshold in (0, 0.5, 1)]
     assert shares[0] == 1 and shares[2] == 0 and sorted(shares, reverse=True) == shares
-    downloads = analysis.Downloads()
+    monkeypatch.setattr(analysis, "_KEPT", 1)
+    downloads = analysis.Downloads(tmp_path)
     path = downloads.mask(found, 0.5)
     assert path.name == "a_mask.png" and path.read_bytes().startswith(b"\x89PNG")
-    downloads.close()
-    assert not path.exists()
+    assert downloads.mask(found, 0.4).exists() and not path.exists()  # old ones are removed
 
 
 @pytest.mark.parametrize(

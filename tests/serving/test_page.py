@@ -58,19 +58,18 @@ def analyser(trained_run):
 
 
 @pytest.fixture(scope="module")
-def address(analyser):
+def address(analyser, tmp_path_factory):
     from sapl_jax.serving import page as pages
     from sapl_jax.serving.analysis import write_examples
     from sapl_jax.serving.api import build_api
 
-    downloads, limits = Downloads(), Limits(megabytes=2)
-    examples = write_examples(downloads.folder / "examples", size=64)
-    page = pages.build_page(analyser, limits, downloads, examples=examples)
+    folder, limits = tmp_path_factory.mktemp("page"), Limits(megabytes=2)
+    examples = write_examples(folder / "examples", size=64)
+    page = pages.build_page(analyser, limits, Downloads(folder), examples=examples)
     routes = build_api(analyser, limits, model={"checkpoint": "best/7"}).routes
     where = {"host": "127.0.0.1", "port": 0}
     yield pages.launch(page, limits, **where, routes=routes, block=False).rstrip("/")
     page.close()
-    downloads.close()
 
 
 @pytest.fixture(scope="module")
