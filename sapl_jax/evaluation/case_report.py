@@ -23,6 +23,7 @@ from sapl_jax.evaluation.document import Picture, Section, Table, to_html
 from sapl_jax.files import sha256_of, versions
 from sapl_jax.inference import drawing, reading
 from sapl_jax.inference.localizer import Localizer
+from sapl_jax.inference.opening import SHIPPED
 
 _SIDE = 1000  # longer side of what the page shows, in pixels
 _REGIONS = 12
@@ -176,9 +177,10 @@ def _provenance(localizer: Localizer, settings: dict, name: str) -> list:
     tile = ""
     if settings["tile"]:
         tile = f" --tile {settings['tile']} --tile-overlap {settings['tile_overlap']}"
+    shipped = Path(source["weights"]).is_relative_to(SHIPPED)
     command = (
-        f"python -m sapl_jax.predict --checkpoint CHECKPOINT --threshold {settings['threshold']!r}"
-        f"{tile} --report --output OUTPUT {shlex.quote(name)}"
+        f"python -m sapl_jax.predict{'' if shipped else ' --checkpoint CHECKPOINT'} "
+        f"--threshold {settings['threshold']!r}{tile} --report --output OUTPUT {shlex.quote(name)}"
     )
     return [[
         f"model: checkpoint {source['checkpoint']}, SHA-256 {settings['model_sha256']}",

@@ -167,7 +167,7 @@ def reliability_curves(session: Session) -> list[Picture]:
             label = f"{name}, ECE {number(expected_calibration_error(labels, scores))}"
             axis.plot(score, share, color=COLOURS[index], label=label)
             axis.scatter(score, share, 8 + 120 * count / count.sum(), color=COLOURS[index])
-        axis.legend(loc="upper left", fontsize=8, frameon=False)
+        axis.legend(loc="best", fontsize=8, frameon=False)
     caption = (
         f"How often pictures of a score are tampered, for {first.name}; larger dots are more "
         "pictures. ECE: mean distance from the diagonal. It depends on the set's share of tampered "

@@ -66,3 +66,10 @@ def test_the_page_has_everything_and_loads_nothing(monkeypatch, trained_run, tmp
     assert _predict(monkeypatch, *flags, tmp_path / "tiles", *tiles) == 0
     page = (tmp_path / "tiles" / file.name).read_text()
     assert "--tile 64 --tile-overlap 0.5 --report" in page and "larger than 64 pixels in" in page
+
+
+def test_the_command_in_a_report_of_the_shipped_model_names_no_checkpoint(monkeypatch, tmp_path):
+    path = _photograph(tmp_path / "a.jpg")
+    assert _predict(monkeypatch, "--report", path, "--output", tmp_path / "out") == 0
+    (file,) = (tmp_path / "out").glob("*_report.html")
+    assert "sapl_jax.predict --threshold" in file.read_text()
