@@ -110,5 +110,5 @@ def get_config() -> ConfigDict:
     train.checkpoint_every = 500  # Steps between checkpoints of the run ("last").
     train.profile_steps = ""  # "10:15": a jax.profiler trace of these steps, in WORKDIR/profile.
     train.keep = "last"  # Checkpoint to use: "last", or "best" by validation I-AUC.
-    train.max_bad_steps = 10  # Steps with non-finite gradients, in a row, before the run stops.
+    train.max_bad_steps = 10  # More steps with non-finite gradients in a row stop the run.
     return config.lock()

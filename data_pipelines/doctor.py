@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipelines.duplicates import identical_across, identical_groups
-from data_pipelines.images import decode_image, oddities, read_bytes
+from data_pipelines.images import MIN_SIDE, decode_image, oddities, read_bytes
 from data_pipelines.listing import AUTHENTIC, LABEL_NAMES, TAMPERED, Listing, Sample
 from data_pipelines.masks import load_mask
 from data_pipelines.progress_bars import ProgressBar
@@ -36,7 +36,6 @@ EXPECTED = {
     "autosplice": (2273, 3621),
     "comofod": (200, 200),
 }
-MIN_SIDE = 64
 _SHOWN = 5  # files listed per finding
 
 

@@ -78,18 +78,19 @@ def _read_au_tp(name: str, root: Path, mask_folders: tuple[str, ...]) -> Listing
         inner = [entry for entry in sorted(root.iterdir()) if entry.is_dir()]
         hint = (
             f" (folders found: {', '.join(entry.name for entry in inner[:8]) or 'none'}). Expected "
-            "Au/ with authentic and Tp/ with tampered pictures (jpg, png, bmp, tif)"
+            "Au/ with authentic and Tp/ with tampered pictures (jpg, png, bmp, tif, webp)"
         )
         if nested := [entry for entry in inner if listing.folder("Au", "Tp", below=entry)]:
             hint = f"; {nested[0]} has such folders, did you mean that?"
         raise UserError(f"{root}: found no picture in Au/ or Tp/ here{hint}")
     folder = listing.folder(*mask_folders)
     masks = listing.masks_in(folder)
-    if not masks and folder and (others := list_pictures(folder)[0]):
-        wanted = "where <stem>_gt.png is looked for: no mask is used"
-        listing.notes.append(f"{folder} holds {others[0].name}, {wanted}")
     if name == "casia_v2":
         listing.pair_by_number((path.stem for path in tampered), masks)
+    unused = masks.keys().isdisjoint(path.stem for path in tampered)
+    if folder and unused and (others := list_pictures(folder)[0]):
+        wanted = "where <stem>_gt.png is looked for, of pictures in Tp/: no mask is used"
+        listing.notes.append(f"{folder} holds {others[0].name}, {wanted}")
     known = _generated_sources(root) if name == "folder" else {}
     for label, paths in ((AUTHENTIC, authentic), (TAMPERED, tampered)):
         for path in paths:

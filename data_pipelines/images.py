@@ -18,6 +18,7 @@ from PIL.ImageFile import ImageFile
 from sapl_jax.errors import UserError
 
 MAX_PIXELS = 200_000_000
+MIN_SIDE = 64  # Smaller pictures show too little of what was done to them.
 _EXIF_ORIENTATION = 0x0112
 
 

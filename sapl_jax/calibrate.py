@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 
 from sapl_jax.command_line import WHICH_HELP
-from sapl_jax.errors import Parser, check_checkpoint, check_numbers, run_main
+from sapl_jax.errors import Parser, UserError, check_checkpoint, check_numbers, run_main
 from sapl_jax.inference.inputs import find_pictures
 
 log = logging.getLogger(__name__)
@@ -25,12 +25,15 @@ def main() -> None:
     add("--authentic", type=Path, help="folder of your own authentic pictures, with all below it")
     add("--data", type=Path, help="the training data, where they lie elsewhere than in training")
     add("--false-alarms", type=float, default=0.05, help="share of authentic pictures, 0 to 1")
-    add("--marked", type=float, default=0.01, help="share of authentic pixels that maps may mark")
+    text = "share of authentic pixels that maps may mark (default: as calibrated before, else 0.01)"
+    add("--marked", type=float, help=text)
     arguments = parser.parse_args()
     check_numbers(arguments, false_alarms=(1e-6, 1 - 1e-6), marked=(1e-6, 1 - 1e-6))
     check_checkpoint(arguments.checkpoint)
     if arguments.authentic is not None:
         find_pictures([str(arguments.authentic)])  # A mistake in it is told now.
+    if arguments.data is not None and not arguments.data.is_dir():
+        raise UserError(f"--data {arguments.data}: no such folder")
     # These load JAX: not for --help.
     from sapl_jax.devices import use_compilation_cache
     from sapl_jax.evaluation.calibrating import choose_pictures, measure
@@ -39,16 +42,15 @@ def main() -> None:
 
     use_compilation_cache()
     localizer = Localizer.load(arguments.checkpoint, which=arguments.which)
-    own = arguments.authentic
+    own, before = arguments.authentic, localizer.calibration
     samples, origin = choose_pictures(localizer, arguments.checkpoint, own, arguments.data)
     found = calibration.calibrate(
         *measure(localizer, samples),
         false_alarms=arguments.false_alarms,
-        marked=arguments.marked,
+        marked=arguments.marked or (before.marked if before else 0.01),
         model=localizer.source["fingerprint"],
         pictures=origin,
     )
-    before = localizer.calibration
     if own is not None and before is not None:
         # Your pictures say where authentic ones end, the validation split the rest.
         found = calibration.with_tampered_side_of(before, found)

@@ -11,6 +11,7 @@ from pathlib import Path
 from sapl_jax.command_line import WHICH_HELP
 from sapl_jax.errors import Parser, UserError, check_checkpoint, run_main
 from sapl_jax.inference.export_folder import refuse_foreign
+from sapl_jax.inference.inputs import find_pictures
 
 log = logging.getLogger(__name__)
 
@@ -26,19 +27,20 @@ def main() -> None:
     add("--output", type=Path, required=True, help="folder to make; an earlier export is replaced")
     add("--format", required=True, choices=FORMATS)
     text = "pictures to check the export on; by default two photographs that are installed"
-    add("--pictures", type=Path, nargs="+", default=[], help=text)
+    add("--pictures", nargs="+", help=text)
     arguments = parser.parse_args()
     refuse_foreign(arguments.output)
     check_checkpoint(arguments.checkpoint)
     if arguments.output.resolve() == arguments.checkpoint.resolve():
         raise UserError(f"{arguments.output} is the checkpoint itself; give another --output.")
+    given = arguments.pictures and find_pictures(arguments.pictures).pictures
     from data_pipelines.generator.photographs import installed_photographs
     from sapl_jax.exporting import writing  # loads JAX: not for a mistake
     from sapl_jax.inference.opening import load_model
 
     trained = load_model(arguments.checkpoint, dtype="float32", which=arguments.which)
     log.info("checkpoint %s of %s", trained.source["checkpoint"], arguments.checkpoint)
-    pictures = arguments.pictures or installed_photographs()
+    pictures = given or installed_photographs()
     found = writing.export(trained, arguments.format, arguments.output, pictures)
     for item in found:
         print(

@@ -93,7 +93,7 @@ def _pictures(
         "Heat map over the picture; the line is the mask's outline": over,
         "Heat map: white is suspected": drawing.heat_map_to_grey(small_map),
         "Mask": drawing.mask_to_grey(small_mask),
-        "Soft edge map, as the model is shown it": edges,
+        f"Soft edge map of the whole picture at {localizer.geometry.size} pixels": edges,
     }
     return [Picture("", _encode(pixels), caption) for caption, pixels in shown.items()]
 
@@ -136,14 +136,15 @@ def _metadata(path: Path, sha256: str) -> list[str]:
             (exif, ExifTags.TAGS), (exif.get_ifd(ExifTags.IFD.Exif), ExifTags.TAGS),
             (exif.get_ifd(ExifTags.IFD.GPSInfo), ExifTags.GPSTAGS),
         ]  # fmt: skip
-        tags = {names.get(key, f"tag {key}"): v for part, names in parts for key, v in part.items()}
+        tags = {f"EXIF {t.get(k, f'tag {k}')}": v for part, t in parts for k, v in part.items()}
+        tags |= {f"PNG {key}": v for key, v in header.info.items() if header.format == "PNG"}
     except Exception as error:  # of any kind, by what is damaged
         return [*found, f"EXIF: damaged ({error})"]
     for name, value in tags.items():
         text = f"{len(value)} bytes" if isinstance(value, bytes) else str(value)
         text = "".join(c if c.isprintable() else "?" for c in text)
-        found.append(f"EXIF {name}: {text[:_LONGEST]}{'...' * (len(text) > _LONGEST)}")
-    return found if tags else [*found, "EXIF: none"]
+        found.append(f"{name}: {text[:_LONGEST]}{'...' * (len(text) > _LONGEST)}")
+    return found if tags else [*found, "metadata: none"]
 
 
 @functools.cache

@@ -150,6 +150,8 @@ def load_sample(sample: Sample, perturbation: Perturbation | None = None) -> Loa
             problems += [note] if note else []
             if not (mask > 127).any():
                 problems.append(f"mask {sample.mask} has no tampered pixel, none above 127")
+            elif (mask > 127).mean() > 0.9:
+                problems.append(f"mask {sample.mask} marks over 90 %: inverted, or of alpha?")
         except UserError as error:
             problems.append(f"not in the pixel measures: {error}")
     if image is not None and perturbation is not None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from sklearn.metrics import roc_curve
 
 from data_pipelines.soft_edges import EdgeOptions, canny_edges, soft_edge_map
 from sapl_jax.evaluation.document import Picture
@@ -18,7 +19,7 @@ from sapl_jax.evaluation.evaluator import DatasetResult
 from sapl_jax.evaluation.perturbations import SWEEPS
 from sapl_jax.evaluation.results import TITLES, number, probabilities
 from sapl_jax.evaluation.session import Session
-from sapl_jax.metrics import expected_calibration_error, reliability, roc_curve
+from sapl_jax.metrics import expected_calibration_error, reliability
 
 # Okabe and Ito's colours, told apart with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -104,9 +105,8 @@ def roc_curves(session: Session, floors: bool = False) -> list[Picture]:
         _diagonal(axis, 0.01, title=dataset, xlabel=x, ylabel=y)
         for index, (method, result) in enumerate(found.items()):
             label = f"{method} {number(result.summary['i_auc'])}"
-            curve = roc_curve(*result.labels_and_scores)
-            assert curve is not None
-            axis.plot(*curve, color=COLOURS[index % len(COLOURS)], label=label)
+            false, true, _ = roc_curve(*result.labels_and_scores)
+            axis.plot(false, true, color=COLOURS[index % len(COLOURS)], label=label)
         axis.legend(loc="lower right", fontsize=8, frameon=False, title="I-AUC", title_fontsize=8)
     return [drawn("roc", figure, "ROC curves of the image scores.")]
 

@@ -108,8 +108,7 @@ def main() -> None:
             output = f"{Path(name).stem}_{len(written)}_heatmap.png"
         written.add(output)
         cv2.imwrite(output, np.rint(heat_map * 255).astype(np.uint8))
-        what = "tampered" if model.calibration is None else f"{model.verdict(score)}, score"
-        print(f"{name}: {what} {score:.3f}, heat map in {output}")
+        print(f"{name}: {model.verdict(score)}, score {score:.3f}, heat map in {output}")
 
 
 if __name__ == "__main__":

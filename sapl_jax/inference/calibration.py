@@ -51,6 +51,7 @@ class Calibration:
     fitted_on: tuple[int, int] = (0, 0)  # authentic and tampered pictures behind T and bias
     # What `clopper_pearson` says of the alarms; None, in older files: to be asked, which is slow.
     alarm_rate: tuple[float, float] | None = None
+    missed: float | None = None  # the rate of tampered ones below authentic_to, if not false_alarms
 
     def probability(self, score: float | np.ndarray) -> np.ndarray | None:
         """The calibrated probability of scores of any shape; None where it was not fitted."""
@@ -74,8 +75,8 @@ class Calibration:
         rest = "none is called authentic: below no score are so few tampered ones known to lie"
         if self.authentic_to is not None:
             rest = (
-                f"authentic below {self.authentic_to:.4g}, where at most {self.false_alarms:.1%} "
-                f"of {self.tampered} tampered ones lie"
+                f"authentic below {self.authentic_to:.4g}, where at most "
+                f"{self.missed or self.false_alarms:.1%} of {self.tampered} tampered ones lie"
             )
         return (
             f"Tampered above a score of {self.tampered_above:.4g}, which {self.alarms} of "
@@ -147,18 +148,18 @@ def with_tampered_side_of(before: Calibration, found: Calibration) -> Calibratio
 
     The low end promised the earlier rate, so for a lower one it is left out, with a warning.
     """
-    low = before.authentic_to
-    if low is not None and before.false_alarms > found.false_alarms:
+    low, missed = before.authentic_to, before.missed or before.false_alarms
+    if low is not None and missed > found.false_alarms:
         text = (
             "none is called authentic: the validation split was calibrated for a rate of %g. "
             "Calibrate it with --false-alarms %g, and then these again."
         )
-        log.warning(text, before.false_alarms, found.false_alarms)
+        log.warning(text, missed, found.false_alarms)
         low = None
     low = None if low is None else min(low, found.tampered_above)
     kept = ("tampered", "temperature", "bias", "fitted_on")
     taken = {name: getattr(before, name) for name in kept}
-    return dataclasses.replace(found, authentic_to=low, **taken)
+    return dataclasses.replace(found, authentic_to=low, missed=missed, **taken)
 
 
 def fit_temperature(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float]:

@@ -72,6 +72,9 @@ def predict(
         except MemoryError:
             return path, "not enough memory to decode it"
 
+    def pixels(loaded: tuple[Path, reading.Picture | str | None]) -> int:
+        return loaded[1].rgb[..., 0].size if isinstance(loaded[1], reading.Picture) else 0
+
     def make(path: Path, picture: reading.Picture, analysis: Result) -> Made:
         files, record = render(picture, analysis, threshold, calibration)
         if report is not None:
@@ -82,7 +85,7 @@ def predict(
         concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
         ProgressBar(total=len(pictures), desc="predict", unit="image") as bar,
     ):
-        for batch in batches_ahead(load, pictures, batch_size, _BATCH_PIXELS, _pixels):
+        for batch in batches_ahead(load, pictures, batch_size, _BATCH_PIXELS, pixels):
             readable = [(path, it) for path, it in batch if isinstance(it, reading.Picture)]
             summary.already_there += sum(it is None for _, it in batch)
             summary.skipped += [(path, it) for path, it in batch if isinstance(it, str)]
@@ -139,7 +142,3 @@ def render(
         "notes": list(picture.notes),
     }
     return files, record
-
-
-def _pixels(loaded: tuple[Path, reading.Picture | str | None]) -> int:
-    return loaded[1].rgb[..., 0].size if isinstance(loaded[1], reading.Picture) else 0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.images import UnreadableImage, decode_image, oddities, read_header
+from data_pipelines.images import MIN_SIDE, UnreadableImage, decode_image, oddities, read_header
 from sapl_jax.files import sha256_of
 
 MAX_PIXELS = 100_000_000
@@ -33,7 +33,8 @@ def decode(data: bytes, origin: str | Path, max_pixels: int = MAX_PIXELS) -> Pic
             "Extract the frame you mean without compressing it again, for example as PNG."
         )
     rgb = decode_image(data, origin, max_pixels)
-    return Picture(rgb, sha256_of(data), tuple(oddities(data)))
+    small = [f"a side under {MIN_SIDE} pixels: too small to tell"] * (min(rgb.shape[:2]) < MIN_SIDE)
+    return Picture(rgb, sha256_of(data), (*oddities(data), *small))
 
 
 def _animation(data: bytes, origin: str | Path) -> str | None:

@@ -131,7 +131,7 @@ def build_page(
                 opacity = gr.Slider(0, 1, 0.7, step=0.05, label=label, elem_id="opacity")
                 label, start = "Threshold of the mask", localizer.threshold
                 cut = gr.Slider(0, 1, start, step=0.01, label=label, elem_id="threshold")
-                with gr.Accordion("Soft edge map: where the model looks", open=False):
+                with gr.Accordion("Soft edge map, of the whole picture", open=False):
                     edges = gr.Image(show_label=False, elem_id="edges", **shown)
         results = [found, overlay, edges, text, download]
         model: dict[str, Any] = {

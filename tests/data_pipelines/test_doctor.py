@@ -83,6 +83,10 @@ def test_masks_of_other_names_are_noted(healthy, monkeypatch, capsys) -> None:
     _run(monkeypatch, capsys, "--dataset", "folder", "--root", str(healthy))
     (note,) = read_dataset("folder", healthy).notes
     assert "t0_mask.png, where <stem>_gt.png is looked for" in note
+    for path in (healthy / "Gt").iterdir():  # The right ending, of no picture there.
+        path.rename(path.with_name(path.name.replace("_mask", "x_gt")))
+    (note,) = read_dataset("folder", healthy).notes
+    assert "t0x_gt.png, where <stem>_gt.png is looked for, of pictures in Tp/" in note
 
 
 def test_inverted_masks_are_suspected(healthy) -> None:

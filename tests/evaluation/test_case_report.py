@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
 
 from sapl_jax import predict
 from sapl_jax.files import file_sha256
@@ -68,8 +69,15 @@ def test_the_page_has_everything_and_loads_nothing(monkeypatch, trained_run, tmp
     assert "--tile 64 --tile-overlap 0.5 --report" in page and "larger than 64 pixels in" in page
 
 
-def test_the_command_in_a_report_of_the_shipped_model_names_no_checkpoint(monkeypatch, tmp_path):
-    path = _photograph(tmp_path / "a.jpg")
-    assert _predict(monkeypatch, "--report", path, "--output", tmp_path / "out") == 0
+def test_a_report_of_the_shipped_model_on_a_png_names_its_editor_and_no_checkpoint(
+    monkeypatch, tmp_path
+) -> None:
+    text = PngInfo()
+    text.add_text("Software", "An <i>editor</i>")
+    Image.new("RGB", (90, 60)).save(tmp_path / "a.png", pnginfo=text)
+    flags = ("--report", tmp_path / "a.png", "--output", tmp_path / "out")
+    assert _predict(monkeypatch, *flags) == 0
     (file,) = (tmp_path / "out").glob("*_report.html")
-    assert "sapl_jax.predict --threshold" in file.read_text()
+    page = file.read_text()
+    assert "sapl_jax.predict --threshold" in page
+    assert "PNG Software: An &lt;i&gt;editor" in page and "metadata: none" not in page

@@ -93,6 +93,9 @@ def test_bad_files_are_named_and_counted_and_the_run_goes_on(detector, folder) -
     assert (result.summary["images"], result.summary["masks"]) == (9, 2)
     assert result.summary["p_f1"] == pytest.approx((2 / 3 + 1) / 2)
     assert result.summary["skipped"] == 3
+    write_grey(folder / "Gt" / "e_gt.png", np.full((20, 40), 255, np.uint8))
+    notes = {path.name: note for path, note in _evaluate(detector, folder).notes}
+    assert "marks over 90 %: inverted" in notes["e.png"]
 
 
 def test_unusual_pictures_are_evaluated_and_noted(detector, folder) -> None:

@@ -21,7 +21,7 @@ from sapl_jax.clip.loading import load_clip
 from sapl_jax.errors import UserError
 from sapl_jax.exporting import writing
 from sapl_jax.exporting.description import describe
-from sapl_jax.inference.calibration import Calibration
+from sapl_jax.inference.calibration import Calibration, verdict
 from sapl_jax.inference.opening import load_model
 from sapl_jax.models.sapl import with_parts
 from tests.tiny import TINY_CLIP
@@ -88,7 +88,6 @@ def test_orbax_opens_without_the_clip_files_on_another_device_count(exports, tra
 def test_stablehlo_runs_without_this_package(exports, trained, trained_run, tmp_path, ends):
     folder = tmp_path / "alone"
     shutil.copytree(exports["stablehlo"][0], folder)
-    said = "tampered"
     if ends is not None:
         found = Calibration("", "", 20, 20, 0.05, ends[0], 1, ends[1], 0.01, 0.5)
         carried = {**trained.source, "calibration": dataclasses.asdict(found)}
@@ -105,9 +104,8 @@ def test_stablehlo_runs_without_this_package(exports, trained, trained_run, tmp_
     assert done.returncode == 0, done.stderr.decode()
     written = cv2.imread(str(tmp_path / "china_heatmap.png"), cv2.IMREAD_GRAYSCALE)
     expected = Localizer.load(trained_run)(read_image(source))
-    if ends is not None:
-        said = f"{found.verdict(expected.score)}, score"
-    assert f"{said} {expected.score:.3f}" in done.stdout.decode()
+    said = verdict(expected.score, found if ends else None)
+    assert f"{said}, score {expected.score:.3f}" in done.stdout.decode()
     assert np.abs(written / 255 - expected.heat_map).max() < 0.5 / 255 + 1e-3
 
 
@@ -133,12 +131,12 @@ def test_an_export_that_runs_alone_stretches_maps_of_views_as_the_package_does(t
     folder = tmp_path / "out"
     content = json.loads((folder / "export.json").read_text())
     content["source"]["calibration"] = {"tampered_above": 0.0, "authentic_to": None}
-    for tile, verdict in ((0, "tampered"), (32, "authentic")):
+    for tile, said in ((0, "tampered"), (32, "authentic")):
         # A calibration of scores from tiles says nothing of a picture in one piece.
         content["heat_map"]["tile"] = tile
         (folder / "export.json").write_text(json.dumps(content))
         alone = writing.detector_of_export(folder, "stablehlo", stretching)
-        assert alone.verdict(0.4) == verdict
+        assert alone.verdict(0.4) == said
     assert "heat maps [B, 8, 8]" in (tmp_path / "out" / "README.md").read_text()
 
 

@@ -191,7 +191,7 @@ def test_the_validation_split_gives_the_probability_and_own_pictures_keep_it(
         _run(monkeypatch, "--checkpoint", run)
     monkeypatch.setattr(calibrating, "choose_pictures", lambda *_: ([], "split"))
     monkeypatch.setattr(calibrating, "measure", lambda *_: (*_drawn(500), UNIFORM))
-    _run(monkeypatch, "--checkpoint", run)
+    _run(monkeypatch, "--checkpoint", run, "--marked", ".3")
     first = Localizer.load(run).calibration
     assert first.temperature == pytest.approx(2, rel=0.5) and first.authentic_to is not None
     monkeypatch.undo()
@@ -199,6 +199,13 @@ def test_the_validation_split_gives_the_probability_and_own_pictures_keep_it(
     second = Localizer.load(run).calibration
     assert (second.temperature, second.fitted_on) == (first.temperature, first.fitted_on)
     assert second.authentic == 12 and second.authentic_to <= second.tampered_above
+    assert second.marked == first.marked
+    # What was promised of tampered pictures stays that of the split, whatever rates come after it.
+    _run(monkeypatch, "--checkpoint", run, "--authentic", own, "--false-alarms", ".2")
+    _run(monkeypatch, "--checkpoint", run, "--authentic", own, "--false-alarms", ".1")
+    third = Localizer.load(run).calibration
+    assert (third.missed, third.authentic_to) == (first.false_alarms, second.authentic_to)
+    assert "at most 5.0% of" in third.rule and "(stated: 10.0%;" in third.rule
 
 
 def test_either_checkpoint_of_a_run_is_calibrated(monkeypatch, caplog, own, run) -> None:

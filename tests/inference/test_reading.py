@@ -50,6 +50,12 @@ def test_of_a_tiff_of_several_pages_the_first_is_read_with_a_note():
     assert any("several pages" in note for note in read.notes)
 
 
+@pytest.mark.parametrize(("width", "noted"), [(63, True), (64, False)])
+def test_of_a_picture_under_64_pixels_is_noted_that_it_tells_nothing(width, noted):
+    notes = decode(hostile.png(width, 80), "small.png").notes
+    assert any("a side under 64 pixels" in note for note in notes) == noted
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n" * 9])
 def test_what_is_no_picture_is_refused(tmp_path, content):
     path = tmp_path / "x.png"
