@@ -2,7 +2,7 @@
 
 configs/demo.py, but each authentic picture trains beside the forgery made from it, and the map is
 trained by the mean over many patches: alone, the few that look most tampered find nothing to start
-from. ECPL and HECL are off, as both took from the map here. Figures: docs/evidence.md.
+from. ECPL and HECL are off, as neither gave the map anything here. Figures: docs/evidence.md.
 """
 
 from ml_collections import ConfigDict
