@@ -179,9 +179,12 @@ def _provenance(localizer: Localizer, settings: dict, name: str) -> list:
     if settings["tile"]:
         tile = f" --tile {settings['tile']} --tile-overlap {settings['tile_overlap']}"
     shipped = Path(source["weights"]).is_relative_to(SHIPPED)
+    given = "" if shipped else " --checkpoint CHECKPOINT"
+    if source["weights"].endswith(f"/{source['checkpoint']}"):  # a run's
+        given += f" --which {source['checkpoint'].split('/')[0]}"
     command = (
-        f"python -m sapl_jax.predict{'' if shipped else ' --checkpoint CHECKPOINT'} "
-        f"--threshold {settings['threshold']!r}{tile} --report --output OUTPUT {shlex.quote(name)}"
+        f"python -m sapl_jax.predict{given} --threshold {settings['threshold']!r}{tile} "
+        f"--report --output OUTPUT {shlex.quote(name)}"
     )
     return [[
         f"model: checkpoint {source['checkpoint']}, SHA-256 {settings['model_sha256']}",

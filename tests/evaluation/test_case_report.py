@@ -62,7 +62,7 @@ def test_the_page_has_everything_and_loads_nothing(monkeypatch, trained_run, tmp
     page = (tmp_path / "calibrated" / file.name).read_text()
     assert "Verdict: tampered" in page and "39 of 40 authentic pictures exceed" in page
     assert "Calibrated probability" in page and "30 of 70 pictures" in page
-    assert "not calibrated" not in page and "--threshold 0.25" in page
+    assert "not calibrated" not in page and "--which best --threshold 0.25" in page
     tiles = ("--tile", 64, "--tile-overlap", 0.5)
     assert _predict(monkeypatch, *flags, tmp_path / "tiles", *tiles) == 0
     page = (tmp_path / "tiles" / file.name).read_text()
