@@ -17,7 +17,7 @@ import numpy as np
 from data_pipelines.duplicates import identical_across, identical_groups
 from data_pipelines.images import MIN_SIDE, decode_image, oddities, read_bytes
 from data_pipelines.listing import AUTHENTIC, LABEL_NAMES, TAMPERED, Listing, Sample
-from data_pipelines.masks import load_mask
+from data_pipelines.masks import SUSPECT, load_mask
 from data_pipelines.progress_bars import ProgressBar
 from data_pipelines.read_ahead import read_ahead
 from data_pipelines.readers import READERS, parse_dataset, read_dataset
@@ -146,7 +146,7 @@ def _masks(examined: Sequence[Examined]) -> list[Finding]:
         what = f"masks look inverted: half of them mark over {median:.0%} as tampered"
         mend = "white must be tampered; invert the masks, or use the layout that knows them"
         return [*findings, Finding(what, mend)]
-    whole = (item.sample.mask for item in with_mask if (item.share or 0) > 0.9)
+    whole = (item.sample.mask for item in with_mask if (item.share or 0) > SUSPECT)
     mend = "check the polarity (white = tampered) and that they are masks"
     return findings + _if_any(whole, "masks mark over 90 % as tampered", mend)
 

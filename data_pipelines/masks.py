@@ -25,6 +25,7 @@ _COLUMBIA = ((255, 0, 0), (200, 0, 0), (0, 255, 0), (0, 200, 0))  # background, 
 _GREY_SPREAD = 32
 # How far the aspect ratios of a mask and its picture may differ for a plain resize to be right.
 _ASPECT_TOLERANCE = 0.05
+SUSPECT = 0.9  # A mask that marks more of its picture is inverted, or none.
 
 
 class UnusableMask(UserError):

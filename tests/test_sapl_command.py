@@ -106,6 +106,7 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path):
             (["evaluate", *given, "--checkpoint", root], "not the work directory"),
             (["calibrate", "--checkpoint", file], "no folder"),
             (["calibrate", "--checkpoint", model, "--authentic", tmp_path / "absent"], "absent"),
+            (["calibrate", "--checkpoint", model, "--data", tmp_path / "absent"], "no such folder"),
             (["calibrate", "--checkpoint", root, "--marked=1"], "--marked is 1"),
             (["calibrate", "--checkpoint", root, "--false-alarms=0"], "--false-alarms is 0"),
             (["predict", root, "--output", out, "--batch_size=0"], "--batch-size is 0"),
@@ -113,6 +114,11 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path):
             (["predict", tmp_path / "absent", "--output", out], "No pictures were found"),
             (["predict", root, "--output", file], "cannot be written"),
             (["export", "--checkpoint", root, "--output", root, "--format=onnx"], "not an export"),
+            (
+                ["export", "--checkpoint", model, "--output", out, "--format=onnx"]
+                + ["--pictures", tmp_path / "absent"],
+                "No pictures were found",
+            ),
             (["serve", "--port", port], "Another program may use the port"),
             (["serve", "--max-megapixels=0"], "--max-megapixels is 0"),
             (["serve", "--checkpoint", file], "no folder"),

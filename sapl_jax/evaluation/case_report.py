@@ -139,7 +139,7 @@ def _metadata(path: Path, sha256: str) -> list[str]:
         tags = {f"EXIF {t.get(k, f'tag {k}')}": v for part, t in parts for k, v in part.items()}
         tags |= {f"PNG {key}": v for key, v in header.info.items() if header.format == "PNG"}
     except Exception as error:  # of any kind, by what is damaged
-        return [*found, f"EXIF: damaged ({error})"]
+        return [*found, f"metadata: damaged ({error})"]
     for name, value in tags.items():
         text = f"{len(value)} bytes" if isinstance(value, bytes) else str(value)
         text = "".join(c if c.isprintable() else "?" for c in text)

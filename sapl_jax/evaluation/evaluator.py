@@ -22,7 +22,7 @@ import numpy as np
 
 from data_pipelines.images import decode_image, oddities, read_bytes
 from data_pipelines.listing import TAMPERED, Listing, Outlines, Sample
-from data_pipelines.masks import load_mask
+from data_pipelines.masks import SUSPECT, load_mask
 from data_pipelines.progress_bars import ProgressBar
 from data_pipelines.read_ahead import batches_ahead
 from sapl_jax.errors import UserError
@@ -150,7 +150,7 @@ def load_sample(sample: Sample, perturbation: Perturbation | None = None) -> Loa
             problems += [note] if note else []
             if not (mask > 127).any():
                 problems.append(f"mask {sample.mask} has no tampered pixel, none above 127")
-            elif (mask > 127).mean() > 0.9:
+            elif (mask > 127).mean() > SUSPECT:
                 problems.append(f"mask {sample.mask} marks over 90 %: inverted, or of alpha?")
         except UserError as error:
             problems.append(f"not in the pixel measures: {error}")

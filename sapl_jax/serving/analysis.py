@@ -102,7 +102,7 @@ def summary(analysed: Analysed, threshold: float) -> str:
 
 
 class Downloads:
-    """Mask files for download, in a folder that is there."""
+    """Mask files for download, each in a folder of its own below a given one."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
