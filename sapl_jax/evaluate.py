@@ -83,7 +83,15 @@ def read_datasets(specifications: list[str], exclude: list[str]) -> list[tuple[s
 
 def load_methods(arguments: argparse.Namespace) -> list[Method]:
     """The checkpoint's method first, then the training-free ones and other tools' maps."""
-    methods = []
+    source: dict[str, Any] = {"training": "none"}
+    methods = [Method(name, CLASSICS[name], source) for name in dict.fromkeys(arguments.method)]
+    for text in arguments.maps:  # before the checkpoint: mistakes are told first
+        name, _, folder = text.partition("=")
+        taken = {method.name for method in methods} | {"SAPL"} | set(TRIVIAL)
+        if not name or not folder or "/" in name or name in taken:
+            raise UserError(f"--maps {text!r} is not NAME=FOLDER with a name that is still free")
+        source = {"folder": folder, "sha256": files.tree_sha256(Path(folder).expanduser())}
+        methods.append(Method(name, MapFolder(folder), source))
     if arguments.checkpoint is not None:
         # These load JAX, which the classics do not need.
         from sapl_jax.devices import use_compilation_cache
@@ -96,16 +104,7 @@ def load_methods(arguments: argparse.Namespace) -> list[Method]:
         source = {"folder": str(arguments.checkpoint), **localizer.source, "sha256": sha256}
         if localizer.tile:
             source |= tiles | {"tile": localizer.tile}
-        methods.append(Method("SAPL", localizer, source))
-    for name in dict.fromkeys(arguments.method):
-        methods.append(Method(name, CLASSICS[name], {"training": "none"}))
-    for text in arguments.maps:
-        name, _, folder = text.partition("=")
-        taken = {method.name for method in methods} | set(TRIVIAL)
-        if not name or not folder or "/" in name or name in taken:
-            raise UserError(f"--maps {text!r} is not NAME=FOLDER with a name that is still free")
-        source = {"folder": folder, "sha256": files.tree_sha256(Path(folder).expanduser())}
-        methods.append(Method(name, MapFolder(folder), source))
+        methods.insert(0, Method("SAPL", localizer, source))
     return methods
 
 

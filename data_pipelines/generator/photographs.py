@@ -8,7 +8,9 @@ set can be split again without sharing one.
 """
 
 import hashlib
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -21,8 +23,9 @@ from numpy.random import Generator
 
 from data_pipelines.generator import forgeries
 from data_pipelines.generator.examples import Example, draw_shrink, finish, stream
-from data_pipelines.images import read_image, read_mask
+from data_pipelines.images import UnreadableImage, read_image, read_mask
 from data_pipelines.listing import list_pictures
+from data_pipelines.progress_bars import ProgressBar
 from sapl_jax.errors import UserError
 
 # Shares of 1 in which SHA-256 of "split/<stem>" lies.
@@ -57,13 +60,14 @@ def open_library(
 
     So a photograph keeps its side when others come or go. segments: a folder of label images
     <stem>.png (grey levels, one per object, of the photograph's size); where one is missing,
-    OpenCV finds objects. Raises UserError for a folder that is none, fewer than two photographs in
-    the split, label images none of which belongs to a photograph.
+    OpenCV finds objects. Damaged photographs are left out, and told. Raises UserError for a folder
+    that is none, fewer than two photographs in the split, label images none of which belongs to a
+    photograph.
     """
     found, (low, high) = _pictures(folder, "--photographs"), SPLITS[split]
     hashes = [hashlib.sha256(f"split/{path.stem}".encode()).digest()[:4] for path in found]
     ranked = sorted(zip((int.from_bytes(h) / 2**32 for h in hashes), found, strict=True))
-    pictures = tuple(path for share, path in ranked if low <= share < high)
+    pictures = tuple(_readable([path for share, path in ranked if low <= share < high]))
     if len(pictures) < 2:
         raise UserError(
             f"--photographs {folder}: {len(pictures)} of its {len(found)} photographs belong to "
@@ -76,6 +80,24 @@ def open_library(
             f"of {folder}; expected <stem>.png, for instance {found[0].stem}.png"
         )
     return Library(pictures, labels, split)
+
+
+def _readable(pictures: list[Path]) -> list[Path]:
+    """Those that can be decoded; stderr has the number of the others, and the first."""
+
+    def damage(path: Path) -> str:
+        try:
+            read_image(path)
+            return ""
+        except UnreadableImage as error:
+            return str(error)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        look = {"desc": "checking photographs", "unit": "pictures", "leave": False}
+        found = list(ProgressBar(pool.map(damage, pictures), total=len(pictures), **look))
+    if bad := [text for text in found if text]:
+        print(f"--photographs: {len(bad)} left out, for instance {bad[0]}", file=sys.stderr)
+    return [path for path, text in zip(pictures, found, strict=True) if not text]
 
 
 def installed_photographs() -> list[Path]:

@@ -197,6 +197,14 @@ def test_the_command_forges_photographs(monkeypatch, capsys, tmp_path, folders) 
     assert "1 left out, for instance 'IMG_1.HEIC': not a picture file (.HEIC)" in printed.err
 
 
+def test_a_damaged_photograph_is_left_out_and_told(capsys, folders, tmp_path) -> None:
+    copied = shutil.copytree(folders[0], tmp_path / "pictures")
+    good = open_library(copied)
+    (victim := good.pictures[0]).write_bytes(victim.read_bytes()[:500])
+    assert open_library(copied).pictures == good.pictures[1:]
+    assert f"1 left out, for instance {victim}: truncated" in capsys.readouterr().err
+
+
 def test_a_captioned_photograph_shows_it_and_carries_true_words(tmp_path) -> None:
     grey = np.linspace(60, 180, 400, dtype=np.uint8)
     ramp = np.repeat(np.tile(grey, (300, 1))[..., None], 3, axis=2)
