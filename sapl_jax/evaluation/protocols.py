@@ -53,10 +53,6 @@ class Protocol:
     invert: bool = False
     border: tuple[int, int] | None = None  # (erosion, dilation) kernel widths in pixels
 
-    def truth(self, grey: np.ndarray) -> np.ndarray:
-        """The tampered pixels, bool [H, W], of a mask [H, W] of grey levels 0-255."""
-        return grey > self.mask_above
-
 
 _ALL = (
     Protocol("sapl", 127, "tampered", "leave out", 0.0, "model", "tampered class"),
@@ -107,7 +103,7 @@ def score_image(
     if label == AUTHENTIC:
         truth = np.zeros(heat_map.shape, bool)
     elif mask is not None:
-        truth = protocol.truth(mask)
+        truth = mask > protocol.mask_above
         if not truth.any() and protocol.empty_mask == "authentic":
             label = AUTHENTIC
         elif not truth.any() and protocol.empty_mask == "leave out":
