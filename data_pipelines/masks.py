@@ -28,10 +28,6 @@ _ASPECT_TOLERANCE = 0.05
 SUSPECT = 0.9  # A mask that marks more of its picture is inverted, or none.
 
 
-class UnusableMask(UserError):
-    """A mask that cannot be laid over its picture; the message says why."""
-
-
 class Mask(NamedTuple):
     """A mask fitted to its picture: uint8 [H, W], 255 = tampered; what that took, or None."""
 
@@ -44,7 +40,7 @@ def load_mask(path: Path, image: np.ndarray, style: str | Outlines = "white") ->
 
     A mask with the picture's sides exchanged is turned by 90 degrees, to where its outline follows
     the picture's edges better; one of the same aspect ratio (within 5 %) is resized to the nearest
-    pixel. Raises UnusableMask for any other size and UserError for a file that is no picture.
+    pixel. Raises UserError for any other size and for a file that is no picture.
     """
     grey = _drawn(style, path) if isinstance(style, Outlines) else _read(path, style)
     (height, width), (mask_height, mask_width) = image.shape[:2], grey.shape
@@ -60,7 +56,7 @@ def load_mask(path: Path, image: np.ndarray, style: str | Outlines = "white") ->
         resized = cv2.resize(grey, (width, height), interpolation=cv2.INTER_NEAREST)
         return Mask(resized, f"mask is {found}, picture {wanted}: resized")
     mend = "the shapes do not match, so check that it belongs to this picture"
-    raise UnusableMask(f"{path}: mask is {found} but its picture is {wanted}; {mend}")
+    raise UserError(f"{path}: mask is {found} but its picture is {wanted}; {mend}")
 
 
 def _read(path: Path, style: str) -> np.ndarray:
@@ -85,7 +81,7 @@ def _drawn(outlines: Outlines, path: Path) -> np.ndarray:
     """255 inside the polygons, on a mask of the size they were drawn for."""
     height, width = outlines.size
     if min(height, width) < 1 or height * width > MAX_PIXELS:
-        raise UnusableMask(f"{path}: says that its picture has {width}x{height} pixels")
+        raise UserError(f"{path}: says that its picture has {width}x{height} pixels")
     grey = np.zeros((height, width), np.uint8)
     for polygon in outlines.polygons:
         corners = np.clip(np.reshape(polygon, (-1, 2)), 0, (width - 1, height - 1))

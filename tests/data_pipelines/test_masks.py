@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines.masks import UnusableMask, load_mask
+from data_pipelines.masks import load_mask
+from sapl_jax.errors import UserError
 from tests.data_pipelines.picture_trees import write_picture
 
 
@@ -88,5 +89,5 @@ def test_a_mask_of_another_size_and_the_same_shape_is_resized(tmp_path: Path) ->
 
 def test_a_mask_of_another_shape_is_refused(tmp_path: Path) -> None:
     path = write_picture(tmp_path / "m.png", np.zeros((40, 90), np.uint8))
-    with pytest.raises(UnusableMask, match="mask is 90x40 but its picture is 60x40"):
+    with pytest.raises(UserError, match="mask is 90x40 but its picture is 60x40"):
         load_mask(path, _picture(40, 60))
