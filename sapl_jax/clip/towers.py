@@ -1,7 +1,6 @@
 """CLIP's vision and text towers, and position embeddings for any grid of patches."""
 
 import functools
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -139,13 +138,9 @@ class TextTower(nnx.Module):
                 Encode only the tokens that exist: the tower is causal, so padding changes nothing.
             eot: position of the end-of-text token, an int or int [B].
         """
-        _, last = self.hidden_states(embeddings, ())
+        x = embeddings.astype(self.dtype) + self.positions[...][: embeddings.shape[1]]
+        attend = functools.partial(attention, causal=True)
+        _, last = run_blocks(self.blocks, x, (), attend, recompute=KEEP, values=False)
         eot = jnp.broadcast_to(jnp.asarray(eot), last.shape[:1])
         pooled = jnp.take_along_axis(last, eot[:, None, None], axis=1)[:, 0]
         return self.projection(self.final_norm(pooled))
-
-    def hidden_states(self, embeddings: Array, taps: Sequence[int]) -> tuple[list[Array], Array]:
-        """The tapped hidden states (0 is the input of block 1) and the last, each [B, N, d_t]."""
-        x = embeddings.astype(self.dtype) + self.positions[...][: embeddings.shape[1]]
-        attend = functools.partial(attention, causal=True)
-        return run_blocks(self.blocks, x, taps, attend, recompute=KEEP, values=False)

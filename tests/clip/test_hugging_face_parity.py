@@ -1,9 +1,13 @@
 """The towers give what the Hugging Face library gives, from each of its three file formats."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sapl_jax.clip.attention import attention
+from sapl_jax.clip.blocks import KEEP, run_blocks
 from sapl_jax.clip.loading import load_clip
 from sapl_jax.clip.towers import bicubic_matrix
 
@@ -22,7 +26,10 @@ def test_every_hidden_state_embedding_and_logit(file, folder_with, expected):
     vision = clip.vision(expected["pixel_values"], taps=(0, 1, 2, 3, 4))
     for k in range(5):
         assert_same(vision.taps[k], expected[f"vision_hidden_{k}"])
-    text, _ = clip.text.hidden_states(clip.text.embed(expected["input_ids"]), (0, 1, 2, 3))
+    ids = expected["input_ids"]
+    x = clip.text.embed(ids) + clip.text.positions[...][: ids.shape[1]]
+    attend = functools.partial(attention, causal=True)
+    text, _ = run_blocks(clip.text.blocks, x, (0, 1, 2, 3), attend, KEEP, values=False)
     for k in range(4):
         assert_same(text[k], expected[f"text_hidden_{k}"])
 
