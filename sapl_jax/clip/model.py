@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sapl_jax.clip.blocks import Linear, LoRAParam
+from sapl_jax.clip.blocks import Linear, LoRAParam, l2_normalize
 from sapl_jax.clip.config import LORA_TARGETS, CLIPConfig, LoRAConfig
 from sapl_jax.clip.towers import TextTower, VisionTower
 
@@ -60,12 +60,12 @@ class CLIP(nnx.Module):
     @nnx.jit
     def encode_image(self, pixels: jax.Array) -> jax.Array:
         """Image embeddings: normalised pixels [B, H, W, 3] -> unit float32 [B, projection_dim]."""
-        return _unit(self.visual_projection(self.vision(pixels).pooled))
+        return l2_normalize(self.visual_projection(self.vision(pixels).pooled))
 
     @nnx.jit
     def encode_text(self, ids: jax.Array) -> jax.Array:
         """Text embeddings: int ids [B, N], N <= 77 -> L2-normalised float32 [B, projection_dim]."""
-        return _unit(self.text.encode(self.text.embed(ids), self.eot_positions(ids)))
+        return l2_normalize(self.text.encode(self.text.embed(ids), self.eot_positions(ids)))
 
     def eot_positions(self, ids: jax.Array) -> jax.Array:
         """Where each text ends: int [B, N] -> int [B].
@@ -74,11 +74,6 @@ class CLIP(nnx.Module):
         """
         eos = self.config.text.eos_token_id
         return jnp.argmax(ids if eos == 2 else ids == eos, axis=-1)
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    x = x.astype(jnp.float32)
-    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def add_lora(clip: CLIP, config: LoRAConfig, seed: int) -> None:
