@@ -5,6 +5,7 @@ dtype and SHA-256 of every array and of itself, so a checkpoint that comes back 
 saved, or is known to be damaged. Frozen CLIP weights are not in it; their source and sha256 are.
 """
 
+import functools
 import hashlib
 import json
 import logging
@@ -62,7 +63,6 @@ class CheckpointFolder:
             primary_host=this, active_processes={this}, barrier_sync_key_prefix=folder.name
         )
         self.folder = folder.absolute()
-        self._failed = False
         if not read_only:
             with writing(f"The checkpoint folder {folder}", "Choose another."):
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ class CheckpointFolder:
         arrays = {name: np.asarray(value) for name, value in jax.device_get(flatten(state)).items()}
         described = {name: _describe(value) for name, value in arrays.items()}
         record = {"format_version": FORMAT_VERSION, **record, "arrays": described}
-        _hide_late_results(self)
+        _hide_late_results()
         signed = ocp.args.JsonSave(record | {"sha256": _digest_of_json(record)})
         args = ocp.args.Composite(state=ocp.args.StandardSave(arrays), record=signed)
         with self._write_errors():
@@ -146,13 +146,11 @@ class CheckpointFolder:
             )
         abstract = {name: np.empty(v.shape, v.dtype) for name, v in expected.items()}
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        _hide_late_results(self)
+        _hide_late_results()
         try:
             restored = self._manager.restore(step, args=args).state
         except Exception as error:
-            self._failed = True
             raise self._damaged(step, f"its state cannot be read: {error!r}") from error
-        _show_late_results(self)
         for name, description in stored.items():
             if _describe(np.asarray(restored[name])) != description:
                 raise self._damaged(step, f"{name} holds other numbers than were written")
@@ -186,7 +184,6 @@ class CheckpointFolder:
         """Blocks until what was started is on disk; UserError where it could not be written."""
         with self._write_errors():
             self._manager.wait_until_finished()
-        _show_late_results(self)
 
     def check(self) -> None:
         """UserError where a write in the background has failed; does not block."""
@@ -197,7 +194,6 @@ class CheckpointFolder:
         """Finishes writing and lets go of the folder."""
         with self._write_errors():
             self._manager.close()
-        _show_late_results(self)
 
     def _damaged(self, step: int, reason: str) -> DamagedCheckpoint:
         return DamagedCheckpoint(
@@ -219,7 +215,6 @@ class CheckpointFolder:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
-            self._failed = True
             raise UserError(
                 f"A checkpoint could not be written to {self.folder}: {_short(str(error))}. What "
                 "was saved before is kept: free space or repair the disk and run the same command "
@@ -227,32 +222,20 @@ class CheckpointFolder:
             ) from error
 
 
-_busy: set[CheckpointFolder] = set()  # with a write or read begun that has not ended well
-_hook_before = sys.unraisablehook
-
-
-def _hide_late_results(folder: CheckpointFolder) -> None:
-    """Keeps the terminal readable should what begins now fail, until `_show_late_results`.
+@functools.cache  # Once in a process: after a failure others come late, at any time.
+def _hide_late_results() -> None:
+    """Keeps the terminal readable where a checkpoint cannot be written or read.
 
     Of arrays that are written or read side by side the first failure is raised and closes the event
     loop; the others then cannot report to it, and Python would print a traceback for each.
     """
-    global _hook_before
-    if not _busy:
-        _hook_before, sys.unraisablehook = sys.unraisablehook, _without_late_results
-    _busy.add(folder)
+    before = sys.unraisablehook
 
+    def show(late: "sys.UnraisableHookArgs") -> None:
+        if str(late.exc_value) != "Event loop is closed":
+            before(late)
 
-def _without_late_results(late: "sys.UnraisableHookArgs") -> None:
-    if str(late.exc_value) != "Event loop is closed":
-        _hook_before(late)
-
-
-def _show_late_results(folder: CheckpointFolder) -> None:
-    if not folder._failed:  # After a failure others come late, at any time.
-        _busy.discard(folder)
-    if not _busy and sys.unraisablehook is _without_late_results:
-        sys.unraisablehook = _hook_before
+    sys.unraisablehook = show
 
 
 def _short(reason: str) -> str:
