@@ -7,7 +7,6 @@ report.md and report.html.
 """
 
 import argparse
-import dataclasses
 import functools
 import sys
 from pathlib import Path
@@ -24,6 +23,7 @@ from sapl_jax.evaluation.baselines import CLASSICS, TRIVIAL
 from sapl_jax.evaluation.map_folders import MapFolder
 from sapl_jax.evaluation.perturbations import ALIASES, SWEEPS
 from sapl_jax.evaluation.session import Method, Session, floors, run
+from sapl_jax.inference.detector import Detector
 from sapl_jax.inference.tiling import TiledDetector
 
 _DATASET_HELP = """\
@@ -83,8 +83,14 @@ def read_datasets(specifications: list[str], exclude: list[str]) -> list[tuple[s
 
 def load_methods(arguments: argparse.Namespace) -> list[Method]:
     """The checkpoint's method first, then the training-free ones and other tools' maps."""
-    source: dict[str, Any] = {"training": "none"}
-    methods = [Method(name, CLASSICS[name], source) for name in dict.fromkeys(arguments.method)]
+    methods: list[Method] = []
+    tiles = {"tile": arguments.tile, "overlap": arguments.tile_overlap}
+    sizes = {} if arguments.tile is None else tiles
+    for name in dict.fromkeys(arguments.method):
+        classic: Detector = CLASSICS[name]
+        if sizes:
+            classic = TiledDetector(classic.analyse, **sizes, batch=arguments.batch_size or 8)
+        methods.append(Method(name, classic, {"training": "none", **sizes}))
     for text in arguments.maps:  # before the checkpoint: mistakes are told first
         name, _, folder = text.partition("=")
         taken = {method.name for method in methods} | {"SAPL"} | set(TRIVIAL)
@@ -98,7 +104,6 @@ def load_methods(arguments: argparse.Namespace) -> list[Method]:
         from sapl_jax.inference.localizer import Localizer
 
         use_compilation_cache()
-        tiles = {"tile": arguments.tile, "overlap": arguments.tile_overlap}
         localizer = Localizer.load(arguments.checkpoint, which=arguments.which, **tiles)
         sha256 = files.tree_sha256(Path(localizer.source["weights"]))
         source = {"folder": str(arguments.checkpoint), **localizer.source, "sha256": sha256}
@@ -106,15 +111,6 @@ def load_methods(arguments: argparse.Namespace) -> list[Method]:
             source |= tiles | {"tile": localizer.tile}
         methods.insert(0, Method("SAPL", localizer, source))
     return methods
-
-
-def tiled(method: Method, arguments: argparse.Namespace) -> Method:
-    """A training-free method, behind tiles where --tile asks for them; any other as it is."""
-    if arguments.tile is None or method.name not in CLASSICS:
-        return method
-    options = {"tile": arguments.tile, "overlap": arguments.tile_overlap}
-    detector = TiledDetector(CLASSICS[method.name].analyse, **options, batch=arguments.batch_size)
-    return dataclasses.replace(method, detector=detector, source={**method.source, **options})
 
 
 def main() -> None:
@@ -131,9 +127,9 @@ def main() -> None:
     if (arguments.output / "results.json").exists():
         raise UserError(f"{arguments.output} has results.json already; give another --output.")
     listings = read_datasets(arguments.dataset, arguments.exclude)
-    plain = load_methods(arguments)
+    methods = load_methods(arguments)
     if arguments.batch_size is None:
-        arguments.batch_size = getattr(plain[0].detector, "batch_size", 8)
+        arguments.batch_size = getattr(methods[0].detector, "batch_size", 8)
 
     saving = functools.partial(files.writing, arguments.output, "Free space, or choose another.")
 
@@ -147,7 +143,7 @@ def main() -> None:
             files.write_json(arguments.output / "results.json", results.build(session))
 
     session = run(
-        [tiled(method, arguments) for method in plain] + floors(),
+        methods + floors(),
         listings,
         protocols.PROTOCOLS[arguments.protocol],
         sweeps=[SWEEPS[name] for name in dict.fromkeys(arguments.robustness)],
@@ -156,8 +152,8 @@ def main() -> None:
         gallery_size=arguments.gallery,
         after_each=save,
     )
-    for method in plain:
-        if method is plain[0] or isinstance(method.detector, MapFolder):
+    for method in methods:
+        if method is methods[0] or isinstance(method.detector, MapFolder):
             for result in session.results[method.name].values():
                 print_files("skipped", result.skipped, "results.json")
                 print_files("note", result.notes, "results.json")
@@ -167,7 +163,7 @@ def main() -> None:
         from sapl_jax.evaluation import report  # matplotlib, only for reports
 
         with saving():
-            report.write(session, arguments.output, plain[0].detector, listings)
+            report.write(session, arguments.output, methods[0].detector, listings)
     print(results.table(session))
     print(f"protocol {session.protocol.name}; details in {arguments.output}")
 
