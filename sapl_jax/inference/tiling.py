@@ -9,6 +9,7 @@ batch of tiles.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -35,6 +36,7 @@ def blend_weights(length: int) -> np.ndarray:
     return np.minimum(positions, length - positions)
 
 
+@dataclass(frozen=True)
 class TiledDetector:
     """Wraps a detector; pictures whose longer side is over `tile` pixels are analysed in tiles.
 
@@ -44,29 +46,24 @@ class TiledDetector:
     None: the score is the whole picture's, as without tiles.
     """
 
-    def __init__(
-        self,
-        whole: Callable[[Sequence[np.ndarray]], Sequence[Result]],
-        tile: int,
-        overlap: float = 0.25,
-        batch: int = 8,
-        threshold: float = 0.5,
-        share: float | None = None,
-    ) -> None:
-        self._whole, self._tile, self._overlap, self._batch = whole, tile, overlap, batch
-        self._threshold, self._share = threshold, share
+    whole: Callable[[Sequence[np.ndarray]], Sequence[Result]]
+    tile: int
+    overlap: float = 0.25
+    batch: int = 8
+    threshold: float = 0.5
+    share: float | None = None
 
     def analyse(self, images: Sequence[np.ndarray]) -> list[Result]:
         """Analyses uint8 RGB pictures [H, W, 3] of any sizes."""
-        small = [image for image in images if max(image.shape[:2]) <= self._tile]
-        whole = iter(self._whole(small) if small else [])
+        small = [image for image in images if max(image.shape[:2]) <= self.tile]
+        whole = iter(self.whole(small) if small else [])
         results = []
         for image in images:
-            if max(image.shape[:2]) > self._tile:
+            if max(image.shape[:2]) > self.tile:
                 results.append(self._analyse_large(image))
             else:
                 analysis = next(whole)
-                results.append(result_of(analysis.score, analysis.heat_map, self._threshold))
+                results.append(result_of(analysis.score, analysis.heat_map, self.threshold))
         return results
 
     def _analyse_large(self, image: np.ndarray) -> Result:
@@ -75,14 +72,14 @@ class TiledDetector:
         heat_map = np.zeros(image.shape[:2], np.float32)
         height, width = weight.shape
         # The picture itself, where it gives the score, is a part: one shape to compile.
-        extra = 0 if self._share else 1
+        extra = 0 if self.share else 1
         parts = [(slice(None), slice(None))] * extra
         parts += [np.s_[y : y + height, x : x + width] for y in rows for x in columns]
         scores = []
         with ProgressBar(total=len(parts), desc="tiles", leave=False) as bar:
             # Equal batches: a last one of a single tile would be a second shape.
-            for some in np.array_split(np.arange(len(parts)), math.ceil(len(parts) / self._batch)):
-                found = self._whole([image[parts[n]] for n in some])
+            for some in np.array_split(np.arange(len(parts)), math.ceil(len(parts) / self.batch)):
+                found = self.whole([image[parts[n]] for n in some])
                 for n, analysis in zip(some, found, strict=True):
                     scores.append(analysis.score)
                     if n >= extra:
@@ -93,15 +90,15 @@ class TiledDetector:
         heat_map /= total_x[None, :]
         np.clip(heat_map, 0, 1, out=heat_map)
         score = scores[0]
-        if self._share:
-            highest = np.sort(logit(np.array(scores)))[-max(1, round(self._share * len(scores))) :]
+        if self.share:
+            highest = np.sort(logit(np.array(scores)))[-max(1, round(self.share * len(scores))) :]
             score = 1 / (1 + np.exp(-highest.mean()))
-        return result_of(score, heat_map, self._threshold)
+        return result_of(score, heat_map, self.threshold)
 
     def _axis(self, length: int) -> tuple[list[int], np.ndarray, np.ndarray]:
         """Along one side: where tiles start, the weights of a tile, and the sum of all weights."""
-        starts = tile_starts(length, self._tile, self._overlap)
-        weights = blend_weights(min(self._tile, length))
+        starts = tile_starts(length, self.tile, self.overlap)
+        weights = blend_weights(min(self.tile, length))
         total = np.zeros(length, np.float32)
         for start in starts:
             total[start : start + len(weights)] += weights
