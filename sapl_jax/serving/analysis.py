@@ -42,7 +42,6 @@ class Analysed:
 
     name: str  # harmless stem of the uploaded file's name
     score: float  # probability that it is tampered
-    original: tuple[int, int]  # height and width in pixels
     shown: np.ndarray  # uint8 RGB, the picture at the size the browser shows
     shown_map: np.ndarray  # float32 heat map of that size
     heat_map: np.ndarray  # uint8 [H,W], heat map of the picture's own size times 255
@@ -64,7 +63,6 @@ def analyse_upload(localizer: Localizer, path: Path, name: str, limits: Limits) 
     return Analysed(
         name=safe_stem(Path(name)),
         score=result.score,
-        original=picture.rgb.shape[:2],
         shown=drawing.shrink(picture.rgb, SHOWN_SIDE),
         shown_map=drawing.shrink(result.heat_map, SHOWN_SIDE),
         heat_map=drawing.heat_map_to_grey(result.heat_map),
@@ -87,7 +85,7 @@ def mask_of(analysed: Analysed, threshold: float) -> np.ndarray:
 
 def summary(analysed: Analysed, threshold: float) -> str:
     """Verdict, score and size in words, Markdown without anything of the file in it."""
-    height, width = analysed.original
+    height, width = analysed.heat_map.shape
     share = float(np.mean(analysed.shown_map > threshold))
     found, score = analysed.calibration, analysed.score
     probability = found.probability(score) if found else None

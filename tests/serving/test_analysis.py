@@ -28,7 +28,7 @@ def test_an_upload_gives_all_that_is_drawn(localizer, tmp_path, monkeypatch):
     found = analyse(localizer, write(tmp_path / "x.png", rgb), "my <b>name</b>.png")
     result = localizer(rgb)
     assert found.score == pytest.approx(result.score, abs=1e-6)
-    assert found.original == (40, 64) and found.shown.shape == (20, 32, 3)
+    assert found.heat_map.shape == (40, 64) and found.shown.shape == (20, 32, 3)
     assert found.edges.shape == (18, 28) and found.edges.max() == 255
     assert found.name == "b_" or "<" not in found.name
     assert analysis.draw(found, 0.5, 0.5).shape == (20, 32, 3)
