@@ -1,8 +1,8 @@
 """Pretraining batches: crops and contact sheets of captioned photographs."""
 
-import itertools
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -55,12 +55,11 @@ def make_pictures(
     pixels = np.empty((count, size, size, 3), np.uint8)
     history = np.empty((count, len(HISTORY)), np.int32)
     content = []
-    sizes, sources = itertools.repeat(size), itertools.repeat(photographs)
+    make = partial(captioned_picture, seed, size=size, photographs=photographs)
     with ProcessPoolExecutor(
         workers, get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
     ) as pool:
-        arguments = (itertools.repeat(seed), range(count), sizes, sources)
-        results = pool.map(captioned_picture, *arguments, chunksize=16)
+        results = pool.map(make, range(count), chunksize=16)
         for n, found in enumerate(ProgressBar(results, total=count, desc="photographs")):
             pixels[n] = found.picture
             pairs = zip(HISTORY.values(), found.history, strict=True)
