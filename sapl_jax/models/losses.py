@@ -29,12 +29,8 @@ def sapl_loss(
 
     Parts are the scalars loss_cls, loss_background, loss_hecl and accuracy.
 
-    Args:
-        model: gave `outputs` of the batch.
-        batch: valid [B,g,g], label [B].
-        queues: HECL's keys before this batch.
-        train: that part of a configuration.
-        hecl_weight: w(t).
+    Args: `batch` has valid [B,g,g] and label [B], `outputs` are the model's of it, `queues` those
+        before it; `train` is that part of a configuration; `hecl_weight` is w(t).
     """
     label = batch["label"]
     valid = batch["valid"].reshape(label.shape[0], -1)
