@@ -1,6 +1,5 @@
 """The folder of prepared records as written on disk: its identity, contents and checks."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,7 +8,7 @@ from data_pipelines.listing import Listing
 from data_pipelines.preprocess import PAPER_GEOMETRY, Geometry
 from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions
 from sapl_jax.errors import UserError
-from sapl_jax.files import write_json
+from sapl_jax.files import sha256_of, write_json
 
 METADATA = "prepared.json"
 
@@ -50,7 +49,7 @@ def fingerprint(
     pictures = [[sample.name, sample.image.stat().st_size] for sample in listing.samples]
     settings = [asdict(geometry), asdict(options), val_fraction, seed]
     text = json.dumps([listing.name, pictures, settings], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return sha256_of(text.encode())[:12]
 
 
 def write_metadata(prepared: Prepared, skipped: list[tuple[str, str]]) -> None:

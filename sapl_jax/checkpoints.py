@@ -6,7 +6,6 @@ saved, or is known to be damaged. Frozen CLIP weights are not in it; their sourc
 """
 
 import functools
-import hashlib
 import json
 import logging
 import shutil
@@ -21,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from sapl_jax.errors import UserError
-from sapl_jax.files import writing
+from sapl_jax.files import sha256_of, writing
 
 FORMAT_VERSION = 1  # Raised when a checkpoint of the version before can no longer be read.
 T = TypeVar("T")
@@ -246,12 +245,11 @@ def _short(reason: str) -> str:
 
 def _describe(array: np.ndarray) -> dict[str, Any]:
     content = np.ascontiguousarray(array).data if array.size else b""
-    digest = hashlib.sha256(content).hexdigest()
-    return {"shape": list(array.shape), "dtype": array.dtype.name, "sha256": digest}
+    return {"shape": list(array.shape), "dtype": array.dtype.name, "sha256": sha256_of(content)}
 
 
 def _digest_of_json(record: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    return sha256_of(json.dumps(record, sort_keys=True).encode())
 
 
 def _differences(expected: dict[str, Any], stored: dict[str, Any]) -> list[str]:

@@ -90,7 +90,7 @@ def make_output_folder(path: Path) -> None:
         tempfile.TemporaryFile(dir=path).close()
 
 
-def sha256_of(data: bytes) -> str:
+def sha256_of(data: bytes | memoryview) -> str:
     """SHA-256 of bytes, as 64 hex digits."""
     return hashlib.sha256(data).hexdigest()
 

@@ -27,6 +27,7 @@ from data_pipelines.images import UnreadableImage, read_image, read_mask
 from data_pipelines.listing import list_pictures
 from data_pipelines.progress_bars import ProgressBar
 from sapl_jax.errors import UserError
+from sapl_jax.files import sha256_of
 
 # Shares of 1 in which SHA-256 of "split/<stem>" lies.
 SPLITS = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
@@ -49,7 +50,7 @@ class Library:
         """What tells this library from others: names and sizes in bytes of its files, hashed."""
         files = [*self.pictures, *(self.segments.get(p.stem) for p in self.pictures)]
         text = "/".join(f"{file.name}:{file.stat().st_size}" for file in files if file)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        digest = sha256_of(text.encode())[:12]
         return {"photographs": len(self.pictures), "split": self.split, "files": digest}
 
 

@@ -5,7 +5,6 @@ Nothing in it is ever overwritten: a name that something else has taken is passe
 a run, the next one continues behind the last whole line.
 """
 
-import hashlib
 import itertools
 import json
 import os
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from sapl_jax.errors import UserError
-from sapl_jax.files import hold_lock, write_atomically, writing
+from sapl_jax.files import hold_lock, sha256_of, write_atomically, writing
 
 RECORDS = "predictions.jsonl"
 SKIPPED = "skipped.jsonl"
@@ -146,7 +145,7 @@ class OutputFolder:
     def _free_names(self, path: Path, pictures: Mapping[str, bytes]) -> dict[str, str]:
         """The first names, by ending, that are free or hold exactly these pictures already."""
         stem = safe_stem(path)
-        digest = hashlib.sha256(os.fsencode(path)).hexdigest()
+        digest = sha256_of(os.fsencode(path))
         numbered = (f"{stem}-{digest[:8]}-{number}" for number in range(2, 10_000))
         for candidate in itertools.chain([stem, f"{stem}-{digest[:8]}"], numbered):
             names = {ending: f"{candidate}_{name}" for ending, name in self._endings.items()}
