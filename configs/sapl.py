@@ -94,7 +94,7 @@ def get_config() -> ConfigDict:
     train.prompt_rate = 1.0  # [ours] Times the learning rate, for learned context vectors.
     train.weight_decay = 0.01  # [ours] AdamW's decoupled decay, PyTorch's default.
     train.warmup_steps = 0  # [ours] Linear warm-up of the learning rate.
-    train.schedule = "constant"  # [ours] "constant" or "cosine" (to zero at the last step).
+    train.schedule = "constant"  # [ours] "constant" or "cosine" (towards zero at the end).
     train.tampered_weight = 1.0  # [ours] Of tampered pictures in the classification loss.
     train.background_share = 0.0  # [ours] Least tampered patches taken as authentic. 0: off.
     train.background_of = "all"  # [ours] Pictures that have that term: "all" or "authentic".

@@ -92,7 +92,7 @@ def diagnose(
     sizes = ((item.sample.image, item.size) for item in examined if item.size)
     small = (f"{path}: {size[1]}x{size[0]}" for path, size in sizes if min(size) < MIN_SIDE)
     what = f"pictures have a side under {MIN_SIDE} pixels"
-    mend = "remove them, or convert pictures without loss (png, tif)"
+    mend = "remove them, convert pictures without loss (png, tif), copy what is missing"
     return [
         *_classes(listing),
         *_if_any(skipped, "files are not used", mend),

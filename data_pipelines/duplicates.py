@@ -1,5 +1,6 @@
 """Finds byte-identical pictures, inside a data set or between a test and a training set."""
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
@@ -12,7 +13,7 @@ from sapl_jax.files import file_sha256
 def _by_size(paths: Iterable[Path]) -> dict[int, list[Path]]:
     found = defaultdict(list)
     for path in paths:
-        if path.is_file():
+        if path.is_file() and os.access(path, os.R_OK):
             found[path.stat().st_size].append(path)
     return found
 

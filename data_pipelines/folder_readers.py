@@ -6,7 +6,7 @@ table and the generator's. All raise UserError where the root holds no picture o
 
 import csv
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from data_pipelines.listing import (
@@ -22,7 +22,7 @@ from sapl_jax.errors import UserError
 _CASIA_V2_AUTHENTIC = re.compile(r"au_([a-z]{3})_?(\d+)", re.IGNORECASE)
 _CASIA_V2_TAMPERED = re.compile(r"tp_[ds]_.*_([a-z]{3}\d{5})_([a-z]{3}\d{5})_\d+", re.IGNORECASE)
 _CASIA_V1_AUTHENTIC = re.compile(r"au_[a-z]{3}_\d{4}", re.IGNORECASE)
-_CASIA_V1_TAMPERED = re.compile(r"sp_[ds]_", re.IGNORECASE)
+_CASIA_V1_TAMPERED = re.compile(r"sp_[ds]_.*\d", re.IGNORECASE)
 _CASIA_V2_NAME = re.compile(r"(au_[a-z]{3}_\d{5}$)|(tp_[ds]_)", re.IGNORECASE)
 # The one tampered picture for which no mask was ever drawn; published counts (920) leave it out.
 _CASIA_V1_NO_MASK = re.compile(r"sp_d_nrn_a_.*_0542", re.IGNORECASE)
@@ -91,6 +91,10 @@ def _read_au_tp(name: str, root: Path, mask_folders: tuple[str, ...]) -> Listing
     if folder and unused and (others := list_pictures(folder)[0]):
         wanted = "where <stem>_gt.png is looked for, of pictures in Tp/: no mask is used"
         listing.notes.append(f"{folder} holds {others[0].name}, {wanted}")
+    stems = Counter(path.stem for path in tampered)
+    if shared := [stem for stem in masks if stems[stem] > 1]:
+        text = "a mask is used for every picture of its stem; of several in Tp/ have one"
+        listing.notes.append(f"{text}: {len(shared)} stems, for instance {shared[0]}")
     known = _generated_sources(root) if name == "folder" else {}
     for label, paths in ((AUTHENTIC, authentic), (TAMPERED, tampered)):
         for path in paths:
@@ -133,7 +137,7 @@ def read_casia_v1(root: Path) -> Listing:
         elif _CASIA_V2_NAME.match(stem):
             hint = "; these names are CASIA v2.0's, so use casia_v2"
             listing.skipped.append((path, "a name of CASIA v2.0, not of v1.0"))
-        elif not (_CASIA_V1_AUTHENTIC.fullmatch(stem) or _CASIA_V1_TAMPERED.match(stem)):
+        elif not (_CASIA_V1_AUTHENTIC.fullmatch(stem) or _CASIA_V1_TAMPERED.fullmatch(stem)):
             listing.skipped.append((path, "not a name of CASIA v1.0 (Au_ani_0001 or Sp_D_...)"))
         elif (other := pictures.get(stem)) is None or modified(path) > modified(other):
             pictures[stem] = path
@@ -144,7 +148,7 @@ def read_casia_v1(root: Path) -> Listing:
     if not pictures:
         names = "Au/Au_ani_0001.jpg, Sp/Sp_D_....jpg"
         raise UserError(f"{listing.root}: found no CASIA v1.0 picture ({names}){hint}")
-    tampered = {stem for stem in pictures if _CASIA_V1_TAMPERED.match(stem)}
+    tampered = {stem for stem in pictures if _CASIA_V1_TAMPERED.fullmatch(stem)}
     corrected = {trailing_number(stem) for stem in tampered if modified(pictures[stem])}
     listing.pair_by_number(tampered, masks)
     for stem, path in pictures.items():

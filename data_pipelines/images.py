@@ -107,9 +107,12 @@ def decode_image(data: bytes, origin: str | Path, max_pixels: int = MAX_PIXELS) 
 def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads a mask as uint8 [H, W], grey values as stored (one-bit files give 0 and 255).
 
-    Colour is reduced to luma; orientation and errors as for `read_image`.
+    Colour is reduced to luma, 16 bits to 8 unless none is above 255; orientation and errors as for
+    `read_image`.
     """
-    return decode_pixels(read_bytes(path), path, cv2.IMREAD_GRAYSCALE, max_pixels)
+    mode = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
+    grey = decode_pixels(read_bytes(path), path, mode, max_pixels)
+    return (grey >> 8 if grey.max() > 255 else grey).astype(np.uint8)
 
 
 def decode_pixels(data: bytes, origin: str | Path, mode: int, max_pixels: int) -> np.ndarray:

@@ -45,7 +45,7 @@ def read_benco_json(path: Path) -> Listing:
 
 def _json_rows(listing: Listing, path: Path) -> Iterator[Row]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a JSON file ({error})") from error
     pairs = isinstance(rows, list) and all(
@@ -60,7 +60,7 @@ def _json_rows(listing: Listing, path: Path) -> Iterator[Row]:
 
 def _txt_rows(listing: Listing, path: Path) -> Iterator[Row]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a text file ({error})") from error
     for number, line in enumerate(map(str.strip, lines), 1):
@@ -160,7 +160,7 @@ def _annotated(table: Path) -> list[tuple[str, list[bool], Outlines]]:
     """Per picture: its file name, whether each face is fake, the outlines of those that are."""
     pictures = []
     try:
-        content = json.loads(table.read_text(encoding="utf-8"))
+        content = json.loads(table.read_text(encoding="utf-8-sig"))
         fake = {kind["id"] for kind in content["categories"] if "fake" in kind["name"].lower()}
         faces: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         for face in content["annotations"]:

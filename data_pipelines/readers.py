@@ -24,7 +24,10 @@ def read_dataset(name: str, root: str | Path, *, both_classes: bool = False) -> 
     """
     if name not in READERS:
         raise UserError(f"no data set named {name!r}; choose one of: {', '.join(sorted(READERS))}")
-    listing = READERS[name](Path(root).expanduser())
+    try:
+        listing = READERS[name](Path(root).expanduser())
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
     counts = [listing.count(label) for label in (AUTHENTIC, TAMPERED)]
     if both_classes and not all(counts):
         raise UserError(

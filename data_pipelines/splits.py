@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from data_pipelines.listing import AUTHENTIC, TAMPERED, Sample
-from sapl_jax.errors import UserError
 
 
 class Split(NamedTuple):
@@ -23,12 +22,8 @@ def split_samples(samples: Sequence[Sample], val_fraction: float, seed: int) -> 
     Which ones depends on the seed and the names only. Pictures linked by a chain of common sources
     go to the same side, so that validation shows no scene of training. Chains too large for
     validation go to training; if too little is left for a class (under half of what was asked),
-    single pictures fill it and are counted in `Split.shared`.
-
-    Raises UserError unless 0 <= val_fraction < 1.
+    single pictures fill it and are counted in `Split.shared`. 0 <= val_fraction < 1.
     """
-    if not 0 <= val_fraction < 1:
-        raise UserError(f"validation fraction {val_fraction}: expected at least 0 and less than 1")
     wanted = {}
     for label in (AUTHENTIC, TAMPERED):
         total = sum(sample.label == label for sample in samples)

@@ -92,9 +92,11 @@ def run_rows(
             print("  finished before", flush=True)
             continue
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(folder / "evaluation", ignore_errors=True)  # half done, or of other flags
         for command in commands(row, folder, datasets, protocol, config_flags, base):
             print(f"  {shlex.join(command)}", flush=True)
+            if "sapl_jax.evaluate" in command:  # Before: half done, or of other flags.
+                (folder / "done.json").unlink(missing_ok=True)
+                shutil.rmtree(folder / "evaluation", ignore_errors=True)
             status = launch(command)
             if status in INTERRUPTED:
                 raise KeyboardInterrupt

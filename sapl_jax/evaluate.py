@@ -81,7 +81,7 @@ def read_datasets(specifications: list[str], exclude: list[str]) -> list[tuple[s
     return listings
 
 
-def load_methods(arguments: argparse.Namespace) -> list[Method]:
+def load_methods(arguments: argparse.Namespace, sets: list[str]) -> list[Method]:
     """The checkpoint's method first, then the training-free ones and other tools' maps."""
     methods: list[Method] = []
     tiles = {"tile": arguments.tile, "overlap": arguments.tile_overlap}
@@ -97,7 +97,7 @@ def load_methods(arguments: argparse.Namespace) -> list[Method]:
         if not name or not folder or "/" in name or name in taken:
             raise UserError(f"--maps {text!r} is not NAME=FOLDER with a name that is still free")
         source = {"folder": folder, "sha256": files.tree_sha256(Path(folder).expanduser())}
-        methods.append(Method(name, MapFolder(folder), source))
+        methods.append(Method(name, MapFolder(folder, sets), source))
     if arguments.checkpoint is not None:
         # These load JAX, which the classics do not need.
         from sapl_jax.devices import use_compilation_cache
@@ -127,7 +127,7 @@ def main() -> None:
     if (arguments.output / "results.json").exists():
         raise UserError(f"{arguments.output} has results.json already; give another --output.")
     listings = read_datasets(arguments.dataset, arguments.exclude)
-    methods = load_methods(arguments)
+    methods = load_methods(arguments, [name for name, _ in listings])
     if arguments.batch_size is None:
         arguments.batch_size = getattr(methods[0].detector, "batch_size", 8)
 

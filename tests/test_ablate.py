@@ -92,6 +92,15 @@ def test_other_training_flags_are_another_study(tmp_path) -> None:
     assert list(written) == ["ecpl"]  # Of this study alone.
 
 
+def test_a_training_refused_for_other_flags_leaves_what_was_finished(tmp_path) -> None:
+    _run(tmp_path, Launcher(), ["coop"])
+    other = [*FLAGS, "--config.seed=1"]
+    assert _run(tmp_path, Launcher({"coop": 2}), ["coop"], other) == ["coop"]
+    again = Launcher()
+    assert _run(tmp_path, again, ["coop"]) == [] and again.trained == []
+    assert list(json.loads((tmp_path / "ablations.json").read_text())["rows"]) == ["coop"]
+
+
 def test_a_failed_row_does_not_stop_the_others_and_is_tried_again(tmp_path) -> None:
     rows = ["coop", "ecpl"]
     assert _run(tmp_path, Launcher({"coop": 2}), rows) == ["coop"]

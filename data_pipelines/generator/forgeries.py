@@ -68,8 +68,8 @@ def draw_paste(
     """A region of `source` (see `choose_region`) moved onto a canvas as large as `target`.
 
     `turn` draws its scale and its angle in degrees; `how`, OpenCV's interpolation. Returns the
-    moved picture, uint8 [H, W, 3], and the region's mask. In `source` itself a copy hides less than
-    half of its origin.
+    moved picture, uint8 [H, W, 3], and the region's mask. In `source` itself less than half of a
+    copy lies on its origin.
     """
     height, width = target.picture.shape[:2]
     while True:

@@ -121,9 +121,7 @@ def check_fit(clip: CLIP, tensors: Mapping[str, Tensor], style: str, file: str) 
 def fill(clip: CLIP, tensors: Mapping[str, Tensor], style: str) -> None:
     """Sets every frozen parameter of `clip` (which may be abstract) from a file's tensors.
 
-    Args:
-        clip: its values are replaced, its dtypes kept.
-        style: "flax" or "torch" naming and layout.
+    The CLIP's dtypes are kept. style: "flax" or "torch" naming and layout.
     """
     entries = list(_entries(clip, style))
     for entry in tqdm(entries, desc="CLIP weights", unit="tensor", leave=False, disable=None):

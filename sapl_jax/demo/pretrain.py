@@ -36,7 +36,7 @@ from sapl_jax.clip.weights import save_clip
 from sapl_jax.demo import captioned_batches as batches
 from sapl_jax.demo.objective import MAX_SCALE, build_clip, pretraining_loss, small_config
 from sapl_jax.demo.vocabulary import Vocabulary
-from sapl_jax.errors import Parser, UserError, run_main
+from sapl_jax.errors import Parser, UserError, check_numbers, run_main
 
 _REPORT_EVERY = 250  # steps
 
@@ -89,22 +89,27 @@ def make_optimizer(learning_rate: float, steps: int) -> optax.GradientTransforma
 def main() -> None:
     """The command: generate, train, save."""
     flags = parse_arguments()
+    counts = ("pictures", "size", "canvas", "patch", "width", "steps", "batch_size", "workers")
+    limits = dict.fromkeys(counts, (1, 10**6)) | {"seed": (0, 10**9), "reach": (0, 10**6)}
+    check_numbers(flags, sheets=(0, 1), **limits)
+    if flags.width % 4:
+        raise UserError(f"--width {flags.width}: expected a multiple of 4")
     if flags.canvas % flags.patch or flags.canvas > flags.size:
         raise UserError(
             f"--canvas {flags.canvas}: expected a multiple of --patch {flags.patch}, at most "
             f"--size {flags.size}"
         )
     vocabulary = Vocabulary(batches.WORDS)
+    config = small_config(vocabulary.size, flags.canvas, flags.patch, flags.width)
+    clip = load_clip(flags.start) if flags.start else None
+    if clip and clip.config != config:
+        raise UserError(f"--start {flags.start}: a CLIP of other sizes than this command's")
     photographs = open_library(flags.photographs).pictures if flags.photographs else ()
     properties = batches.LOCAL_OF_PHOTOGRAPHS if photographs else batches.LOCAL
     pictures = batches.make_pictures(
         flags.seed, flags.pictures, flags.size, flags.workers, photographs
     )
-    config = small_config(vocabulary.size, flags.canvas, flags.patch, flags.width)
-    new = functools.partial(build_clip, config, pictures.pixels, flags.seed)
-    clip = load_clip(flags.start) if flags.start else new()
-    if clip.config != config:
-        raise UserError(f"--start {flags.start}: a CLIP of other sizes than this command's")
+    clip = clip or build_clip(config, pictures.pixels, flags.seed)
     optimizer = nnx.Optimizer(clip, make_optimizer(flags.learning_rate, flags.steps), wrt=nnx.Param)
     phrases = batches.phrases(vocabulary, properties)
     rng = np.random.default_rng(flags.seed)

@@ -10,7 +10,7 @@ import collections
 import csv
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,9 @@ _Rows = Sequence[tuple[str, Any]]  # names as `_key` has them, with a map's path
 class MapFolder:
     """A method whose answers lie in a folder; `assign` first, then `read`."""
 
-    def __init__(self, folder: str | Path) -> None:
-        """Lists the folder; UserError where it is not one, has no maps, or a scores.csv is bad."""
+    def __init__(self, folder: str | Path, sets: Iterable[str] = ()) -> None:
+        """Lists a folder for a run of the data `sets`; UserError: none, no maps, bad scores.csv."""
+        self._sets = {_key(name) for name in sets}
         self.folder = existing_root(folder)
         paths = [Path(p) for p in walk_files(self.folder) if p.lower().endswith(SUFFIXES)]
         # By the path below the folder, without the map's own suffix.
@@ -45,7 +46,8 @@ class MapFolder:
     def assign(self, listing: Listing, label: str) -> list[str]:
         """Gives each picture of a data set its map; returns what there is to say of the rest."""
         folders = {key.partition("/")[0] for key, _ in self._maps if "/" in key}
-        others = folders - {_key(label)} if _key(label) in folders else set()
+        # Of a set without a folder here, those of the run's other sets.
+        others = folders - {_key(label)} if _key(label) in folders else folders & self._sets
         maps, scores = (_of_set(rows, label, others) for rows in (self._maps, self._rows))
         by_name, scores_by_name = _index(maps), _index(scores)
         claims = {s.name: _match(by_name, s.name, label) for s in listing.samples}

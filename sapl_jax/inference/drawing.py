@@ -35,7 +35,8 @@ def overlay(
         cv2.multiply(colour, share, scale=1 / 255), cv2.multiply(rgb, 255 - share, scale=1 / 255)
     )
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    thickness = max(1, round(max(rgb.shape[:2]) / 400))
+    # Of panoramas by the shorter side, or small regions vanish behind their outline.
+    thickness = max(1, round(min(max(rgb.shape[:2]) / 400, min(rgb.shape[:2]) / 60)))
     return cv2.drawContours(result, contours, -1, _CONTOUR, thickness)
 
 

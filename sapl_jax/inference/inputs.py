@@ -11,6 +11,8 @@ from data_pipelines.listing import PICTURE_SUFFIXES, walk_files
 from sapl_jax.errors import UserError
 
 _GLOB = frozenset("*?[")
+# Pictures, and nothing that is read here: in folders they are named, other files only counted.
+_UNREAD = {".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".dng"}
 
 
 @dataclass
@@ -28,14 +30,12 @@ def find_pictures(specifications: Sequence[str], leave_out: Path | None = None) 
     """Resolves files, folders (with all below them) and glob patterns.
 
     A file that is named itself is taken whatever its name; in folders, picture names only. Hidden
-    files and folders are passed over. Links are followed, loops of them end.
+    files and folders are passed over. Links are followed, loops of them end. Raises UserError where
+    there is no picture at all.
 
     Args:
         specifications: paths; one that does not exist and has *, ? or [ is a pattern.
         leave_out: a folder whose files are never taken: the output may lie inside the input.
-
-    Raises:
-        UserError: no picture at all.
     """
     found = Found()
     seen: set[tuple[int, int]] = set()
@@ -69,8 +69,12 @@ def find_pictures(specifications: Sequence[str], leave_out: Path | None = None) 
                 take(path)
                 continue
             for file in walk_files(path, barred, report):
-                if os.path.splitext(file)[1].lower() in PICTURE_SUFFIXES:
+                suffix = os.path.splitext(file)[1].lower()
+                if suffix in PICTURE_SUFFIXES:
                     take(file)
+                elif suffix in _UNREAD:
+                    reason = f"{suffix} pictures are not read: convert it, to PNG or TIFF"
+                    found.skipped.append((Path(os.path.abspath(file)), reason))
                 else:
                     found.others += 1
     if not found.pictures:

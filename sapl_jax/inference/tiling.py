@@ -75,16 +75,22 @@ class TiledDetector:
         extra = 0 if self.share else 1
         parts = [(slice(None), slice(None))] * extra
         parts += [np.s_[y : y + height, x : x + width] for y in rows for x in columns]
-        scores = []
+        scores, flat, least = [], [], [np.inf]
         with ProgressBar(total=len(parts), desc="tiles", leave=False) as bar:
             # Equal batches: a last one of a single tile would be a second shape.
             for some in np.array_split(np.arange(len(parts)), math.ceil(len(parts) / self.batch)):
                 found = self.whole([image[parts[n]] for n in some])
                 for n, analysis in zip(some, found, strict=True):
                     scores.append(analysis.score)
-                    if n >= extra:
+                    if n >= extra and analysis.heat_map.any():
                         heat_map[parts[n]] += weight * analysis.heat_map
+                        least.append(analysis.heat_map.min())
+                    elif n >= extra:
+                        flat.append(parts[n])
                 bar.update(len(some))
+        for part in flat if len(least) > 1 else ():
+            # Of one colour, they tell nothing: at 0 they would set where a stretched map begins.
+            heat_map[part] += weight * min(least)
         # Tiles form a grid, so the weights add up to an outer product: no map of weights needed.
         heat_map /= total_y[:, None]
         heat_map /= total_x[None, :]

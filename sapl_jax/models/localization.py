@@ -57,7 +57,9 @@ def pooled_logits(
     return jnp.stack([-half, half], axis=-1)
 
 
-def along_colours(heat: Array, image: Array, valid: Array, sigma: float, colours: float) -> Array:
+def along_colours(
+    heat: Array, image: Array, valid: Array, telling: Array, sigma: float, colours: float
+) -> Array:
     """Patch maps [B,n,n] float32 smoothed along the picture: a joint bilateral filter, twice.
 
     A cell takes the mean of the picture's cells, weighted by exp(-d^2 / 2 sigma^2 - c^2 / 2
@@ -66,7 +68,8 @@ def along_colours(heat: Array, image: Array, valid: Array, sigma: float, colours
     like one thing and ends at its outline. After Petschnigg et al. 2004; for heat maps ours.
 
     Args: heat [B,n,n] float32; image [B,C,C,3] uint8; valid [B,g,g] bool, patches of the picture,
-        n = g or 2g. Other cells give nothing, nor does the half that moved views push out.
+        n = g or 2g; telling [B,g,g] bool, those whose heat says something. Other cells give
+        nothing, nor does the half that moved views push out.
     """
     (batch, side), canvas, grid = heat.shape[:2], image.shape[1], valid.shape[1]
     within = np.arange(canvas) * side // canvas == np.arange(side)[:, None]
@@ -78,8 +81,9 @@ def along_colours(heat: Array, image: Array, valid: Array, sigma: float, colours
     places = jnp.broadcast_to(place, (batch, side, side, 2))
     features = jnp.concatenate([places, colour], axis=-1).reshape(batch, -1, 5)
     apart = jnp.sum((features[:, :, None] - features[:, None]) ** 2, axis=-1)
-    at = np.minimum((np.arange(side) + side // grid - 1) // (side // grid), grid - 1)
-    outside = ~valid[:, at][:, :, at]
+    own = np.arange(side) * grid // side
+    moved = np.minimum((np.arange(side) + side // grid - 1) // (side // grid), grid - 1)
+    outside = ~(valid[:, moved][:, :, moved] & telling[:, own][:, :, own])
     # Finite, as the thinnest pictures have no valid patch at all.
     weights = jax.nn.softmax(-(apart / 2 + 1e4 * outside.reshape(batch, 1, -1)))
     once = jnp.matmul(weights, heat.reshape(batch, -1, 1), precision="highest")
@@ -115,6 +119,9 @@ def heat_map_of_picture(
     rows = max(1, cells * int(valid.any(axis=1).sum()) - cells + 1)
     columns = max(1, cells * int(valid.any(axis=0).sum()) - cells + 1)
     inside = patch_map[:rows, :columns].astype(np.float32)
+    if min(inside.shape) > 1 and not valid[valid.any(axis=1)][-1, valid.any(axis=0)][-1]:
+        # Two strips that are half the picture's have a corner that is not.
+        inside[-1, -1] = (inside[-2, -1] + inside[-1, -2]) / 2
     whole = np.pad(inside, ((0, grid - rows), (0, grid - columns)), mode="edge")
     on_canvas = cv2.resize(whole, (canvas, canvas), interpolation=cv2.INTER_LINEAR)
     picture = np.ascontiguousarray(on_canvas[: resized[0], : resized[1]], np.float32)

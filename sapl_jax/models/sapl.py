@@ -216,7 +216,7 @@ def score_and_patch_map(
     heat = tampered_heat(similarity, model.scale, options.taps).reshape(-1, side, side)
     telling = _with_detail(image, edge_map.shape[1])
     if options.colours:
-        heat = along_colours(heat, image, valid & telling, options.sigma, options.colours)
+        heat = along_colours(heat, image, valid, telling, options.sigma, options.colours)
     return scores, heat * jnp.any(telling, axis=(1, 2), keepdims=True)
 
 

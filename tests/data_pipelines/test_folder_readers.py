@@ -87,6 +87,21 @@ def test_casia_v1_with_both_copies_takes_the_renamed_one_once(tmp_path: Path, fo
     assert "renamed copy" in listing.skipped[0][1]
 
 
+def test_casia_v1_takes_no_results_of_predict_for_pictures(tmp_path: Path) -> None:
+    stem = "Sp_D_CND_A_pla0005_pla0023_0281"
+    kinds = ("heatmap", "mask", "overlay")
+    write_tree(tmp_path, [f"Tp/Sp/{stem}.jpg", *(f"out/{stem}_{kind}.png" for kind in kinds)])
+    listing = read_dataset("casia_v1", tmp_path)
+    assert [sample.image.stem for sample in listing.samples] == [stem]
+    assert {path.stem.rpartition("_")[2] for path, _ in listing.skipped} == set(kinds)
+
+
+def test_pictures_of_one_stem_share_their_mask_with_a_note(tmp_path: Path) -> None:
+    names = ["Tp/s.jpg", "Tp/s.png", "Tp/t.png", "Gt/s_gt.png", "Gt/t_gt.png"]
+    (note,) = read_dataset("folder", write_tree(tmp_path, names)).notes
+    assert "of several in Tp/ have one: 1 stems, for instance s" in note
+
+
 def test_casia_v2_read_as_v1_says_so(tmp_path: Path) -> None:
     write_tree(tmp_path, ["Au/Au_ani_00001.jpg", "Tp/Tp_D_CND_M_N_ani00018_sec00096_00138.tif"])
     with pytest.raises(UserError, match="use casia_v2"):

@@ -34,6 +34,13 @@ def test_white_masks_may_be_zeros_and_ones(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load_mask(path, _picture(40, 60)).grey, grey)
 
 
+@pytest.mark.parametrize("white", [1, 255, 65535])
+def test_masks_of_16_bits_keep_what_they_mark(tmp_path: Path, white: int) -> None:
+    stored = np.uint16([[0, white], [white, white]])
+    mask = load_mask(write_picture(tmp_path / "m.png", stored), _picture(2, 2))
+    assert mask.grey.tolist() == [[0, 255], [255, 255]]
+
+
 def test_black_masks_are_inverted(tmp_path: Path) -> None:
     grey = _square(40, 60, slice(5, 9), slice(0, 60))
     path = write_picture(tmp_path / "m.png", 255 - grey)

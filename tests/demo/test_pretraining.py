@@ -147,6 +147,25 @@ def test_pretraining_on_photographs_never_opens_a_held_out_one(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--patch 0", "--patch is 0"),
+        ("--pictures 0", "--pictures is 0"),
+        ("--steps 0", "--steps is 0"),
+        ("--width 6", "--width 6: expected a multiple of 4"),
+        ("--start /nowhere", "/nowhere"),
+    ],
+)
+def test_numbers_that_cannot_be_followed_are_refused_before_pictures_are_made(
+    tmp_path, monkeypatch, flag, message
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["pretrain", "--output", str(tmp_path / "o"), *flag.split()])
+    monkeypatch.setattr(pretrain.batches, "make_pictures", lambda *_: pytest.fail("made pictures"))
+    with pytest.raises(UserError, match=message):
+        pretrain.main()
+
+
+@pytest.mark.parametrize(
     ("name", "reach"), [("clip_patch16", 0), ("clip_patch8", 1), ("clip_photographs", 0)]
 )
 def test_a_shipped_backbone_is_small_and_tells_grainy_from_clean_pictures(name, reach) -> None:

@@ -134,6 +134,17 @@ def test_two_sets_that_share_a_folder_get_their_own_maps_and_scores_only(folder,
         assert not any("no picture's" in note for _, note in found.notes)
 
 
+def test_a_set_without_a_folder_gets_nothing_of_another_set_of_the_run(folder, tmp_path) -> None:
+    for name in NAMES:
+        _write(tmp_path / "m" / "one" / f"{name}.npy", _truth(folder, name))
+    listing = read_dataset("folder", folder)
+    found = [MapFolder(tmp_path / "m", sets) for sets in (["two"], ["one", "two"])]
+    options = {"listing": listing, "protocol": PROTOCOLS["sapl"], "label": "two"}
+    assert evaluate_dataset(found[0], **options).summary["images"] == 5
+    with pytest.raises(UserError, match="no map"):
+        evaluate_dataset(found[1], **options)
+
+
 def test_two_scores_of_one_name_leave_the_map_without_one(folder, tmp_path) -> None:
     for name in NAMES:
         _write(tmp_path / "m" / f"{name}.npy", _truth(folder, name))

@@ -30,6 +30,13 @@ def test_the_masks_outline_is_drawn_and_its_holes():
     assert drawn[15, 25].tolist() == [0, 0, 0] and drawn[25, 25].tolist() == [0, 0, 0]
 
 
+def test_outlines_in_a_panorama_leave_small_regions_visible():
+    mask = np.zeros((300, 8000), bool)
+    mask[100:130, 100:130] = True
+    drawn = overlay(np.zeros((300, 8000, 3), np.uint8), np.zeros((300, 8000), np.float32), mask)
+    assert drawn[100, 115].tolist() == [0, 255, 255] and drawn[115, 115].tolist() == [0, 0, 0]
+
+
 def test_regions_are_boxes_by_size():
     mask = np.zeros((20, 30), bool)
     mask[2:4, 3:8] = True

@@ -28,6 +28,14 @@ def test_a_folder_means_all_pictures_below_it(tree):
     assert found.others == 1 and found.skipped == []
 
 
+def test_pictures_that_cannot_be_read_are_named_with_what_to_do(tree):
+    (tree / "IMG_1.HEIC").write_bytes(b"x")
+    found = find_pictures([str(tree)])
+    assert names(found) == ["a.png", "b.jpg", "c.png"] and found.others == 1
+    ((path, reason),) = found.skipped
+    assert path == tree / "IMG_1.HEIC" and "convert it, to PNG or TIFF" in reason
+
+
 def test_globs_are_resolved_and_files_come_once(tree):
     found = find_pictures([str(tree / "**" / "*.png"), str(tree / "a.png"), str(tree)])
     assert names(found) == ["a.png", "c.png", "b.jpg"]

@@ -37,6 +37,22 @@ def test_a_detector_that_works_pixel_by_pixel_gives_the_same_map_in_tiles() -> N
     np.testing.assert_array_equal(tiled.mask, tiled.heat_map > 0.5)
 
 
+def test_tiles_that_tell_nothing_are_as_cool_as_the_coolest_of_the_others() -> None:
+    class Warm(RedDetector):
+        def analyse(self, images):
+            flat = [image.max() == image.min() for image in images]
+            kept = [0 if f else 0.2 + i.max() / 1000 for f, i in zip(flat, images, strict=True)]
+            maps = [np.full(i.shape[:2], heat) for i, heat in zip(images, kept, strict=True)]
+            return [RedAnalysis(0.5, np.float32(heat_map)) for heat_map in maps]
+
+    image = np.full((64, 192, 3), 255, np.uint8)
+    image[:, :128] = np.random.default_rng(0).integers(0, 100, (64, 128, 3))
+    found = TiledDetector(Warm().analyse, tile=64, overlap=0, share=1.0)
+    np.testing.assert_allclose(found.analyse([image])[0].heat_map[:, 128:], 0.299, rtol=1e-6)
+    white = found.analyse([np.full_like(image, 255)])[0].heat_map
+    assert not white.any()
+
+
 def test_small_pictures_go_to_the_detector_whole_and_together() -> None:
     detector = RedDetector()
     images = [np.zeros((*size, 3), np.uint8) for size in ((20, 64), (20, 65), (30, 30))]

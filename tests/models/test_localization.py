@@ -113,6 +113,16 @@ def test_smoothing_lowers_a_peak_and_keeps_the_range():
     assert smooth.min() >= 0.0
 
 
+@pytest.mark.parametrize("cells", [1, 2])
+def test_a_corner_that_is_not_the_picture_s_shows_its_neighbours(cells):
+    valid = np.ones((4, 4), bool)
+    valid[3, 3] = False
+    patch_map = np.full((4 * cells, 4 * cells), 0.5, np.float32)
+    patch_map[3 * cells :, 3 * cells :] = 1.0
+    found = heat_map(patch_map, valid, (36, 36), (36, 36))
+    np.testing.assert_allclose(found, 0.5)
+
+
 def plain_along_colours(heat, image, inside, sigma, colours):
     """`along_colours` of one picture, cell by cell."""
     side = len(heat)
@@ -143,10 +153,14 @@ def test_smoothing_along_colours_is_a_joint_bilateral_filter(cells):
     image = rng.integers(0, 256, (2, 42, 42, 3), dtype=np.uint8)
     valid = np.ones((2, 3, 3), bool)
     valid[1, 2:] = False  # A picture that leaves the canvas's last patches, and half of another.
-    found = along_colours(jnp.asarray(heat), jnp.asarray(image), jnp.asarray(valid), 20.0, 0.2)
+    telling = np.ones((2, 3, 3), bool)
+    telling[0, 1, 1] = False
+    arrays = map(jnp.asarray, (heat, image, valid, telling))
+    found = along_colours(*arrays, 20.0, 0.2)
     for b, rows in enumerate((side, 2 * cells - (cells - 1))):
         inside = np.zeros((side, side), bool)
         inside[:rows] = True
+        inside &= telling[b].repeat(cells, 0).repeat(cells, 1)
         expected = plain_along_colours(heat[b], image[b], inside, 20.0, 0.2)
         np.testing.assert_allclose(found[b][:rows], expected[:rows], atol=1e-5)
 
@@ -162,7 +176,7 @@ def test_smoothing_along_colours_keeps_to_a_thing_of_the_picture_s_own():
 
     def gap(pixels):
         """By how much the thing is hotter than what is right beside it."""
-        found = np.asarray(along_colours(jnp.asarray(heat), pixels, valid, 24.0, 0.15))[0]
+        found = np.asarray(along_colours(jnp.asarray(heat), pixels, valid, valid, 24.0, 0.15))[0]
         beside = thing ^ (np.roll(thing, 1, 0) | np.roll(thing, -1, 0))
         return found[thing].mean() - found[beside & ~thing].mean()
 
@@ -174,7 +188,8 @@ def test_smoothing_along_colours_keeps_to_a_thing_of_the_picture_s_own():
 def test_smoothing_along_colours_of_a_picture_without_a_valid_patch_is_finite():
     heat = jnp.full((1, 4, 4), 0.5)
     image = jnp.zeros((1, 8, 8, 3), jnp.uint8)
-    found = along_colours(heat, image, jnp.zeros((1, 4, 4), bool), 20.0, 0.2)
+    none = jnp.zeros((1, 4, 4), bool)
+    found = along_colours(heat, image, none, ~none, 20.0, 0.2)
     np.testing.assert_allclose(found, 0.5, atol=1e-6)
 
 

@@ -104,6 +104,63 @@ def test_the_image_logits_are_clip_s_own_when_nothing_is_learned(tiny_config, ba
     np.testing.assert_allclose(model(*batch).image_logits, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_the_value_path_changes_the_map_and_not_the_verdict(tiny_config, batch):
+    plain = build_sapl(tiny_config, jnp.float32)(*batch)
+    tiny_config.model.value_attention = True
+    found = build_sapl(tiny_config, jnp.float32)(*batch)
+    assert float(jnp.abs(found.embeddings - plain.embeddings).max()) > 1e-3
+    tiny_config.model.prompts = "fixed"
+    verdicts = []
+    for tiny_config.model.value_attention in (False, True):
+        verdicts.append(build_sapl(tiny_config, jnp.float32)(*batch).image_logits)
+    np.testing.assert_allclose(*verdicts, atol=1e-4)
+
+
+def with_edge_tokens(config):
+    """A model whose edge tokens say something: their last kernel is zero at the start."""
+    model = build_sapl(config, jnp.float32)
+    kernel = model.prompts.edge_tokens.out_kernel
+    kernel[...] = jnp.asarray(np.random.default_rng(1).normal(size=kernel.shape), jnp.float32)
+    return model
+
+
+def test_another_picture_s_edges_are_those_of_another_picture(tiny_config, batch):
+    image, edge_map, valid = (x[:2] for x in batch)
+    valid = valid.at[1, 3].set(False)
+    exchanged = with_edge_tokens(tiny_config)(image, edge_map[::-1] * valid, valid)
+    own = with_edge_tokens(tiny_config)(image, edge_map, valid)
+    tiny_config.model.edges = "another"
+    another = with_edge_tokens(tiny_config)(image, edge_map, valid)
+    np.testing.assert_array_equal(another.edge_map, exchanged.edge_map)
+    np.testing.assert_allclose(another.image_logits, exchanged.image_logits, rtol=1e-5)
+    assert float(jnp.abs(another.image_logits - own.image_logits).max()) > 1e-3
+
+
+def test_padding_reaches_neither_prompts_nor_pooled_verdicts(tiny_config, batch):
+    image, edge_map, valid = batch
+    valid = valid.at[:, 2:].set(False)
+    tiny_config.model.pooled_share = 1.0
+    tiny_config.model.image_logits = "both"
+    model = with_edge_tokens(tiny_config)
+    plain = model(image, edge_map, valid)
+    np.testing.assert_array_equal(
+        model(image, edge_map.at[:, 2:].set(1.0), valid).image_logits, plain.image_logits
+    )
+    margin = model.scale * (plain.similarity[..., 1] - plain.similarity[..., 0]).mean(0)
+    np.testing.assert_allclose(
+        plain.logits[1, :, 1] - plain.logits[1, :, 0], margin[:, :8].mean(1), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(plain.image_logits, plain.logits.mean(0), rtol=1e-5)
+
+
+def test_the_logit_scale_may_be_another_than_clip_s(tiny_config, batch):
+    found = [build_sapl(tiny_config, jnp.float32)(*batch).image_logits]
+    scale = float(build_sapl(tiny_config, jnp.float32).scale)
+    tiny_config.model.logit_scale = scale / 4
+    found.append(build_sapl(tiny_config, jnp.float32)(*batch).image_logits)
+    np.testing.assert_allclose(found[1], found[0] / 4, rtol=1e-4)
+
+
 def test_an_image_s_result_does_not_depend_on_its_place_in_the_batch(tiny_config, batch):
     model = build_sapl(tiny_config, jnp.float32)
     whole = model(*batch)

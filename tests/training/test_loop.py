@@ -32,6 +32,9 @@ def losses(workdir):
 def test_a_run_leaves_metrics_and_best_and_last_checkpoints(tiny_config, tmp_path):
     assert run(tiny_config, tmp_path) is None
     assert sorted(losses(tmp_path)) == [1, 2, 3, 4, 5, 6]
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    ramp = [line["hecl_weight"] for line in lines if "loss" in line]
+    np.testing.assert_allclose(ramp, tiny_config.model.hecl.weight * np.arange(6) / 6, atol=1e-7)
     assert CheckpointFolder(tmp_path / "checkpoints" / "last", keep=2).latest_step() == 6
     best = CheckpointFolder(tmp_path / "checkpoints" / "best", keep=1)
     aucs = {

@@ -9,6 +9,8 @@ import pytest
 from sapl_jax import devices as dev
 from sapl_jax.checkpoints import flatten
 from sapl_jax.clip.blocks import LEVELS, Recompute
+from sapl_jax.models.hecl import Queues
+from sapl_jax.models.losses import background_loss, hecl_loss
 from sapl_jax.models.sapl import build_sapl
 from sapl_jax.training import step
 from sapl_jax.training.state import init_state, make_optimizer, split_model
@@ -160,6 +162,66 @@ def test_learned_context_has_a_rate_of_its_own(tiny_config):
         np.testing.assert_allclose(
             moved[1][name], times * distance, rtol=1e-2, atol=1e-6, err_msg=name
         )
+
+
+def test_weights_decay_by_the_rate_times_their_size(tiny_config):
+    start, after = flatten(split_model(build_sapl(tiny_config, jnp.float32))[0]), []
+    for decay in (0.0, 0.5):
+        tiny_config.train.weight_decay = decay
+        after.append(flatten(run(tiny_config, jax.devices()[:1], steps=1)[0].params))
+    for name, value in start.items():
+        times = tiny_config.train.prompt_rate if name == "prompts/context" else 1.0
+        wanted = -tiny_config.train.learning_rate * times * 0.5 * np.asarray(value)
+        np.testing.assert_allclose(after[1][name] - after[0][name], wanted, atol=1e-6, err_msg=name)
+
+
+def losses_of_first_batch(config, valid):
+    """Background loss by hand, HECL's loss against seeded full queues and its queues."""
+    model, batch = build_sapl(config, jnp.float32), next(MemoryData().train_batches(0))
+    label = jnp.asarray(batch["label"])
+    outputs = model(batch["image"], batch["edge_map"], jnp.asarray(valid).reshape(-1, 4, 4))
+    keys = np.random.default_rng(0).normal(size=(len(config.model.taps), 2, 64, model.feature_dim))
+    keys = jnp.asarray(keys / np.linalg.norm(keys, axis=-1, keepdims=True), jnp.float32)
+    queues = Queues(keys, jnp.array([64, 64]), jnp.array([0, 0]))
+    with_axis = jax.vmap(
+        lambda *some: hecl_loss(model, *some, queues), axis_name=dev.AXIS, out_axes=(0, None)
+    )
+    one = jax.tree.map(lambda x: x[None], (outputs, jnp.asarray(valid), label))
+    loss, after = with_axis(*one)
+    return float(loss[0]), after, outputs, label, model.scale
+
+
+def test_the_background_is_that_of_authentic_pictures_unless_told_otherwise(tiny_config):
+    tiny_config.train.background_share, losses = 0.5, []
+    for pictures in ("authentic", "all"):
+        tiny_config.train.background_of = pictures
+        losses.append(run(tiny_config, jax.devices()[:1], steps=1)[1][0]["loss_background"])
+    valid = np.ones((4, 16), bool)
+    _, _, outputs, label, scale = losses_of_first_batch(tiny_config, valid)
+    for found, counted in zip(losses, (label == 0, label >= 0), strict=True):
+        wanted = background_loss(outputs.similarity, scale, valid, 0.5, counted)
+        np.testing.assert_allclose(found, wanted, rtol=1e-4)
+    assert losses[0] < losses[1]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("use_edges", False), ("givers", "label"), ("temperature", 0.5)]
+)
+def test_fields_of_hecl_reach_its_loss(tiny_config, field, value):
+    valid = np.ones((4, 16), bool)
+    before, *_ = losses_of_first_batch(tiny_config, valid)
+    tiny_config.model.hecl[field] = value
+    after, *_ = losses_of_first_batch(tiny_config, valid)
+    assert abs(after - before) > 1e-3
+
+
+def test_padding_gives_hecl_nothing(tiny_config):
+    valid = np.zeros((4, 16), bool)
+    loss, queues, *_ = losses_of_first_batch(tiny_config, valid)
+    assert loss == 0.0 and queues.head.tolist() == [0, 0]
+    valid[:, :1] = True  # Fewer than it takes: each gives what it has.
+    loss, queues, *_ = losses_of_first_batch(tiny_config, valid)
+    assert loss > 0.0 and queues.head.tolist() == [4, 2]
 
 
 def test_weights_and_rates_follow_the_schedules(tiny_config):
