@@ -22,7 +22,6 @@ from sapl_jax.clip.model import CLIP
 from sapl_jax.errors import UserError
 from sapl_jax.models.ecpl import EdgeTokens
 
-MAX_TEXT_LENGTH = 77
 _COCOOP_REDUCTION = 16  # As in CoCoOp: the meta-net's hidden width is the vision width / 16.
 
 
@@ -46,7 +45,7 @@ class Prompts(nnx.Module):
         num_context = 0 if self.variant == "fixed" else options.prompt_length
         num_edges = len(options.taps) if self.uses_edges else 0
         longest = max(len(ids) for ids in class_ids)
-        limit = min(MAX_TEXT_LENGTH, clip.config.text.max_position_embeddings)
+        limit = clip.config.text.max_position_embeddings
         total = 2 + num_context + num_edges + longest
         if total > limit:
             raise UserError(
@@ -61,7 +60,6 @@ class Prompts(nnx.Module):
             )
         # Behind a shorter class word EOT is repeated: the text tower is causal and never sees it.
         padded = [[*ids, *[clip.eot_id] * (longest + 1 - len(ids))] for ids in class_ids]
-        self.sot_ids = (clip.sot_id,)
         self.class_ids = tuple(tuple(ids) for ids in padded)
         self.eot_positions = tuple(1 + num_context + num_edges + len(ids) for ids in class_ids)
 
@@ -85,7 +83,7 @@ class Prompts(nnx.Module):
         Args: as in `EdgeTokens`: patches [L,B,T,d_v], cls [B,d_v], edge_map and valid [B,T].
         """
         batch = cls.shape[0]
-        sot = clip.text.embed(jnp.asarray(self.sot_ids)).astype(jnp.float32)
+        sot = clip.text.embed(jnp.asarray([clip.sot_id])).astype(jnp.float32)
         words = clip.text.embed(jnp.asarray(self.class_ids)).astype(jnp.float32)
         num_classes, _, width = words.shape
 
