@@ -10,7 +10,6 @@ band and window are ours, the paper gives none. CASIA v1's medians are printed b
 paper's premise tampered edges have more variance and gradient than authentic ones.
 """
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from data_pipelines.progress_bars import ProgressBar
 from data_pipelines.read_ahead import read_ahead
 from data_pipelines.readers import READERS, read_dataset
 from data_pipelines.soft_edges import canny_edges
-from sapl_jax.errors import Parser, UserError, run_main
+from sapl_jax.errors import Parser, UserError, check_numbers, run_main
 from sapl_jax.files import make_output_folder, write_json
 
 Summary = dict[str, dict[str, dict[str, float]]]
@@ -36,29 +35,15 @@ CASIA_V1 = {
     "local variance": (1355.6, 1069.8, 108.0, 76.5),
     "Sobel gradient": (155.1, 143.5, 41.4, 34.6),
 }
+BAND, WINDOW = 3, 7  # pixels: half width of an edge band, side of the local window
 # Below this variance (grey levels squared) a window is flat: its shape is rounding noise.
 _FLAT = 1.0
 _MIN_PIXELS = 50  # of a region, for its mean to say something
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """band: half width of an edge band in pixels. window: side of the local window, odd."""
-
-    band: int = 3
-    window: int = 7
-
-    def __post_init__(self) -> None:
-        if self.band < 1 or self.window < 3 or self.window % 2 == 0:
-            raise UserError(
-                f"band {self.band} and window {self.window}: expected a band of at least 1 and an "
-                "odd window of at least 3 pixels"
-            )
-
-
-def regions(rgb: np.ndarray, mask: np.ndarray, options: Options) -> np.ndarray:
+def regions(rgb: np.ndarray, mask: np.ndarray, band: int = BAND) -> np.ndarray:
     """The four REGIONS, bool [4, H, W], disjoint. rgb: uint8 [H, W, 3]; mask: bool [H, W]."""
-    width = 2 * options.band + 1
+    width = 2 * band + 1
     near = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
     inside = mask.astype(np.uint8)
     outline = (cv2.dilate(inside, near) > 0) & (cv2.erode(inside, near) == 0)
@@ -68,7 +53,7 @@ def regions(rgb: np.ndarray, mask: np.ndarray, options: Options) -> np.ndarray:
     return np.stack([outline, edges & ~beside, mask & ~outline & ~edges, ~mask & ~outline & ~edges])
 
 
-def local_statistics(rgb: np.ndarray, window: int = 7) -> np.ndarray:
+def local_statistics(rgb: np.ndarray, window: int = WINDOW) -> np.ndarray:
     """The four STATISTICS per pixel, float64 [4, H, W], of the grey picture in grey levels 0-255.
 
     Skewness and excess kurtosis are NaN where the window is flat.
@@ -87,22 +72,24 @@ def local_statistics(rgb: np.ndarray, window: int = 7) -> np.ndarray:
     return np.stack([variance, gradient, third / textured**1.5, fourth / textured**2 - 3])
 
 
-def measure_picture(rgb: np.ndarray, mask: np.ndarray, options: Options) -> np.ndarray | None:
+def measure_picture(
+    rgb: np.ndarray, mask: np.ndarray, band: int = BAND, window: int = WINDOW
+) -> np.ndarray | None:
     """Means [4 regions, 4 statistics] of a picture, uint8 [H, W, 3], and its mask, bool [H, W].
 
     None where a region is absent or too small.
     """
-    found = regions(rgb, mask, options)
+    found = regions(rgb, mask, band)
     if found.sum((1, 2)).min() < _MIN_PIXELS:
         return None
-    statistics = local_statistics(rgb, options.window)
+    statistics = local_statistics(rgb, window)
     values = [statistics[:, region] for region in found]
     counts = np.array([np.isfinite(region).sum(1) for region in values])
     sums = np.array([np.nansum(region, 1) for region in values])
     return sums / counts if counts.min() >= _MIN_PIXELS else None
 
 
-def measure_all(samples: Sequence[Sample], options: Options) -> tuple[np.ndarray, list[str]]:
+def measure_all(samples: Sequence[Sample], band: int, window: int) -> tuple[np.ndarray, list[str]]:
     """(means [N, 4 regions, 4 statistics], reasons for the samples left out); all have masks."""
 
     def attempt(sample: Sample) -> np.ndarray | str:
@@ -112,7 +99,7 @@ def measure_all(samples: Sequence[Sample], options: Options) -> tuple[np.ndarray
             mask = load_mask(sample.mask, rgb, sample.mask_style).grey > 127
         except UserError as error:
             return str(error)
-        found = measure_picture(rgb, mask, options)
+        found = measure_picture(rgb, mask, band, window)
         return f"{sample.image}: a region is too small" if found is None else found
 
     found = read_ahead(attempt, samples, 16)
@@ -176,23 +163,26 @@ def main() -> None:
     parser.add_argument("--dataset", required=True, choices=sorted(READERS), help="layout")
     parser.add_argument("--root", type=Path, required=True, help="its folder or list file")
     parser.add_argument("--output", type=Path, required=True, help="folder for what it writes")
-    parser.add_argument("--band", type=int, default=Options.band, help="half width, pixels")
-    parser.add_argument("--window", type=int, default=Options.window, help="odd, pixels")
+    parser.add_argument("--band", type=int, default=BAND, help="half width, pixels")
+    parser.add_argument("--window", type=int, default=WINDOW, help="odd, pixels")
     arguments = parser.parse_args()
-    options = Options(arguments.band, arguments.window)
+    check_numbers(arguments, band=(1, 1000), window=(3, 1001))
+    if arguments.window % 2 == 0:
+        raise UserError(f"--window is {arguments.window}; expected an odd number")
+    options = {"band": arguments.band, "window": arguments.window}
     make_output_folder(arguments.output)
     listing = read_dataset(arguments.dataset, arguments.root)
     samples = [s for s in listing.samples if s.label == TAMPERED and s.mask is not None]
     if not samples:
         raise UserError(f"{arguments.root}: no tampered picture has a mask, which this needs")
-    means, reasons = measure_all(samples, options)
+    means, reasons = measure_all(samples, **options)
     for reason in reasons:
         print(f"left out: {reason}", file=sys.stderr)
     if len(means) == 0:
         raise UserError(f"{arguments.root}: none of {len(samples)} pictures could be measured")
     summary = summarise(means)
     content = {"dataset": arguments.dataset, "root": str(arguments.root), "pictures": len(means)}
-    content |= {"left_out": reasons, "options": dataclasses.asdict(options)}
+    content |= {"left_out": reasons, "options": options}
     content |= {"statistics": summary, "casia_v1_medians": CASIA_V1}
     write_json(arguments.output / "edge_statistics.json", content)
     title = f"{arguments.dataset}: {len(means)} pictures"

@@ -30,7 +30,7 @@ def example_of(request: pytest.FixtureRequest) -> Callable[[int, int], Example]:
 def medians(examples: list[Example]) -> np.ndarray:
     """Local variance and gradient in tampered and authentic edges and interiors, [4, 2]."""
     found = [
-        es.measure_picture(decode_image(example.jpeg, "picture"), example.mask > 127, es.Options())
+        es.measure_picture(decode_image(example.jpeg, "picture"), example.mask > 127)
         for example in examples
     ]
     return np.median([means[:, :2] for means in found if means is not None], axis=0)
