@@ -53,8 +53,6 @@ class Confusion:
     @classmethod
     def of(cls, predicted: np.ndarray, truth: np.ndarray) -> "Confusion":
         """Counts two bool arrays of one shape."""
-        if predicted.shape != truth.shape:
-            raise ValueError(f"prediction {predicted.shape}, truth {truth.shape}: other shape")
         positive = int(np.count_nonzero(predicted))
         truth_positive = int(np.count_nonzero(truth))
         tp = int(np.count_nonzero(predicted & truth))
@@ -122,14 +120,12 @@ class ScoreHistogram:
             return None
         return float(-np.trapezoid(tp / positives, fp / negatives))
 
-    def best_f1(self, invert: bool = False) -> float | None:
-        """The largest F1 over all thresholds; None without pixels or without tampered ones.
+    def best_f1(self, invert: bool = False) -> float:
+        """The largest F1 over all thresholds, of a picture with tampered pixels.
 
         `invert`: take the better of the map and its opposite (TruFor).
         """
         positives, negatives, tp, fp = self._counts
-        if positives == 0:
-            return None
         counts = [(tp, fp), (positives - tp, negatives - fp)][: 1 + invert]
         return max(float(np.max(2 * tp / (tp + fp + positives))) for tp, fp in counts)
 
