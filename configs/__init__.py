@@ -1,1 +1,1 @@
-"""Training configurations: `sapl.py` is the paper, the others are smaller forms of it."""
+"""Training configurations: `sapl.py` is the paper, the others are changes of it."""

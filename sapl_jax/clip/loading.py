@@ -77,7 +77,7 @@ def _download(name: str, revision: str | None) -> tuple[Path, Path, str]:
 def _check_network(name: str, revision: str) -> None:
     """OSError at once where the hub is needed and its address is unknown to this machine.
 
-    The hub's library would retry for most of a minute. A proxy resolves names itself.
+    The hub's library would retry for half a minute. A proxy resolves names itself.
     """
     import huggingface_hub
     from huggingface_hub import constants

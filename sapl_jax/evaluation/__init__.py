@@ -1,1 +1,1 @@
-"""Metrics, protocols, robustness sweeps and reports; needs neither TensorFlow nor the model."""
+"""Protocols, floors, sweeps, intervals, reports, and what a calibration is made from."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
-from data_pipelines.soft_edges import DEFAULT_OPTIONS, soft_edge_map
+from data_pipelines.soft_edges import soft_edge_map
 from sapl_jax.inference.detector import Result, result_of
 
 # Daubechies' orthonormal low-pass filter with 8 taps ("db4" of most libraries).
@@ -179,7 +179,7 @@ def random_guess(image: np.ndarray) -> Result:
 
 def edge_map_alone(image: np.ndarray) -> Result:
     """The soft edge map of Eq. (1) as the heat map, its mean as the score."""
-    heat_map = soft_edge_map(image, DEFAULT_OPTIONS)
+    heat_map = soft_edge_map(image)
     return result_of(float(heat_map.mean()), heat_map)
 
 
