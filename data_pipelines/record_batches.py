@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Iterator
 from functools import lru_cache, partial
 from itertools import count
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -17,7 +16,7 @@ from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipelines.images import resave
-from data_pipelines.prepared import Prepared, open_prepared
+from data_pipelines.prepared import Prepared
 from data_pipelines.preprocess import Geometry, pad, valid_patches
 from data_pipelines.read_ahead import read_ahead
 from sapl_jax.errors import UserError
@@ -35,7 +34,7 @@ class _Item(NamedTuple):
 
 
 def train_batches(
-    prepared: Prepared | str | Path,
+    prepared: Prepared,
     *,
     batch_size: int,
     seed: int,
@@ -67,7 +66,7 @@ def train_batches(
     threads: that read and decode, None for one per core. Raises UserError where there are no
     training pictures, or no pairs, or an odd batch for them, or the records cannot be read.
     """
-    prepared, total = _open(prepared, "train")
+    total = _total(prepared, "train")
     if pairs:
         if not (total := len(prepared.pairs)):
             raise UserError(
@@ -92,7 +91,7 @@ def train_batches(
 
 
 def eval_batches(
-    prepared: Prepared | str | Path,
+    prepared: Prepared,
     *,
     batch_size: int,
     process_index: int = 0,
@@ -106,7 +105,7 @@ def eval_batches(
     padding (copies of the last example) that fills the last global batch. Every process yields
     the same number of batches. Raises UserError like `train_batches`.
     """
-    prepared, total = _open(prepared, split)
+    total = _total(prepared, split)
     steps = range(-(-total // (batch_size * process_count)))
     numbers = _positions(steps, batch_size, process_index, process_count)
     plan = (_Item(min(n, total - 1), weight=float(n < total)) for n in numbers)
@@ -143,13 +142,11 @@ def jpeg_qualities(total: int, seed: int, epoch: int, share: float) -> np.ndarra
     return np.where(chosen, 60 + words[total:] % np.uint64(39), 0).astype(np.int64)
 
 
-def _open(prepared: Prepared | str | Path, split: str) -> tuple[Prepared, int]:
-    """The records and the number of pictures in their split."""
-    if not isinstance(prepared, Prepared):
-        prepared = open_prepared(prepared)
+def _total(prepared: Prepared, split: str) -> int:
+    """The number of pictures in a split; UserError where there is none."""
     if not (total := prepared.num_examples(split)):
         raise UserError(f"{prepared.dir} has no pictures in its {split!r} split")
-    return prepared, total
+    return total
 
 
 def _batches(

@@ -19,9 +19,9 @@ def records(small_prepared, tmp_path):
     return folder, max(folder.glob("*train*array_record*"), key=lambda path: path.stat().st_size)
 
 
-def everything(folder):
+def everything(prepared):
     """All examples, training pictures in their order."""
-    return list(eval_batches(folder, batch_size=4, split="train", threads=1))
+    return list(eval_batches(prepared, batch_size=4, split="train", threads=1))
 
 
 def test_training_needs_the_records_and_not_the_pictures(tmp_path):
@@ -37,7 +37,7 @@ def test_training_needs_the_records_and_not_the_pictures(tmp_path):
 def test_a_flipped_bit_is_an_error_or_changes_nothing(records):
     folder, file = records
     good = file.read_bytes()
-    expected = everything(folder)
+    expected = everything(open_prepared(folder))
     rng = np.random.default_rng(0)
     refused = 0
     for _ in range(25):
@@ -45,7 +45,7 @@ def test_a_flipped_bit_is_an_error_or_changes_nothing(records):
         bad[rng.integers(len(bad))] ^= 1 << int(rng.integers(8))
         file.write_bytes(bad)
         try:
-            found = everything(folder)
+            found = everything(open_prepared(folder))
         except UserError as error:
             assert "prepare the data again" in str(error)
             refused += 1

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from data_pipelines.images import read_image
 from data_pipelines.listing import AUTHENTIC, TAMPERED
-from data_pipelines.prepared import Prepared
+from data_pipelines.prepared import Prepared, open_prepared
 from data_pipelines.preprocess import preprocess
 from data_pipelines.record_batches import (
     Batch,
@@ -211,7 +211,7 @@ def test_records_damaged_inside_are_a_user_error(small_prepared: Prepared, tmp_p
         data[at] ^= 0x55
     shard.write_bytes(data)
     with pytest.raises(UserError, match="prepare the data again"):
-        take(train_batches(copy, batch_size=4, seed=0), 10)
+        take(train_batches(open_prepared(copy), batch_size=4, seed=0), 10)
 
 
 def test_empty_split_and_batch_size_are_user_errors(small_prepared: Prepared) -> None:
