@@ -9,6 +9,7 @@ page, `Localizer` and every export take up. No mask is opened.
 import logging
 from pathlib import Path
 
+from data_pipelines.listing import AUTHENTIC
 from sapl_jax.command_line import WHICH_HELP
 from sapl_jax.errors import Parser, UserError, check_checkpoint, check_numbers, run_main
 from sapl_jax.inference.inputs import find_pictures
@@ -44,6 +45,8 @@ def main() -> None:
     localizer = Localizer.load(arguments.checkpoint, which=arguments.which)
     own, before = arguments.authentic, localizer.calibration
     samples, origin = choose_pictures(localizer, arguments.checkpoint, own, arguments.data)
+    authentic = sum(sample.label == AUTHENTIC for sample in samples)
+    calibration.check_enough(authentic, arguments.false_alarms)  # Before they are analysed.
     found = calibration.calibrate(
         *measure(localizer, samples),
         false_alarms=arguments.false_alarms,

@@ -72,9 +72,12 @@ def read_datasets(specifications: list[str], exclude: list[str]) -> list[tuple[s
     training = [read_dataset(*parse_dataset(text, "--exclude")[1:]) for text in exclude]
     listings = []
     for name, layout, path in parsed:
-        listing = read_dataset(layout, path)
+        listing = whole = read_dataset(layout, path)
         for other in training:
             listing = without_training_pictures(listing, other)
+        if training:
+            known, count = len(whole.samples) - len(listing.samples), len(whole.samples)
+            print(f"{name}: {known} of {count} pictures left out by --exclude", file=sys.stderr)
         if not listing.samples:
             raise UserError(f"{name}: every picture is also in a training set of --exclude")
         listings.append((name, listing))

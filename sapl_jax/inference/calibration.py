@@ -96,6 +96,18 @@ def clopper_pearson(hits: int, count: int) -> tuple[float, float]:
     return low, high
 
 
+def check_enough(authentic: int, false_alarms: float) -> None:
+    """UserError where so many authentic pictures cannot promise that rate."""
+    if math.floor(false_alarms * (authentic + 1)) < 1:
+        possible = math.ceil(1000 / (authentic + 1)) / 1000
+        other = f", or --false-alarms {possible:g} or higher" if authentic else ""
+        noun = "picture" if authentic == 1 else "pictures"
+        raise UserError(
+            f"{authentic} authentic {noun} cannot promise a false-alarm rate of {false_alarms:g}: "
+            f"that takes {math.ceil(1 / false_alarms) - 1} or more. Give more pictures{other}."
+        )
+
+
 def calibrate(
     labels: np.ndarray, scores: np.ndarray, map_counts: np.ndarray,
     *, false_alarms: float, marked: float, model: str, pictures: str,
@@ -116,15 +128,7 @@ def calibrate(
     authentic = np.sort(scores[labels == AUTHENTIC])[::-1]
     tampered = np.sort(scores[labels == TAMPERED])
     rank, missed = (math.floor(false_alarms * (len(s) + 1)) for s in (authentic, tampered))
-    if rank < 1:
-        possible = math.ceil(1000 / (len(authentic) + 1)) / 1000
-        other = f", or --false-alarms {possible:g} or higher" if len(authentic) else ""
-        noun = "picture" if len(authentic) == 1 else "pictures"
-        raise UserError(
-            f"{len(authentic)} authentic {noun} cannot promise a false-alarm rate of "
-            f"{false_alarms:g}: that takes {math.ceil(1 / false_alarms) - 1} or more. Give more "
-            f"pictures{other}."
-        )
+    check_enough(len(authentic), false_alarms)
     above = float(authentic[rank - 1])
     # Marked: all pixels of higher steps; the lowest step whose upper edge leaves few enough.
     higher = 1 - np.cumsum(map_counts) / map_counts.sum()

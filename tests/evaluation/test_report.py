@@ -224,7 +224,7 @@ def test_many_methods_take_several_galleries(folder) -> None:
     assert widths[0] > 1.7 * widths[1]
 
 
-def test_training_pictures_are_left_out_on_request(monkeypatch, folder, tmp_path) -> None:
+def test_training_pictures_are_left_out_on_request(monkeypatch, capsys, folder, tmp_path) -> None:
     training = tmp_path / "training"
     write_rgb(training / "Au" / "same.png", picture(0))
     out = tmp_path / "out"
@@ -235,6 +235,7 @@ def test_training_pictures_are_left_out_on_request(monkeypatch, folder, tmp_path
     )
     entry = json.loads((out / "results.json").read_text())["datasets"]["m"]
     assert (entry["authentic"], entry["tampered"], entry["skipped"]) == (0, 3, 2)
+    assert "m: 2 of 5 pictures left out by --exclude" in capsys.readouterr().err
     assert not (out / "report.html").exists()
     with pytest.raises(UserError, match="has results.json already"):
         _run(monkeypatch, "--method", "noi1", "--dataset", f"m={folder}", "--output", out)

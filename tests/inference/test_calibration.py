@@ -166,8 +166,11 @@ def test_own_pictures_calibrate_a_run_and_what_they_say_is_taken_up(
     monkeypatch, capsys, caplog, own, run
 ) -> None:
     flags = ("--checkpoint", run, "--authentic", own)
-    with pytest.raises(UserError, match="12 authentic pictures cannot promise"):
-        _run(monkeypatch, *flags)
+    with monkeypatch.context() as before, pytest.raises(UserError, match="13 authentic pictures"):
+        before.setattr(calibrating, "measure", lambda *_: pytest.fail("analysed too few pictures"))
+        _run(before, *flags)
+    with pytest.raises(UserError, match="12 authentic pictures cannot promise"):  # One is damaged.
+        _run(monkeypatch, *flags, "--false-alarms", ".075")
     assert not (run / calibration.FILE).exists()
     _run(monkeypatch, *flags, "--false-alarms", ".2", "--marked", ".3")
     assert "1 of 12 authentic" in capsys.readouterr().out
@@ -189,7 +192,8 @@ def test_the_validation_split_gives_the_probability_and_own_pictures_keep_it(
 ) -> None:
     with pytest.raises(UserError, match="training data are not here"):
         _run(monkeypatch, "--checkpoint", run)
-    monkeypatch.setattr(calibrating, "choose_pictures", lambda *_: ([], "split"))
+    split = [Sample("a.png", own / "a.png", AUTHENTIC)] * 500
+    monkeypatch.setattr(calibrating, "choose_pictures", lambda *_: (split, "split"))
     monkeypatch.setattr(calibrating, "measure", lambda *_: (*_drawn(500), UNIFORM))
     _run(monkeypatch, "--checkpoint", run, "--marked", ".3")
     first = Localizer.load(run).calibration

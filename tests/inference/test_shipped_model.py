@@ -39,6 +39,16 @@ def test_flat_areas_accuse_nothing(level: int) -> None:
     assert not localizer(flat).mask.any() and not localizer(flat[:150, :130]).mask.any()
 
 
+def test_a_white_margin_does_not_light_up_the_photograph_beside_it() -> None:
+    localizer, marked = Localizer.load(SHIPPED), []
+    noise = np.random.default_rng(0).integers(250, 256, (300, 300, 3), np.uint8)
+    for margin in (np.full_like(noise, 255), noise):
+        pictures = [read_image(path)[:300, :300] for path in installed_photographs()]
+        found = localizer.analyse([np.hstack([picture, margin]) for picture in pictures])
+        marked.append(np.mean([result.mask[:, :300].mean() for result in found]))
+    assert marked[0] < marked[1] + 0.05
+
+
 def test_it_is_small_and_sees_large_pictures_in_tiles() -> None:
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < 12e6
     localizer = Localizer.load(SHIPPED)
