@@ -112,6 +112,8 @@ def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """
     mode = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
     grey = decode_pixels(read_bytes(path), path, mode, max_pixels)
+    if grey.dtype not in (np.uint8, np.uint16):
+        raise UnreadableImage(f"{path}: has values of {grey.dtype}; expected 8 or 16 bits")
     return (grey >> 8 if grey.max() > 255 else grey).astype(np.uint8)
 
 

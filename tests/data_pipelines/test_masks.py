@@ -41,6 +41,12 @@ def test_masks_of_16_bits_keep_what_they_mark(tmp_path: Path, white: int) -> Non
     assert mask.grey.tolist() == [[0, 255], [255, 255]]
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32])
+def test_masks_of_other_numbers_are_refused(tmp_path: Path, dtype: type) -> None:
+    with pytest.raises(UserError, match=r"m\.tif: .*(8 or 16 bits|TIFF data)"):
+        load_mask(write_picture(tmp_path / "m.tif", np.ones((2, 2), dtype) * 999), _picture(2, 2))
+
+
 def test_black_masks_are_inverted(tmp_path: Path) -> None:
     grey = _square(40, 60, slice(5, 9), slice(0, 60))
     path = write_picture(tmp_path / "m.png", 255 - grey)
