@@ -94,9 +94,10 @@ def load_methods(arguments: argparse.Namespace, sets: list[str]) -> list[Method]
         if sizes:
             classic = TiledDetector(classic.analyse, **sizes, batch=arguments.batch_size or 8)
         methods.append(Method(name, classic, {"training": "none", **sizes}))
+    ours = set() if arguments.checkpoint is None else {"SAPL"}
     for text in arguments.maps:  # before the checkpoint: mistakes are told first
         name, _, folder = text.partition("=")
-        taken = {method.name for method in methods} | {"SAPL"} | set(TRIVIAL)
+        taken = {method.name for method in methods} | ours | set(TRIVIAL)
         if not name or not folder or "/" in name or name in taken:
             raise UserError(f"--maps {text!r} is not NAME=FOLDER with a name that is still free")
         source = {"folder": folder, "sha256": files.tree_sha256(Path(folder).expanduser())}

@@ -101,6 +101,15 @@ def test_a_training_refused_for_other_flags_leaves_what_was_finished(tmp_path) -
     assert list(json.loads((tmp_path / "ablations.json").read_text())["rows"]) == ["coop"]
 
 
+def test_an_evaluation_that_fails_leaves_no_row_finished(tmp_path) -> None:
+    _run(tmp_path, Launcher(), ["coop"])
+    failing = lambda command: 0 if "sapl_jax.train" in command else 2  # noqa: E731
+    other = [*FLAGS, "--config.train.num_steps=9"]
+    assert ablate.run_rows(["coop"], tmp_path, DATASETS, "sapl", other, failing) == ["coop"]
+    again = Launcher()
+    assert _run(tmp_path, again, ["coop"]) == [] and again.trained == ["coop"]
+
+
 def test_a_failed_row_does_not_stop_the_others_and_is_tried_again(tmp_path) -> None:
     rows = ["coop", "ecpl"]
     assert _run(tmp_path, Launcher({"coop": 2}), rows) == ["coop"]

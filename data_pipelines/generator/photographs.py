@@ -61,14 +61,16 @@ def open_library(
 
     So a photograph keeps its side when others come or go. segments: a folder of label images
     <stem>.png (grey levels, one per object, of the photograph's size); where one is missing,
-    OpenCV finds objects. Damaged photographs are left out, and told. Raises UserError for a folder
+    OpenCV finds objects. Damaged files are left out, and told. Raises UserError for a folder
     that is none, fewer than two photographs in the split, label images none of which belongs to a
     photograph.
     """
     found, (low, high) = _pictures(folder, "--photographs"), SPLITS[split]
     hashes = [hashlib.sha256(f"split/{path.stem}".encode()).digest()[:4] for path in found]
     ranked = sorted(zip((int.from_bytes(h) / 2**32 for h in hashes), found, strict=True))
-    pictures = tuple(_readable([path for share, path in ranked if low <= share < high]))
+    pictures = tuple(
+        _readable([path for share, path in ranked if low <= share < high], "--photographs")
+    )
     if len(pictures) < 2:
         raise UserError(
             f"--photographs {folder}: {len(pictures)} of its {len(found)} photographs belong to "
@@ -80,10 +82,11 @@ def open_library(
             f"--segments {segments}: none of its {len(labels)} pictures is named as a photograph "
             f"of {folder}; expected <stem>.png, for instance {found[0].stem}.png"
         )
-    return Library(pictures, labels, split)
+    own = _readable([labels[p.stem] for p in pictures if p.stem in labels], "--segments")
+    return Library(pictures, {path.stem: path for path in own}, split)
 
 
-def _readable(pictures: list[Path]) -> list[Path]:
+def _readable(pictures: list[Path], flag: str) -> list[Path]:
     """Those that can be decoded; stderr has the number of the others, and the first."""
 
     def damage(path: Path) -> str:
@@ -94,10 +97,10 @@ def _readable(pictures: list[Path]) -> list[Path]:
             return str(error)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        look = {"desc": "checking photographs", "unit": "pictures", "leave": False}
+        look = {"desc": f"checking {flag}", "unit": "pictures", "leave": False}
         found = list(ProgressBar(pool.map(damage, pictures), total=len(pictures), **look))
     if bad := [text for text in found if text]:
-        print(f"--photographs: {len(bad)} left out, for instance {bad[0]}", file=sys.stderr)
+        print(f"{flag}: {len(bad)} left out, for instance {bad[0]}", file=sys.stderr)
     return [path for path, text in zip(pictures, found, strict=True) if not text]
 
 

@@ -56,7 +56,9 @@ def choose_pictures(
         if not split.validation:
             raise UserError("Training held no validation pictures out: give --authentic FOLDER.")
         return split.validation, f"the validation split of {root.name}"
-    paths = find_pictures([str(authentic)]).pictures
+    paths, skipped = (given := find_pictures([str(authentic)])).pictures, given.skipped
+    if skipped:
+        log.warning("left out: %d (%s: %s, ...)", len(skipped), *map(printable, skipped[0]))
     twins = {path for group in identical_groups(paths) for path in group[1:]}
     known = [sample.image for sample in listing.samples] if listing else []
     seen = set(identical_across(paths, known)) - twins

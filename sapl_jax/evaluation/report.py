@@ -54,7 +54,7 @@ def write(
 ) -> None:
     """Writes report.md, report.html and figures/*.png into `output`.
 
-    detector: the first method's, without tiles; if it has `edge_features`, as `Localizer`, its edge
+    detector: the first method's; if it has `edge_features`, as `Localizer`, its edge
     patches of the (name, listing) pairs are shown.
     """
     patches = []

@@ -74,7 +74,8 @@ def find_pictures(specifications: Sequence[str], leave_out: Path | None = None) 
                     take(file)
                 elif suffix in _UNREAD:
                     reason = f"{suffix} pictures are not read: convert it, to PNG or TIFF"
-                    found.skipped.append((Path(os.path.abspath(file)), reason))
+                    entry = Path(os.path.abspath(file)), reason
+                    found.skipped += [] if entry in found.skipped else [entry]
                 else:
                     found.others += 1
     if not found.pictures:

@@ -18,7 +18,7 @@ def root(tmp_path: Path) -> Path:
 def test_mvss_lines_give_pictures_masks_and_labels(root: Path) -> None:
     path = root / "list.txt"
     path.write_text(
-        "./au/1.jpg None 0\n"
+        "\ufeff./au/1.jpg None 0\n"  # as Windows' editors begin a file
         "./tp/2.png ./gt/2 gt.png 3\n"
         "./tp/my picture.jpg None 1\n"
         "./tp/missing.jpg None 1\n"

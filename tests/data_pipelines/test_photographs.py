@@ -203,6 +203,11 @@ def test_a_damaged_photograph_is_left_out_and_told(capsys, folders, tmp_path) ->
     (victim := good.pictures[0]).write_bytes(victim.read_bytes()[:500])
     assert open_library(copied).pictures == good.pictures[1:]
     assert f"1 left out, for instance {victim}: truncated" in capsys.readouterr().err
+    labels = shutil.copytree(folders[1], tmp_path / "labels")
+    (labels / f"{good.pictures[1].stem}.png").write_bytes(b"no picture")
+    found = open_library(copied, labels).segments
+    assert sorted(found) == sorted(path.stem for path in good.pictures[2:])
+    assert "--segments: 1 left out" in capsys.readouterr().err
 
 
 def test_a_captioned_photograph_shows_it_and_carries_true_words(tmp_path) -> None:

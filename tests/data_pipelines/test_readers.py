@@ -129,3 +129,12 @@ def test_errors_say_what_was_found_and_what_to_do(tmp_path: Path) -> None:
         read_dataset("casia_v2", tree(tmp_path / "h", "Au/dog.jpg", "Tp/cat.jpg"))
     with pytest.raises(UserError, match=r"choose one of: .*casia_v2, .*folder"):
         read_dataset("cassia", tmp_path)
+
+
+def test_a_folder_that_may_not_be_listed_is_told(tmp_path: Path, monkeypatch) -> None:
+    def refused(self: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(UserError, match=rf"{tmp_path}: cannot be read \(Permission denied\)"):
+        read_dataset("folder", tmp_path)

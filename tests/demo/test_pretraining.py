@@ -152,6 +152,7 @@ def test_pretraining_on_photographs_never_opens_a_held_out_one(tmp_path, monkeyp
         ("--patch 0", "--patch is 0"),
         ("--pictures 0", "--pictures is 0"),
         ("--steps 0", "--steps is 0"),
+        ("--learning-rate nan", "--learning-rate is nan"),
         ("--width 6", "--width 6: expected a multiple of 4"),
         ("--start /nowhere", "/nowhere"),
     ],

@@ -30,8 +30,8 @@ def test_a_folder_means_all_pictures_below_it(tree):
 
 def test_pictures_that_cannot_be_read_are_named_with_what_to_do(tree):
     (tree / "IMG_1.HEIC").write_bytes(b"x")
-    found = find_pictures([str(tree)])
-    assert names(found) == ["a.png", "b.jpg", "c.png"] and found.others == 1
+    found = find_pictures([str(tree), str(tree / ".." / tree.name)])
+    assert names(found) == ["a.png", "b.jpg", "c.png"] and found.others == 2
     ((path, reason),) = found.skipped
     assert path == tree / "IMG_1.HEIC" and "convert it, to PNG or TIFF" in reason
 
