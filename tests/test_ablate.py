@@ -103,7 +103,10 @@ def test_a_training_refused_for_other_flags_leaves_what_was_finished(tmp_path) -
 
 def test_an_evaluation_that_fails_leaves_no_row_finished(tmp_path) -> None:
     _run(tmp_path, Launcher(), ["coop"])
-    failing = lambda command: 0 if "sapl_jax.train" in command else 2  # noqa: E731
+
+    def failing(command: list[str]) -> int:
+        return 0 if "sapl_jax.train" in command else 2
+
     other = [*FLAGS, "--config.train.num_steps=9"]
     assert ablate.run_rows(["coop"], tmp_path, DATASETS, "sapl", other, failing) == ["coop"]
     again = Launcher()

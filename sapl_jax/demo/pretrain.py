@@ -90,9 +90,9 @@ def main() -> None:
     """The command: generate, train, save."""
     flags = parse_arguments()
     counts = ("pictures", "size", "canvas", "patch", "width", "steps", "batch_size", "workers")
-    limits = dict.fromkeys(counts, (1, 10**6)) | {"seed": (0, 10**9), "reach": (0, 10**6)}
-    weights = dict.fromkeys(("learning_rate", "clip_weight", "patch_weight"), (0, 10**6))
-    check_numbers(flags, sheets=(0, 1), **limits, **weights)
+    others = ("seed", "reach", "learning_rate", "clip_weight", "patch_weight")
+    limits = dict.fromkeys(counts, (1, 10**6)) | dict.fromkeys(others, (0, 10**9))
+    check_numbers(flags, sheets=(0, 1), **limits)
     if flags.width % 4:
         raise UserError(f"--width {flags.width}: expected a multiple of 4")
     if flags.canvas % flags.patch or flags.canvas > flags.size:

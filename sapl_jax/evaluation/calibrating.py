@@ -56,15 +56,15 @@ def choose_pictures(
         if not split.validation:
             raise UserError("Training held no validation pictures out: give --authentic FOLDER.")
         return split.validation, f"the validation split of {root.name}"
-    paths, skipped = (given := find_pictures([str(authentic)])).pictures, given.skipped
-    if skipped:
-        log.warning("left out: %d (%s: %s, ...)", len(skipped), *map(printable, skipped[0]))
+    given = find_pictures([str(authentic)])
+    paths, unread = given.pictures, {path for path, _ in given.skipped}
     twins = {path for group in identical_groups(paths) for path in group[1:]}
     known = [sample.image for sample in listing.samples] if listing else []
     seen = set(identical_across(paths, known)) - twins
     if listing is None:
         log.warning("The training data are not here (--data): whether these are in it is unknown.")
-    for found, what in ((twins, "copies of others"), (seen, "pictures of the training data")):
+    reasons = ("unreadable", "copies of others", "pictures of the training data")
+    for found, what in zip((unread, twins, seen), reasons, strict=True):
         if found:
             log.warning("left out: %d %s (%s, ...)", len(found), what, printable(min(found)))
     kept = [Sample(str(p), p, AUTHENTIC) for p in paths if p not in twins | seen]

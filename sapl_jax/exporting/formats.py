@@ -1,4 +1,4 @@
-"""The formats of an export, each a folder with README.md and `export.json`, what it says of itself.
+"""The formats of an export, each a folder with `export.json` (configuration and preprocessing).
 
     orbax        weights/: an Orbax checkpoint of float32 arrays: CLIP with LoRA merged, prompts,
                  ECPL, HECL. Any number of devices can open it, without CLIP's files.
@@ -13,10 +13,7 @@
 run.py has preprocessing and heat maps in NumPy and OpenCV and runs without this package.
 """
 
-import dataclasses
-import datetime
 import functools
-import itertools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -28,13 +25,11 @@ import numpy as np
 import optax
 from jax import export
 
-from data_pipelines.preprocess import PADDING, Geometry
 from sapl_jax.checkpoints import CheckpointFolder, flatten
 from sapl_jax.clip.attention import plain_attention
 from sapl_jax.clip.weights import save_clip
 from sapl_jax.errors import UserError
-from sapl_jax.files import versions
-from sapl_jax.inference.export_folder import NAME, VERSION
+from sapl_jax.exporting.description import describe
 from sapl_jax.inference.opening import ORBAX_WEIGHTS, TrainedModel
 from sapl_jax.models.sapl import score_and_patch_map, with_parts
 from sapl_jax.training.state import merge_model, split_model
@@ -42,7 +37,6 @@ from sapl_jax.training.step import batch_shapes
 
 # Protocol buffers end at 2 GiB, so larger weights go into a file of their own.
 _ONE_FILE_BYTES = 1 << 30
-_READMES = Path(__file__).parents[1] / "assets" / "export_readme"
 
 
 def _network(
@@ -125,56 +119,3 @@ WRITERS: dict[str, Callable[[TrainedModel, Path], None]] = {
     "onnx": write_onnx,
     "huggingface": write_huggingface,
 }
-
-
-def describe(trained: TrainedModel, kind: str) -> dict[str, Any]:
-    """The content of export.json; kind: "orbax", "stablehlo", "onnx" or "huggingface"."""
-    config, clip = trained.config.copy_and_resolve_references(), trained.model.clip
-    # Where pictures and weights lay on the trainer's machine is the trainer's own business.
-    config.data.root = config.data.prepared = ""
-    config.clip.pretrained = _without_folders(config.clip.pretrained)
-    source = {key: value for key, value in trained.source.items() if key != "weights"}
-    source["clip"] = {**source["clip"], "name": _without_folders(source["clip"]["name"])}
-    geometry = Geometry(config.image.size, clip.config.vision.patch_size)
-    preprocessing = {"patch": geometry.patch, "canvas": geometry.canvas, "padding": list(PADDING)}
-    return {
-        "format": NAME,
-        "format_version": VERSION,
-        "kind": kind,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
-        "source": source,
-        "preprocessing": config.image.to_dict() | preprocessing,
-        "heat_map": config.model.heat_map.to_dict(),
-        "clip": dataclasses.asdict(clip.config),
-        # Prompts hold each word's ids with EOT behind them, more than once behind a shorter word.
-        "class_ids": [
-            list(itertools.takewhile(lambda i: i != clip.eot_id, ids))
-            for ids in trained.model.prompts.class_ids
-        ],
-        "config": config.to_dict(),
-    }
-
-
-def _without_folders(name: str) -> str:
-    """The last part of a folder's path; hub names, which are relative, stay whole."""
-    prefix = "random:" if name.startswith("random:") else ""
-    path = Path(name.removeprefix(prefix))
-    return prefix + path.name if path.is_absolute() else name
-
-
-def readme(description: dict[str, Any], folder_name: str) -> str:
-    """Markdown for an export folder, from its description and its name."""
-    options, kind = description["preprocessing"], description["kind"]
-    grid = options["canvas"] // options["patch"]
-    text = (_READMES / f"{kind}.md").read_text()
-    return text.format(
-        kind=kind,
-        checkpoint=description["source"]["checkpoint"],
-        clip=description["source"]["clip"]["name"],
-        folder=folder_name,
-        canvas=options["canvas"],
-        grid=grid,
-        cells=grid * (2 if description["config"]["model"]["test_views"] else 1),
-        jax=description["versions"]["jax"],
-    )

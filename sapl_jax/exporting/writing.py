@@ -17,7 +17,8 @@ from sapl_jax.clip.loading import load_clip
 from sapl_jax.clip.model import merge_lora
 from sapl_jax.errors import UserError
 from sapl_jax.exporting import standalone
-from sapl_jax.exporting.formats import WRITERS, describe, readme
+from sapl_jax.exporting.description import describe, readme
+from sapl_jax.exporting.formats import WRITERS
 from sapl_jax.files import write_json, writing
 from sapl_jax.inference.detector import Detector
 from sapl_jax.inference.export_folder import FILE, refuse_foreign

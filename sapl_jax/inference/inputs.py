@@ -30,8 +30,7 @@ def find_pictures(specifications: Sequence[str], leave_out: Path | None = None) 
     """Resolves files, folders (with all below them) and glob patterns.
 
     A file that is named itself is taken whatever its name; in folders, picture names only. Hidden
-    files and folders are passed over. Links are followed, loops of them end. Raises UserError where
-    there is no picture at all.
+    files and folders are passed over. Links are followed, loops end. UserError: no picture at all.
 
     Args:
         specifications: paths; one that does not exist and has *, ? or [ is a pattern.
@@ -44,7 +43,7 @@ def find_pictures(specifications: Sequence[str], leave_out: Path | None = None) 
     def report(error: OSError) -> None:
         found.skipped.append((Path(error.filename), f"cannot be listed ({error.strerror})"))
 
-    def take(file: str) -> None:
+    def take(file: str, suffix: str = "") -> None:
         path = Path(os.path.abspath(file))
         try:
             status = os.stat(path)
@@ -56,7 +55,11 @@ def find_pictures(specifications: Sequence[str], leave_out: Path | None = None) 
             found.skipped.append((path, "not a regular file (a device, pipe or socket)"))
         elif identity not in seen:
             seen.add(identity)
-            found.pictures.append(path)
+            if suffix in _UNREAD:
+                reason = f"{suffix} pictures are not read: convert it, to PNG or TIFF"
+                found.skipped.append((path, reason))
+            else:
+                found.pictures.append(path)
 
     for text in specifications:
         paths = [text]
@@ -70,12 +73,8 @@ def find_pictures(specifications: Sequence[str], leave_out: Path | None = None) 
                 continue
             for file in walk_files(path, barred, report):
                 suffix = os.path.splitext(file)[1].lower()
-                if suffix in PICTURE_SUFFIXES:
-                    take(file)
-                elif suffix in _UNREAD:
-                    reason = f"{suffix} pictures are not read: convert it, to PNG or TIFF"
-                    entry = Path(os.path.abspath(file)), reason
-                    found.skipped += [] if entry in found.skipped else [entry]
+                if suffix in PICTURE_SUFFIXES or suffix in _UNREAD:
+                    take(file, suffix)
                 else:
                     found.others += 1
     if not found.pictures:

@@ -175,8 +175,8 @@ def test_weights_decay_by_the_rate_times_their_size(tiny_config):
         np.testing.assert_allclose(after[1][name] - after[0][name], wanted, atol=1e-6, err_msg=name)
 
 
-def losses_of_first_batch(config, valid):
-    """Background loss by hand, HECL's loss against seeded full queues and its queues."""
+def hecl_of_first_batch(config, valid):
+    """HECL's loss against full queues of random keys, these queues after it, outputs and label."""
     model, batch = build_sapl(config, jnp.float32), next(MemoryData().train_batches(0))
     label = jnp.asarray(batch["label"])
     outputs = model(batch["image"], batch["edge_map"], jnp.asarray(valid).reshape(-1, 4, 4))
@@ -197,7 +197,7 @@ def test_the_background_is_that_of_authentic_pictures_unless_told_otherwise(tiny
         tiny_config.train.background_of = pictures
         losses.append(run(tiny_config, jax.devices()[:1], steps=1)[1][0]["loss_background"])
     valid = np.ones((4, 16), bool)
-    _, _, outputs, label, scale = losses_of_first_batch(tiny_config, valid)
+    _, _, outputs, label, scale = hecl_of_first_batch(tiny_config, valid)
     for found, counted in zip(losses, (label == 0, label >= 0), strict=True):
         wanted = background_loss(outputs.similarity, scale, valid, 0.5, counted)
         np.testing.assert_allclose(found, wanted, rtol=1e-4)
@@ -209,18 +209,18 @@ def test_the_background_is_that_of_authentic_pictures_unless_told_otherwise(tiny
 )
 def test_fields_of_hecl_reach_its_loss(tiny_config, field, value):
     valid = np.ones((4, 16), bool)
-    before, *_ = losses_of_first_batch(tiny_config, valid)
+    before, *_ = hecl_of_first_batch(tiny_config, valid)
     tiny_config.model.hecl[field] = value
-    after, *_ = losses_of_first_batch(tiny_config, valid)
+    after, *_ = hecl_of_first_batch(tiny_config, valid)
     assert abs(after - before) > 1e-3
 
 
 def test_padding_gives_hecl_nothing(tiny_config):
     valid = np.zeros((4, 16), bool)
-    loss, queues, *_ = losses_of_first_batch(tiny_config, valid)
+    loss, queues, *_ = hecl_of_first_batch(tiny_config, valid)
     assert loss == 0.0 and queues.head.tolist() == [0, 0]
     valid[:, :1] = True  # Fewer than it takes: each gives what it has.
-    loss, queues, *_ = losses_of_first_batch(tiny_config, valid)
+    loss, queues, *_ = hecl_of_first_batch(tiny_config, valid)
     assert loss > 0.0 and queues.head.tolist() == [4, 2]
 
 
