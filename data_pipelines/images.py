@@ -104,14 +104,14 @@ def decode_image(data: bytes, origin: str | Path, max_pixels: int = MAX_PIXELS) 
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
-def read_mask(path: str | Path) -> np.ndarray:
+def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads a mask as uint8 [H, W], grey values as stored (one-bit files give 0 and 255).
 
     Colour is reduced to luma, 16 bits to 8 unless none is above 255; orientation and errors as for
     `read_image`.
     """
     mode = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
-    grey = decode_pixels(read_bytes(path), path, mode, MAX_PIXELS)
+    grey = decode_pixels(read_bytes(path), path, mode, max_pixels)
     if grey.dtype not in (np.uint8, np.uint16):
         raise UnreadableImage(f"{path}: has values of {grey.dtype}; expected 8 or 16 bits")
     return (grey >> 8 if grey.max() > 255 else grey).astype(np.uint8)
