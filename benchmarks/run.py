@@ -80,6 +80,8 @@ def main() -> None:
     parser.add_argument("--lines", type=Path, help="JSON lines of a run: only write the page")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "performance.md")
     args = parser.parse_args()
+    if not args.output.is_file():
+        parser.error(f"--output {args.output}: no such page; its measured part is rewritten")
     if args.lines:
         lines = [json.loads(text) for text in args.lines.read_text().splitlines() if text.strip()]
     else:
