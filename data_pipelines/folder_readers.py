@@ -93,7 +93,7 @@ def _read_au_tp(name: str, root: Path, mask_folders: tuple[str, ...]) -> Listing
         listing.notes.append(f"{folder} holds {others[0].name}, {wanted}")
     stems = Counter(path.stem for path in tampered)
     if shared := [stem for stem in masks if stems[stem] > 1]:
-        text = "a mask is used for every picture of its stem; of several in Tp/ have one"
+        text = "pictures in Tp/ of the same stem share its mask"
         listing.notes.append(f"{text}: {len(shared)} stems, for instance {shared[0]}")
     known = _generated_sources(root) if name == "folder" else {}
     for label, paths in ((AUTHENTIC, authentic), (TAMPERED, tampered)):

@@ -99,7 +99,7 @@ def test_casia_v1_takes_no_results_of_predict_for_pictures(tmp_path: Path) -> No
 def test_pictures_of_one_stem_share_their_mask_with_a_note(tmp_path: Path) -> None:
     names = ["Tp/s.jpg", "Tp/s.png", "Tp/t.png", "Gt/s_gt.png", "Gt/t_gt.png"]
     (note,) = read_dataset("folder", write_tree(tmp_path, names)).notes
-    assert "of several in Tp/ have one: 1 stems, for instance s" in note
+    assert "of the same stem share its mask: 1 stems, for instance s" in note
 
 
 def test_casia_v2_read_as_v1_says_so(tmp_path: Path) -> None:
