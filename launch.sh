@@ -24,7 +24,7 @@ usage: ./launch.sh COMMAND [ARGUMENTS]
   lock                  renew requirements.lock from requirements.txt and pyproject.toml
   python [ARGUMENTS]    Python of the environment
 Environment: PYTHON (interpreter to create .venv with), SAPL_VENV (default .venv),
-SAPL_PORT (coordinator's port, default 9476), SAPL_SSH (default ssh).
+SAPL_PORT (coordinator's port, by default drawn for each run), SAPL_SSH (default ssh).
 TEXT
 }
 
@@ -77,7 +77,7 @@ extra() { # Installs an optional part of the project when its package is not the
 }
 
 hosts() { # One process per host; when one ends badly, the others are stopped.
-  local names count index=0 command status=0
+  local names count index=0 command status=0 port=${SAPL_PORT:-$((20000 + RANDOM % 12000))}
   read -ra names <<<"$1"
   count=${#names[@]}
   shift
@@ -86,7 +86,7 @@ hosts() { # One process per host; when one ends badly, the others are stopped.
     exit 2
   fi
   for host in "${names[@]}"; do
-    printf -v command '%q ' env "SAPL_COORDINATOR=${names[0]}:${SAPL_PORT:-9476}" \
+    printf -v command '%q ' env "SAPL_COORDINATOR=${names[0]}:$port" \
       "SAPL_PROCESS_COUNT=$count" "SAPL_PROCESS_ID=$index" "$PWD/launch.sh" "$@"
     ${SAPL_SSH:-ssh} "$host" "$command" &
     index=$((index + 1))

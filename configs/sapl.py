@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     """The paper's configuration, locked."""
     config = ConfigDict()
-    config.seed = 0  # Initial weights, data order and flips follow from it.
+    config.seed = 0  # Of initial weights, data order, flips and the validation split.
 
     config.data = data = ConfigDict()
     data.root = ""  # Folder that holds Au/ and Tp/. Prepared on first use.
@@ -53,7 +53,7 @@ def get_config() -> ConfigDict:
     model.edges = "own"
     model.logit_scale = 0.0  # [ours] Of all cosines. 0: CLIP's, about 100. AnomalyCLIP has 1 / .07.
     model.value_attention = False  # [ours] Patches from V-V attention, as in AnomalyCLIP.
-    # [ours] Patches attend to patches at most so many rows and columns away; 0: to all, as in CLIP.
+    # [ours] Patches attend to those at most so many rows and columns away alone; 0: as in CLIP.
     model.attention_reach = 0
     model.test_reach = 0  # [ours] The same in answers alone; 0: as in training.
     # [ours] Answers are means over eight views, at eight times the cost: moved by half patches,
@@ -91,7 +91,7 @@ def get_config() -> ConfigDict:
     train.epochs = 30.0  # [paper]
     train.num_steps = 0  # Optimizer steps. 0: as many as the epochs ask for.
     train.learning_rate = 1e-5  # [paper] AdamW.
-    train.prompt_rate = 1.0  # [ours] Times the learning rate, for learned context vectors.
+    train.prompt_rate = 1.0  # [ours] Times the learning rate, for contexts and CoCoOp's net.
     train.weight_decay = 0.01  # [ours] AdamW's decoupled decay, PyTorch's default.
     train.warmup_steps = 0  # [ours] Linear warm-up of the learning rate.
     train.schedule = "constant"  # [ours] "constant" or "cosine" (towards zero at the end).

@@ -13,27 +13,21 @@ from sapl_jax.errors import Parser, UserError, check_numbers, run_main
 def main() -> None:
     """The command: flags, generate, summary."""
     parser = Parser("sapl generate", __doc__)
-    parser.add_argument("--output", required=True, help="folder to write; empty, absent or ours")
-    parser.add_argument("--images", type=int, required=True, help="pictures, half of them tampered")
-    parser.add_argument("--seed", type=int, default=0, help="no two seeds share a source picture")
-    parser.add_argument("--size", type=int, default=256, help="longer side in pixels")
-    parser.add_argument(
-        "--world",
-        choices=WORLDS,
-        help="where generated forgeries differ: over their area "
-        "(interior, the default), at their outline only (seam), or every other pair so (both)",
-    )
-    parser.add_argument("--photographs", help="folder of real photographs to forge instead")
-    parser.add_argument("--segments", help="its label images <stem>.png; default: found by OpenCV")
-    parser.add_argument(
-        "--split",
-        choices=SPLITS,
-        help="the photographs to take: 80 (train, the default), 10 or "
-        "10 %% of them by a hash of their names, so that no two splits share one",
-    )
-    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
+    add = parser.add_argument
+    add("--output", required=True, help="folder to write; empty, absent or ours")
+    add("--images", type=int, required=True, help="pictures, half of them tampered")
+    add("--seed", type=int, default=0, help="no two seeds share a source picture")
+    add("--size", type=int, default=256, help="longer side in pixels")
+    text = "where generated forgeries differ: over their area (interior, the default), at their "
+    text += "outline only (seam), or every other pair so (both)"
+    add("--world", choices=WORLDS, help=text)
+    add("--photographs", help="folder of real photographs to forge instead")
+    add("--segments", help="its label images <stem>.png; default: found by OpenCV")
+    text = "the photographs to take: 80 (train, the default), 10 or 10 %% of them by a hash of "
+    add("--split", choices=SPLITS, help=f"{text}their names, so that no two splits share one")
+    add("--workers", type=int, help="processes (default: one per core)")
     flags = parser.parse_args()
-    check_numbers(flags, workers=(1, 1024))
+    check_numbers(flags, images=(2, 10**8), size=(64, 10**5), seed=(0, 2**63), workers=(1, 1024))
     if flags.photographs and flags.world:
         raise UserError("--world is for generated pictures: leave it out with --photographs")
     if not flags.photographs and (flags.segments or flags.split):

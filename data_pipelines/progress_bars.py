@@ -1,4 +1,4 @@
-"""The one progress bar of the project: drawn on a terminal, a line now and then in a log."""
+"""The progress bar of the commands: drawn on a terminal, a line now and then in a log."""
 
 import sys
 import time

@@ -45,7 +45,6 @@ def train_batches(
     vertical_flip: bool = False,
     jpeg_share: float = 0.0,
     pairs: bool = False,
-    threads: int | None = None,
 ) -> Iterator[Batch]:
     """Endless training batches from `start_step` on.
 
@@ -63,8 +62,8 @@ def train_batches(
     pairs: takes `prepared.pairs` instead of single pictures, so an authentic picture and one made
     from it follow each other, turned and saved alike; an epoch has all pairs once.
 
-    threads: that read and decode, None for one per core. Raises UserError where there are no
-    training pictures, or no pairs, or an odd batch for them, or the records cannot be read.
+    Raises UserError where there are no training pictures, or no pairs, or an odd batch for them, or
+    the records cannot be read.
     """
     total = _total(prepared, "train")
     if pairs:
@@ -87,7 +86,7 @@ def train_batches(
             number = int(order[at])
             yield _Item(prepared.pairs[number][second] if pairs else number, tuple(flips), quality)
 
-    return _batches(prepared, "train", plan(), batch_size, threads)
+    return _batches(prepared, "train", plan(), batch_size)
 
 
 def eval_batches(
@@ -97,7 +96,6 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     split: str = "validation",
-    threads: int | None = None,
 ) -> Iterator[Batch]:
     """Every example of a split once, in the order of the records, never flipped.
 
@@ -109,7 +107,7 @@ def eval_batches(
     steps = range(-(-total // (batch_size * process_count)))
     numbers = _positions(steps, batch_size, process_index, process_count)
     plan = (_Item(min(n, total - 1), weight=float(n < total)) for n in numbers)
-    return _batches(prepared, split, plan, batch_size, threads)
+    return _batches(prepared, split, plan, batch_size)
 
 
 def _positions(steps: Iterable[int], batch_size: int, process: int, of: int) -> Iterator[int]:
@@ -150,12 +148,12 @@ def _total(prepared: Prepared, split: str) -> int:
 
 
 def _batches(
-    prepared: Prepared, split: str, plan: Iterator[_Item], batch_size: int, threads: int | None
+    prepared: Prepared, split: str, plan: Iterator[_Item], batch_size: int
 ) -> Iterator[Batch]:
     """Reads, decodes and batches the examples that `plan` names; checks arguments at once."""
     if batch_size < 1:
         raise UserError(f"batch size {batch_size} per process: expected at least 1")
-    threads = threads or os.cpu_count() or 1
+    threads = os.cpu_count() or 1
     # The order of the shards' names is that in which they were written.
     shards = sorted(map(str, prepared.dir.glob(f"*-{split}.array_record*")))
     records = lru_cache(partial(ArrayRecordDataSource, shards))  # which threads may share

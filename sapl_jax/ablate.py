@@ -65,7 +65,7 @@ def commands(
     train = ["sapl_jax.train", "--config", config, "--workdir", str(folder / "run"), *config_flags]
     evaluate = ["sapl_jax.evaluate", "--checkpoint", str(folder / "run"), "--protocol", protocol]
     evaluate += [part for dataset in datasets for part in ("--dataset", dataset)]
-    evaluate += ["--output", str(folder / "evaluation"), "--no_report"]
+    evaluate += ["--output", str(folder / "evaluation"), "--no-report"]
     return [[sys.executable, "-m", *train], [sys.executable, "-m", *evaluate]]
 
 
@@ -75,7 +75,7 @@ def run_rows(
     datasets: Sequence[str],
     protocol: str,
     config_flags: Sequence[str],
-    launch: Callable[[list[str]], int] = lambda command: subprocess.call(command),
+    launch: Callable[[list[str]], int] = subprocess.call,
     base: str = "",
 ) -> list[str]:
     """Runs the rows that are not finished and writes the tables after each; returns failed rows.
@@ -109,6 +109,16 @@ def run_rows(
         _write_tables(output, request)
     _write_tables(output, request)
     return failed
+
+
+def check_flags(rows: Sequence[str], config_flags: Sequence[str], base: str = "") -> None:
+    """UserError for flags that the first row's training refuses, or of what rows vary."""
+    load_config(f"{ablations.__file__}:{base}{rows[0]}", config_flags)
+    varied = {f"model.{name}" for row in rows for name in ablations.ROWS[row].changes}
+    varied |= {"seed"} if base else set()  # By which the demo's trainings differ.
+    for name in (flag.removeprefix("--config.").partition("=")[0] for flag in config_flags):
+        if name in varied:
+            raise UserError(f"--config.{name}: trainings of this study differ in it; leave it out.")
 
 
 def _finished(folder: Path, request: dict[str, Any]) -> bool:
@@ -189,8 +199,9 @@ def main() -> int:
                 print(shlex.join(command))
         return 0
     # Mistakes are told now, not after the first training.
-    config = load_config(f"{ablations.__file__}:{rows[0]}", flags)
+    check_flags(rows, flags)
     if open_rows := [row for row in rows if not (output / row / "done.json").is_file()]:
+        config = load_config(f"{ablations.__file__}:{open_rows[0]}", flags)
         check_data(config, output / open_rows[0] / "run")
     for text in arguments.dataset:
         if not parse_dataset(text)[2].expanduser().exists():

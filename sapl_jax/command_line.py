@@ -21,6 +21,7 @@ INTERRUPTED = (130, 143, -2, -15)
 # What --tile and --tile-overlap may be, for `check_numbers`.
 TILES = {"tile": (32, 10**6), "tile_overlap": (0, 0.9)}
 _SHOWN = 10  # of the files that `print_files` is given
+TILE_HELP = "larger pictures' maps in tiles of this many pixels; default: the checkpoint's"
 WHICH_HELP = "checkpoint of a run, best by validation I-AUC; default: what its train.keep says"
 
 

@@ -3,11 +3,13 @@
 import argparse
 import gc
 import logging
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+_FLAG = re.compile(r"^--(?![^=]*config\.)[^=]*")  # Its name, with underscores or hyphens.
 _NEW_OBJECTS = 50_000  # between two collections of the young ones
 
 
@@ -56,15 +58,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, which all its other ways to parse come through."""
-        args = sys.argv[1:] if args is None else args
-        return super().parse_known_args([_hyphened(text) for text in args], namespace)
-
-
-def _hyphened(text: str) -> str:
-    name, equals, value = text.partition("=")
-    if not name.startswith("--") or "config." in name:
-        return text
-    return name.replace("_", "-") + equals + value
+        given = sys.argv[1:] if args is None else args
+        hyphened = [_FLAG.sub(lambda found: found[0].replace("_", "-"), text) for text in given]
+        return super().parse_known_args(hyphened, namespace)
 
 
 def check_checkpoint(folder: Path | None) -> None:

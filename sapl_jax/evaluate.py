@@ -16,7 +16,7 @@ from data_pipelines.duplicates import without_training_pictures
 from data_pipelines.listing import Listing
 from data_pipelines.readers import READERS, parse_dataset, read_dataset
 from sapl_jax import files
-from sapl_jax.command_line import TILES, WHICH_HELP, print_files, printable
+from sapl_jax.command_line import TILE_HELP, TILES, WHICH_HELP, print_files, printable
 from sapl_jax.errors import Parser, UserError, check_checkpoint, check_numbers, run_main
 from sapl_jax.evaluation import protocols, results
 from sapl_jax.evaluation.baselines import CLASSICS, TRIVIAL
@@ -54,8 +54,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     whole: dict[str, Any] = {"type": lambda name: ALIASES.get(name, name), "choices": SWEEPS}
     add("--robustness", nargs="+", default=[], **whole, help=text)
     add("--seed", type=int, default=0, help="of the sweeps' noise and of t-SNE")
-    add("--tile", type=int, help="larger pictures' maps in tiles of this many pixels; default: "
-        "as the checkpoint has it")  # fmt: skip
+    add("--tile", type=int, help=TILE_HELP)
     add("--tile-overlap", type=float, default=0.25, help="share of a tile, 0 to 0.9")
     add("--batch-size", type=int, help="pictures handed to the model at once (default: its own)")
     add("--gallery", type=int, default=6, help="pictures per data set in the report")

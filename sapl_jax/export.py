@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sapl_jax.command_line import WHICH_HELP
 from sapl_jax.errors import Parser, UserError, check_checkpoint, run_main
+from sapl_jax.files import make_output_folder
 from sapl_jax.inference.export_folder import refuse_foreign
 from sapl_jax.inference.inputs import find_pictures
 
@@ -33,6 +34,7 @@ def main() -> None:
     check_checkpoint(arguments.checkpoint)
     if arguments.output.resolve() == arguments.checkpoint.resolve():
         raise UserError(f"{arguments.output} is the checkpoint itself; give another --output.")
+    make_output_folder(arguments.output.parent)  # A mistake in it is told now.
     given = arguments.pictures and find_pictures(arguments.pictures).pictures
     from data_pipelines.generator.photographs import installed_photographs
     from sapl_jax.exporting import writing  # loads JAX: not for a mistake

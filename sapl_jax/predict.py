@@ -10,7 +10,7 @@ import functools
 import logging
 from pathlib import Path
 
-from sapl_jax.command_line import TILES, WHICH_HELP, print_files
+from sapl_jax.command_line import TILE_HELP, TILES, WHICH_HELP, print_files
 from sapl_jax.errors import Parser, check_checkpoint, check_numbers, run_main
 from sapl_jax.files import make_output_folder, tree_sha256
 from sapl_jax.inference.inputs import find_pictures
@@ -28,8 +28,7 @@ def main() -> int:
     add("--which", choices=("last", "best"), help=WHICH_HELP)
     add("--output", type=Path, required=True, help="folder for the results")
     add("--threshold", type=float, help="mask = heat map above this; default: the checkpoint's")
-    add("--tile", type=int, help="larger pictures' maps in tiles of this many pixels; default: "
-        "as the checkpoint has it")  # fmt: skip
+    add("--tile", type=int, help=TILE_HELP)
     add("--tile-overlap", type=float, default=0.25, help="share of a tile, 0 to 0.9")
     add("--batch-size", type=int, default=8, help="pictures handed to the model at once")
     add("--report", action="store_true", help="write a case report, <stem>_report.html, as well")

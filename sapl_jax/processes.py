@@ -3,8 +3,10 @@
 import logging
 import os
 import re
+import socket
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,22 +37,37 @@ def start_runtime() -> None:
     if coordinator := os.environ.get("SAPL_COORDINATOR", ""):
         known: dict[str, Any] = {}
         if coordinator != "auto":
-            names = ("SAPL_PROCESS_COUNT", "SAPL_PROCESS_ID")
-            count, number = (os.environ.get(name, "") for name in names)
-            if not (count.isdigit() and number.isdigit() and int(number) < int(count)):
+            count, number = (os.environ.get(f"SAPL_PROCESS_{x}", "") for x in ("COUNT", "ID"))
+            if not (count.isdecimal() and number.isdecimal() and int(number) < int(count)):
                 raise UserError(
-                    f"SAPL_COORDINATOR is set, but {names[0]}={count!r}, {names[1]}={number!r}: "
-                    "expected the number of processes, and the number of this one, counted from "
-                    "0. launch.sh sets them."
+                    f"SAPL_COORDINATOR is set, but SAPL_PROCESS_COUNT={count!r}, SAPL_PROCESS_ID="
+                    f"{number!r}: expected the number of processes, and the number of this one, "
+                    "counted from 0. launch.sh sets them."
                 )
             known = {"num_processes": int(count), "process_id": int(number)}
             known["coordinator_address"] = coordinator
+            _check_address(coordinator, coordinates=number == "0")
+            log.info("meeting %s processes at %s, five minutes at most", count, coordinator)
         jax.distributed.initialize(
-            local_device_ids=local_device_ids(),
-            heartbeat_timeout_seconds=HEARTBEAT_S,
-            shutdown_timeout_seconds=SHUTDOWN_S,
-            **known,
-        )
+            local_device_ids=local_device_ids(), heartbeat_timeout_seconds=HEARTBEAT_S,
+            shutdown_timeout_seconds=SHUTDOWN_S, **known,
+        )  # fmt: skip
+        counts = Counter(device.process_index for device in jax.devices()).values()
+        if len(set(counts)) > 1:
+            raise UserError(f"Processes drive {sorted(counts)} devices; expected as many for each.")
+
+
+def _check_address(address: str, coordinates: bool) -> None:
+    """UserError for no HOST:PORT, or a port on which process 0, which this is, cannot listen."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+        raise UserError(f"SAPL_COORDINATOR is {address!r}; expected HOST:PORT, or auto.")
+    try:
+        socket.getaddrinfo(host.strip("[]"), int(port))
+        if coordinates:  # Else JAX would join the run that listens there, which that ends.
+            socket.create_server(("", int(port))).close()
+    except OSError as error:
+        raise UserError(f"SAPL_COORDINATOR is {address}: {error}. Set SAPL_PORT.") from error
 
 
 def report_devices(dtype: jnp.dtype) -> None:

@@ -92,11 +92,11 @@ def prepare_records(config: ConfigDict, patch: int, workdir: Path) -> Prepared:
         given = data.dataset, data.root, data.prepared or None, geometry, options
         return prepare(*given, seed=config.seed, val_fraction=data.val_fraction)
     prepared = open_prepared(data.prepared)
-    if (prepared.geometry, prepared.options) != (geometry, options):
+    made = prepared.geometry, prepared.options, prepared.val_fraction
+    if made != (wanted := (geometry, options, data.val_fraction)):
         raise UserError(
-            f"{data.prepared} was prepared with {prepared.geometry} and {prepared.options}; this "
-            f"configuration needs {geometry} and {options}. Prepare it again, or give "
-            "--config.data.root."
+            f"{data.prepared} was prepared with {made}; this configuration needs {wanted}: sizes, "
+            "edges and the share held out. Prepare it again, or give --config.data.root."
         )
     if before:
         _refuse_other_data(workdir, before, data.prepared, prepared.fingerprint)

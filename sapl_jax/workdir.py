@@ -18,7 +18,7 @@ LOCK_FILE = ".lock"
 FREE_FIELDS = (
     "data.root", "data.prepared", "train.num_steps", "train.epochs", "train.log_every",
     "train.eval_every", "train.checkpoint_every", "train.eval_batch_size", "train.max_bad_steps",
-    "train.profile_steps", "train.remat", "model.heat_map.tile",
+    "train.profile_steps", "train.remat",
 )  # fmt: skip
 
 
@@ -53,9 +53,10 @@ def read_config(workdir: Path) -> ConfigDict:
 
 
 def config_of(stored: dict[str, Any]) -> ConfigDict:
-    """The locked configuration of a JSON object, a field newer than it filled in."""
+    """The locked configuration of a JSON object, fields newer than it filled in."""
     tree = _as_tuples(stored)
-    tree.get("model", {}).get("heat_map", {}).setdefault("colours", 0.0)
+    heat_map = tree.get("model", {}).setdefault("heat_map", {})
+    heat_map |= {"colours": 0.0, "tile": 0} | heat_map
     return ConfigDict(tree).lock()
 
 

@@ -138,6 +138,19 @@ def test_flags_of_training_pass_through_and_others_are_refused() -> None:
             ablate.parse_arguments([*flags, wrong])
 
 
+def test_flags_of_what_rows_vary_are_refused_as_the_tables_would_not_be_true() -> None:
+    grid = ablate.chosen_rows(["grid"], None)
+    ablate.check_flags(grid, ["--config.seed=5", "--config.model.attention_reach=1"])
+    with pytest.raises(UserError, match="queue_length: trainings of this study differ in it"):
+        ablate.check_flags(grid, ["--config.model.hecl.queue_length=256"])
+    ablate.check_flags(["coop"], ["--config.model.hecl.queue_length=256"])
+    # The demo's trainings of a row differ by their seeds alone.
+    with pytest.raises(UserError, match="seed: trainings of this study differ in it"):
+        ablate.check_flags(["coop"], ["--config.seed=5"], base="demo/")
+    with pytest.raises(UserError, match="no field 'nope'"):
+        ablate.check_flags(["coop"], ["--config.model.nope=1"], base="demo/")
+
+
 def test_a_training_set_that_is_gone_is_told_before_any_training_and_finished_rows_still_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

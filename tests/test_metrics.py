@@ -118,3 +118,28 @@ def test_calibration_error_is_the_mean_gap_of_its_bins() -> None:
     drawn = np.random.default_rng(0).random(20_000)
     truth = np.random.default_rng(1).random(20_000) < drawn
     assert expected_calibration_error(truth, drawn) < 0.02
+
+
+def test_calibration_error_weighs_bins_by_their_pictures() -> None:
+    labels, scores = np.array([0, 0, 0, 1]), np.array([0.1, 0.1, 0.1, 0.5])
+    assert expected_calibration_error(labels, scores) == pytest.approx((3 * 0.1 + 0.5) / 4)
+
+
+def test_a_score_of_one_lies_in_the_last_bin() -> None:
+    np.testing.assert_allclose(reliability(np.array([1]), np.array([1.0])), [[1.0], [1.0], [1.0]])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pooling_splits_where_otsu_does(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    steps = np.r_[rng.integers(0, 90, 70), rng.integers(120, 256, 20)]
+    scores = (steps / 255).astype(np.float32)[None, :]
+    between = [
+        (steps <= t).mean()
+        * (steps > t).mean()
+        * (steps[steps <= t].mean() - steps[steps > t].mean()) ** 2
+        for t in np.unique(steps)[:-1]
+    ]
+    above = scores[steps[None, :] > np.unique(steps)[np.argmax(between)]]
+    found = ScoreHistogram.of(scores, np.zeros(scores.shape, bool)).otsu_mean()
+    assert found == pytest.approx(above.mean(), abs=1e-4)

@@ -74,7 +74,7 @@ def folder(tmp_path_factory):
 
 def evaluate(run, folder, *more):
     arguments = ["--checkpoint", run, "--dataset", f"casia_v2={folder / 'casia'}"]
-    return ["sapl_jax.evaluate", *map(str, arguments), "--no_report", *more]
+    return ["sapl_jax.evaluate", *map(str, arguments), "--no-report", *more]
 
 
 def test_a_run_continues_evaluates_and_outlives_its_pictures(folder):
@@ -137,6 +137,15 @@ def mistakes(folder):
 
     return [
         (given(root=""), "was prepared|no prepared data"),
+        (
+            flags(
+                "",
+                next(prepared.glob("casia_v2/*/*/prepared.json")).parent,
+                new,
+                data__val_fraction=0.5,
+            ),
+            r"prepared with .* 0\.[01]\); .* 0\.5\): sizes",
+        ),  # fmt: skip
         (flags("", "", new), "No training data was given.*data.root"),
         (given(root=folder / "absent"), "absent"),
         (given(root=empty), "empty"),

@@ -56,5 +56,5 @@ def test_a_wheel_trains_and_predicts_where_nothing_of_the_repository_is(sapl):
     )
     settings = [f"--config.{field}" for field in ("data.root=pictures", *small)]
     sapl("train", "--config", "configs/demo.py", "--workdir", "run", *settings)
-    sapl("predict", "--checkpoint", "run", "--output", "out", "pictures/Tp", "--batch_size=8")
+    sapl("predict", "--checkpoint", "run", "--output", "out", "pictures/Tp", "--batch-size=8")
     assert len(list((sapl.folder / "out").glob("*_heatmap.png"))) == 8

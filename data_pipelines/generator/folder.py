@@ -62,17 +62,11 @@ def generate(
     a folder (a smaller one is refused); a second process waits for the first. No file is ever seen
     half written.
 
-    Raises UserError for fewer than 2 images, a size below 64, a folder that holds something else
-    or the pictures of another seed, size, world, library or version, no permission, a full disk,
-    photographs that cannot be used.
+    images: 2 or more. size: of the longer side, 64 pixels or more. Raises UserError for a folder
+    that holds something else or the pictures of another seed, size, world, library or version, no
+    permission, a full disk, photographs that cannot be used.
     """
     folder = Path(output).expanduser()
-    if images < 2:
-        raise UserError(f"--images {images}: expected at least 2, one of each class")
-    if size < 64:
-        raise UserError(f"--size {size}: expected at least 64 pixels on the longer side")
-    if seed < 0:
-        raise UserError(f"--seed {seed}: expected 0 or more")
     version = VERSIONS[world if photographs is None else "photographs"]
     settings: dict[str, Any] = {"generator": "sapl_jax", "version": version}
     settings |= {"seed": seed, "size": size}

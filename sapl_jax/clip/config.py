@@ -84,16 +84,6 @@ class LoRAConfig:
     alpha: float = 16.0
     targets: tuple[str, ...] = ("q", "v")  # of q, k, v, out, fc1, fc2
 
-    def __post_init__(self) -> None:
-        unknown = [target for target in self.targets if target not in LORA_TARGETS]
-        if unknown or not self.targets or len(set(self.targets)) != len(self.targets):
-            raise UserError(
-                f"LoRA targets are {tuple(self.targets)!r}, expected one or more of "
-                f"{', '.join(LORA_TARGETS)}, each once."
-            )
-        if self.rank < 1:
-            raise UserError(f"LoRA rank is {self.rank}, expected at least 1.")
-
 
 def _openai(
     width: int, depth: int, heads: int, patch: int, image: int, text_width: int, text_heads: int

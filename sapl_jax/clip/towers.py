@@ -118,7 +118,6 @@ class TextTower(nnx.Module):
         self, config: TextConfig, projection_dim: int, dtype: jnp.dtype, rngs: nnx.Rngs | None
     ):
         width = config.hidden_size
-        self.config = config
         self.dtype = jnp.dtype(dtype)
         self.token_embedding = normal(rngs, (config.vocab_size, width), 0.02, dtype)
         self.positions = normal(rngs, (config.max_position_embeddings, width), 0.02, dtype)

@@ -41,7 +41,7 @@ def make_data(output: Path, train_images: int, test_images: int, size: int) -> t
 def main() -> int:
     """The command; the exit status of the training where that stopped early."""
     arguments, config_flags = parse_arguments(sys.argv[1:])
-    check_numbers(arguments, train_images=(1, 10**8), test_images=(1, 10**8))
+    check_numbers(arguments, train_images=(2, 10**8), test_images=(2, 10**8))
     load_config("configs/demo.py", config_flags)  # A mistake in them is told before data are made.
     output = arguments.output.expanduser()
     again = "Free some space and run the same command again; what is finished is kept."

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from configs import ablations
-from sapl_jax.ablate import chosen_rows, run_rows, show
+from sapl_jax.ablate import check_flags, chosen_rows, run_rows, show
 from sapl_jax.command_line import parse_with_config_flags
 from sapl_jax.demo.__main__ import make_data
 from sapl_jax.errors import Parser, check_numbers, run_main
@@ -48,7 +48,7 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
     add("--test-images", type=int, default=300)
     add("--row", nargs="+", choices=chosen_rows(_GROUPS, None), help="single rows")
     known, rest = parse_with_config_flags(parser, arguments)
-    check_numbers(known, seeds=(1, 1000))
+    check_numbers(known, seeds=(1, 1000), train_images=(2, 10**8), test_images=(2, 10**8))
     return known, rest
 
 
@@ -122,6 +122,7 @@ def main() -> int:
     arguments, config_flags = parse_arguments(sys.argv[1:])
     output: Path = arguments.output.expanduser()
     rows = chosen_rows(_GROUPS, arguments.row)
+    check_flags(rows, config_flags, base="demo/")
     size = ablations.get_config("demo/sapl").image.size
     train, test = make_data(output, arguments.train_images, arguments.test_images, size)
     failed: list[str] = []

@@ -164,7 +164,7 @@ def legend(session: Session) -> str:
         text += (
             f" {ALIKE}: cannot be told from {session.methods[0].name} on the same pictures, the "
             f"{intervals.COVERAGE:.0%} interval of the difference has 0; results.json has every "
-            "pair, with the share of draws in which each is ahead."
+            "pair, with the share of draws in which each is ahead. Means are not compared."
         )
     return text
 

@@ -60,7 +60,7 @@ def readme(description: dict[str, Any], folder_name: str) -> str:
         checkpoint=description["source"]["checkpoint"],
         clip=description["source"]["clip"]["name"],
         folder=folder_name,
-        canvas=options["canvas"],
+        **options,
         grid=grid,
         cells=grid * (2 if description["config"]["model"]["test_views"] else 1),
         jax=description["versions"]["jax"],

@@ -79,6 +79,7 @@ def write_stablehlo(trained: TrainedModel, folder: Path) -> None:
     """Writes the program and the weights of a float32 model."""
     weights, apply, inputs = _network(trained, *export.symbolic_shape("batch"))
     described = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), weights)
+    jax.config.update("jax_hlo_source_file_canonicalization_regex", ".*")  # None of our paths.
     exporter = export.export(jax.jit(apply), platforms=("cpu", "cuda", "tpu"))
     (folder / "model.stablehlo").write_bytes(exporter(described, *inputs).serialize())
     np.savez(folder / "weights.npz", **jax.device_get(weights))

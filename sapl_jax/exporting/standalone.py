@@ -91,12 +91,12 @@ class Model:
         return results
 
 
-def main() -> None:
-    """Analyses the pictures named on the command line."""
-    model = Model(Path(__file__).parent)
+def main() -> int:
+    """Analyses the pictures named on the command line; 1 if one of them could not be."""
     if len(sys.argv) < 2:
         sys.exit("usage: python run.py PICTURE...")
-    written: set[str] = set()
+    model = Model(Path(__file__).parent)
+    written: list[str] = []
     for name in sys.argv[1:]:
         bgr = cv2.imread(name, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if bgr is None:
@@ -104,12 +104,14 @@ def main() -> None:
             continue
         score, heat_map = model.analyse([cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)])[0]
         output = f"{Path(name).stem}_heatmap.png"
-        if output in written:  # a picture of another folder or format
-            output = f"{Path(name).stem}_{len(written)}_heatmap.png"
-        written.add(output)
-        cv2.imwrite(output, np.rint(heat_map * 255).astype(np.uint8))
+        while output in written:  # a picture of another folder or format
+            output = output.replace("_heatmap.png", f"_{len(written)}_heatmap.png")
+        if not cv2.imwrite(output, np.rint(heat_map * 255).astype(np.uint8)):
+            sys.exit(f"{output} cannot be written")
+        written.append(output)
         print(f"{name}: {model.verdict(score)}, score {score:.3f}, heat map in {output}")
+    return int(len(written) < len(sys.argv) - 1)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

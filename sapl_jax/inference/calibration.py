@@ -88,12 +88,10 @@ class Calibration:
 
 def clopper_pearson(hits: int, count: int) -> tuple[float, float]:
     """The exact 95 % confidence interval of a rate that showed `hits` times in `count`."""
-    from scipy.special import betaincinv  # slow to import, and a calibration has the answer
+    from scipy.stats import binomtest  # slow to import, and a calibration has the answer
 
-    tail = (1 - _CONFIDENCE) / 2
-    low = float(betaincinv(hits, count - hits + 1, tail)) if hits else 0.0
-    high = float(betaincinv(hits + 1, count - hits, 1 - tail)) if hits < count else 1.0
-    return low, high
+    low, high = binomtest(hits, count).proportion_ci(_CONFIDENCE)
+    return float(low), float(high)
 
 
 def check_enough(authentic: int, false_alarms: float) -> None:

@@ -55,7 +55,7 @@ class Localizer:
         self.config, self.source = config, source
         self.geometry = Geometry(config.image.size, model.clip.config.vision.patch_size)
         self.edge_options = EdgeOptions.from_config(config.image)
-        configured: int = config.model.heat_map.get("tile", 0)
+        configured: int = config.model.heat_map.tile
         self.tile, self.overlap = configured if tile is None else tile, overlap
         # What it learned is nothing that a shrunken picture shows: its tiles give the score.
         self._share: float | None = config.model.pooled_share if configured else None

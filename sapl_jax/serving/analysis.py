@@ -78,11 +78,6 @@ def draw(analysed: Analysed, opacity: float, threshold: float) -> np.ndarray:
     return drawing.overlay(analysed.shown, analysed.shown_map, mask, opacity)
 
 
-def mask_of(analysed: Analysed, threshold: float) -> np.ndarray:
-    """The mask at the picture's own size, bool [H,W]."""
-    return analysed.heat_map > threshold * 255
-
-
 def summary(analysed: Analysed, threshold: float) -> str:
     """Verdict, score and size in words, Markdown without anything of the file in it."""
     height, width = analysed.heat_map.shape
@@ -110,7 +105,8 @@ class Downloads:
         """Writes the mask as <stem>_mask.png and returns where; old ones are removed."""
         own = Path(tempfile.mkdtemp(dir=self._folder))
         path = own / f"{analysed.name}_mask.png"
-        path.write_bytes(drawing.encode_png(drawing.mask_to_grey(mask_of(analysed, threshold))))
+        mask = drawing.mask_to_grey(analysed.heat_map > threshold * 255)
+        path.write_bytes(drawing.encode_png(mask))
         self._made.append(own)
         if len(self._made) > _KEPT:
             shutil.rmtree(self._made.popleft(), ignore_errors=True)

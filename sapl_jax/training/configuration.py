@@ -13,6 +13,7 @@ from ml_collections import ConfigDict, config_flags
 import configs
 from data_pipelines.prepared import open_prepared
 from data_pipelines.readers import read_dataset
+from data_pipelines.soft_edges import EdgeOptions
 from sapl_jax.errors import UserError
 from sapl_jax.workdir import flat, trained_on
 
@@ -37,7 +38,7 @@ CHOICES: dict[str, Collection[str]] = {
     "train.keep": ("last", "best"),
 }
 _ABOVE_ZERO = (
-    "image.size train.batch_size train.epochs train.log_every train.eval_every "
+    "image.size clip.lora_rank train.batch_size train.epochs train.log_every train.eval_every "
     "train.checkpoint_every train.learning_rate train.prompt_rate train.tampered_weight "
     "model.attention_heads model.prompt_length model.pooled_share "
     "model.hecl.top_k model.hecl.feature_dim model.hecl.queue_length model.hecl.temperature"
@@ -46,9 +47,13 @@ _AT_LEAST_ZERO = (
     "train.num_steps train.warmup_steps train.weight_decay train.background_share "
     "train.background_weight data.jpeg_share train.max_bad_steps train.eval_batch_size "
     "model.logit_scale model.hecl.weight model.heat_map.sigma model.heat_map.tile "
-    "model.attention_reach model.test_reach model.heat_map.normalize model.heat_map.colours"
+    "model.attention_reach model.test_reach model.heat_map.normalize model.heat_map.colours "
+    "model.heat_map.threshold"
 )
-_SHARES = ("train.background_share", "model.pooled_share", "data.jpeg_share")
+_AT_MOST = {
+    "image.size": 2**14, "train.num_steps": 10**9, "train.epochs": 10**6, "data.jpeg_share": 1,
+    "model.heat_map.threshold": 1, "model.pooled_share": 1, "train.background_share": 1,
+}  # fmt: skip
 
 
 def load_config(file: str, overrides: Sequence[str]) -> ConfigDict:
@@ -135,6 +140,10 @@ def _check_values(config: ConfigDict) -> None:
         check(field, value(field) > 0, "more than 0")
     for field in _AT_LEAST_ZERO.split():
         check(field, value(field) >= 0, "at least 0")
+    EdgeOptions.from_config(config.image)
+    lora, known = value("clip.lora_targets"), ("q", "k", "v", "out", "fc1", "fc2")
+    each_once = 0 < len(lora) == len(set(lora) & set(known))
+    check("clip.lora_targets", each_once, f"one or more of {', '.join(known)}, each once")
     if steps := config.train.num_steps:
         check("train.warmup_steps", config.train.warmup_steps < steps, "fewer than train.num_steps")
     for field, choices in CHOICES.items():
@@ -142,8 +151,11 @@ def _check_values(config: ConfigDict) -> None:
     sigma, needed = config.model.heat_map.sigma, config.model.heat_map.colours > 0
     check("model.heat_map.sigma", sigma > 0 or not needed, "more than 0 beside colours")
     check("model.heat_map.normalize", value("model.heat_map.normalize") < 1, "less than 1")
-    for field in _SHARES:
-        check(field, value(field) <= 1, "a share, from 0 to 1")
+    check("model.heat_map.tile", not 0 < value("model.heat_map.tile") < 32, "0, or 32 or more")
+    even = config.train.batch_size % 2 == 0
+    check("train.batch_size", even or not config.data.pairs, "an even number beside data.pairs")
+    for field, most in _AT_MOST.items():
+        check(field, value(field) <= most, f"at most {most}")
     clip = config.clip.pretrained  # A folder, random:NAME or a name on the hub.
     if not (Path(clip).is_dir() or re.fullmatch(r"random:.+|\w[\w.-]*(/[\w.-]+)?", clip)):
         raise UserError(f"{clip}: no such folder. Give a CLIP folder or a Hugging Face hub name.")

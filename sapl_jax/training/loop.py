@@ -129,7 +129,7 @@ def _train(
                 writer.write(step, values | progress.take_rates())
                 checkpoints.check()
 
-    def validate(step: int, stop: StopRequest) -> bool:
+    def validate(step: int) -> bool:
         """Validates and keeps the best; False when a request to stop came in between."""
         nonlocal best_auc
         found = _scores(lambda b: score_step(state.params, frozen.params, b), data, local, stop)
@@ -154,7 +154,7 @@ def _train(
     step = start
     try:
         if validation_due:
-            validation_due = stopping = not validate(step, stop)
+            validation_due = stopping = not validate(step)
         while step < num_steps and not stopping:
             profiler.at(step, state)
             flag = go if stop.signum is None else halt
@@ -170,7 +170,7 @@ def _train(
             if step == start + 1:
                 give_back_memory()
             if validation_due and not stopping:
-                validation_due = stopping = not validate(step, stop)
+                validation_due = stopping = not validate(step)
             if saves and not stopping:
                 checkpoints.save("last", step, state, validation_due=False)
         finish_steps()

@@ -73,7 +73,7 @@ def make_train_step(
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
         new, old = (params, opt_state, queues), (state.params, state.opt_state, state.queues)
-        params, opt_state, queues = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+        params, opt_state, queues = optax.tree.where(finite, new, old)
         bad_steps = jnp.where(finite, 0, state.bad_steps + 1)
 
         metrics = parts | {

@@ -152,7 +152,7 @@ BUILTIN_EVAL = named("builtins", "eval") + group(text("1 + 1")) + b"R"
         (state_dict(a=group(text("storage"), b"N", text("0"), b"N", b"N") + b"Q"), "a storage"),
         # An index that would make the reader allocate memory without end.
         (b"\x80\x02}r\xff\xff\xff\x7f.", "memo index"),
-        (b"\x80\x02\x82\x01.", "EXT1"),
+        (b"\x80\x02\x82\x01.", "unregistered extension code"),
         # Setting attributes on what the reader hands out must not change the reader.
         (
             state_dict(

@@ -21,7 +21,7 @@ def records(small_prepared, tmp_path):
 
 def everything(prepared):
     """All examples, training pictures in their order."""
-    return list(eval_batches(prepared, batch_size=4, split="train", threads=1))
+    return list(eval_batches(prepared, batch_size=4, split="train"))
 
 
 def test_training_needs_the_records_and_not_the_pictures(tmp_path):
@@ -59,7 +59,7 @@ def test_a_flipped_bit_is_an_error_or_changes_nothing(records):
 def test_records_cut_short_while_they_are_read_are_an_error(records):
     folder, file = records
     prepared = open_prepared(folder)  # Checks sizes, so the damage comes after it.
-    batches = train_batches(prepared, batch_size=4, seed=0, threads=1)
+    batches = train_batches(prepared, batch_size=4, seed=0)
     next(batches)
     with file.open("r+b") as opened:
         opened.truncate(file.stat().st_size // 3)

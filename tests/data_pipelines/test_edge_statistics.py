@@ -9,6 +9,8 @@ import pytest
 from scipy import stats
 
 from data_pipelines import edge_statistics as es
+from data_pipelines.listing import TAMPERED, Sample
+from data_pipelines.masks import Mask
 from sapl_jax.errors import UserError
 from tests.data_pipelines.picture_trees import write_picture
 
@@ -107,3 +109,29 @@ def test_a_set_without_masks_is_refused(monkeypatch, tmp_path) -> None:
 def test_an_even_window_is_refused(monkeypatch, tmp_path) -> None:
     with pytest.raises(UserError, match="odd"):
         _run(monkeypatch, tmp_path, tmp_path / "out", "--window", "8")
+
+
+def test_band_and_window_reach_the_measures(monkeypatch) -> None:
+    rgb, mask = _scene()
+    assert es.regions(rgb, mask, band=6)[0].sum() > 1.5 * es.regions(rgb, mask, band=3)[0].sum()
+    plain = es.measure_picture(rgb, mask)
+    assert plain is not None
+    for options in ({"band": 5}, {"window": 11}):
+        found = es.measure_picture(rgb, mask, **options)
+        assert found is not None and np.abs(found - plain).max() > 0.1
+    sample = Sample("a", Path("a.png"), TAMPERED, Path("a_gt.png"))
+    grey = np.where(mask, 255, 100).astype(np.uint8)  # 100 is not tampered
+    monkeypatch.setattr(es, "read_image", lambda _: rgb)
+    monkeypatch.setattr(es, "load_mask", lambda *_: Mask(grey))
+    means, reasons = es.measure_all([sample], band=5, window=11)
+    np.testing.assert_array_equal(means, [es.measure_picture(rgb, mask, 5, 11)])
+    assert reasons == []
+
+
+def test_summary_names_quartiles_in_order_and_compares_the_edges() -> None:
+    means = np.zeros((5, 4, 4))
+    means[:, 0] = np.arange(5)[:, None]
+    means[:, 1] = 2.5
+    row = es.summarise(means)["local variance"]
+    assert row["tampered edges"] == {"mean": 2, "quartile_1": 1, "median": 2, "quartile_3": 3}
+    assert row["tampered edges above authentic edges"]["share"] == pytest.approx(0.4)

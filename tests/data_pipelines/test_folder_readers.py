@@ -318,3 +318,26 @@ def test_folders_and_files_behind_links_are_read_and_loops_end(tmp_path: Path, n
     listing = read_dataset(name, root)
     authentic, tampered, mask = LAYOUTS[name]
     assert pairs(listing) == {authentic: 0, tampered: mask}
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("coverage", ["image/1.tif", "image/1t.tif", "mask/1forged.tif"]),
+        ("imd2020", ["abc/abc_orig.jpg", "abc/x.png", "abc/x_mask.png"]),
+        ("comofod", ["001_O.png", "001_F.png", "001_B.png"]),
+        ("autosplice", ["Authentic/7.jpg", "Forged_JPEG100/7_12.jpg", "Mask/7_mask.png"]),
+    ],
+)
+def test_a_picture_and_its_forgery_share_their_source(
+    tmp_path: Path, name: str, files: list[str]
+) -> None:
+    first, second = read_dataset(name, write_tree(tmp_path, files)).samples
+    assert first.sources == second.sources != ()
+    assert {first.label, second.label} == {0, 1} and (first.mask or second.mask)
+
+
+def test_a_mask_of_an_edits_own_is_preferred_to_that_of_its_picture(tmp_path: Path) -> None:
+    files = ["Authentic/7.jpg", "Forged_JPEG100/7_1.jpg", "Mask/7_mask.png", "Mask/7_1_mask.png"]
+    masks = pairs(read_dataset("autosplice", write_tree(tmp_path, files)))
+    assert masks["Forged_JPEG100/7_1.jpg"] == "Mask/7_1_mask.png"

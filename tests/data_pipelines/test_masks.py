@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from data_pipelines.listing import Outlines
 from data_pipelines.masks import load_mask
 from sapl_jax.errors import UserError
 from tests.data_pipelines.picture_trees import write_picture
@@ -104,3 +105,22 @@ def test_a_mask_of_another_shape_is_refused(tmp_path: Path) -> None:
     path = write_picture(tmp_path / "m.png", np.zeros((40, 90), np.uint8))
     with pytest.raises(UserError, match="mask is 90x40 but its picture is 60x40"):
         load_mask(path, _picture(40, 60))
+
+
+def test_outlines_reach_to_the_far_sides_and_round_to_the_nearest_pixel(tmp_path: Path) -> None:
+    corners = (29.6, 9.6, 99.0, 9.6, 99.0, 99.0, 29.6, 99.0)
+    outlines = Outlines((20, 60), (corners,))
+    mask = load_mask(tmp_path / "no.json", _picture(20, 60), outlines)
+    np.testing.assert_array_equal(mask.grey, _square(20, 60, slice(10, 20), slice(30, 60)))
+
+
+@pytest.mark.parametrize(("width", "fits"), [(58, True), (62, True), (55, False), (65, False)])
+def test_a_mask_may_be_off_by_a_twentieth_of_its_shape(
+    tmp_path: Path, width: int, fits: bool
+) -> None:
+    path = write_picture(tmp_path / "m.png", np.zeros((40, width), np.uint8))
+    if fits:
+        assert load_mask(path, _picture(40, 60)).grey.shape == (40, 60)
+    else:
+        with pytest.raises(UserError, match="shapes do not match"):
+            load_mask(path, _picture(40, 60))

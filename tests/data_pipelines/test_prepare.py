@@ -267,7 +267,7 @@ def test_command_prepares_once_even_when_started_twice(casia_root: Path, tmp_pat
         str(tmp_path),
         "--size",
         "64",
-        "--val_fraction",
+        "--val-fraction",
         "0.25",
     ]
     started = [

@@ -12,8 +12,9 @@ from data_pipelines.preprocess import (
     resize,
     valid_patches,
 )
-from data_pipelines.soft_edges import soft_edge_map
+from data_pipelines.soft_edges import EdgeOptions, soft_edge_map
 from sapl_jax.errors import UserError
+from sapl_jax.models.sapl import CLIP_MEAN
 from tests.data_pipelines.picture_trees import SMALL, noise
 
 
@@ -23,7 +24,8 @@ def test_paper_geometry_loses_no_pixel() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "expected"), [((48, 96), (32, 64)), ((30, 10), (64, 21)), ((500, 1), (64, 1))]
+    ("shape", "expected"),
+    [((48, 96), (32, 64)), ((30, 10), (64, 21)), ((500, 1), (64, 1)), ((20, 30), (43, 64))],
 )
 def test_longer_side_becomes_the_size(shape: tuple[int, int], expected: tuple[int, int]) -> None:
     assert resize(np.zeros((*shape, 3), np.uint8), SMALL).shape[:2] == expected
@@ -37,10 +39,22 @@ def test_picture_of_the_right_size_keeps_every_pixel() -> None:
     assert (result.image[40:] == PADDING).all() and (result.image[:, 64:] == PADDING).all()
 
 
-def test_shrinking_averages_areas() -> None:
-    picture = noise(0, 128, 128)
-    blocks = picture.reshape(64, 2, 64, 2, 3).mean(axis=(1, 3))
+@pytest.mark.parametrize("times", [2, 3])  # by 2 linear interpolation would do the same
+def test_shrinking_averages_areas(times: int) -> None:
+    picture = noise(0, 64 * times, 64 * times)
+    blocks = picture.reshape(64, times, 64, times, 3).mean(axis=(1, 3))
     assert np.abs(resize(picture, SMALL) - blocks).max() <= 1
+
+
+def test_growing_is_cubic_and_overshoots_at_edges() -> None:
+    picture = np.full((32, 32, 3), 50, np.uint8)
+    picture[:, 16:] = 200
+    grown = resize(picture, SMALL)
+    assert grown.min() < 50 and grown.max() > 200
+
+
+def test_padding_is_about_zero_once_normalised() -> None:
+    assert np.abs(np.divide(PADDING, 255) - CLIP_MEAN).max() < 0.003
 
 
 def test_patches_with_half_their_pixels_inside_are_valid() -> None:
@@ -56,6 +70,11 @@ def test_patch_map_is_the_mean_over_the_picture_where_valid_and_zero_elsewhere()
     full = np.full((70, 70), np.nan)
     full[:40, :64] = soft_edge_map(picture)
     found = patch_edge_map(picture, SMALL)
+    options = EdgeOptions(kappa=0.5, canny_low=20, canny_high=40)
+    alike, other = (patch_edge_map(picture, SMALL, o) for o in (EdgeOptions(), options))
+    np.testing.assert_array_equal(alike, found)
+    assert np.abs(other - found).max() > 0.05
+    np.testing.assert_array_equal(preprocess(picture, SMALL, options).edge_map, other)
     valid = valid_patches(40, 64, SMALL)
     assert found.dtype == np.float32 and not valid.all() and valid.any()
     for row in range(5):

@@ -70,3 +70,8 @@ def test_batches_are_full_of_pictures_and_end_at_the_limit_of_pixels() -> None:
     sizes = [1, 0, 1, 1, 90, 1, 1, 0]  # 0: a file that cannot be used
     batches = batches_ahead(lambda n: n, range(8), 2, 90, lambda n: sizes[n])
     assert list(batches) == [[0, 1, 2], [3, 4], [5, 6], [7]]
+
+
+def test_a_batch_ends_with_the_picture_that_reaches_the_limit_of_pixels() -> None:
+    batches = batches_ahead(lambda n: n, range(6), 4, 90, lambda n: 45)
+    assert list(batches) == [[0, 1], [2, 3], [4, 5]]

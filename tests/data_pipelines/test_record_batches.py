@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data_pipelines.images import read_image
+from data_pipelines.images import read_image, resave
 from data_pipelines.listing import AUTHENTIC, TAMPERED
 from data_pipelines.prepared import Prepared, open_prepared
-from data_pipelines.preprocess import preprocess
+from data_pipelines.preprocess import PADDING, preprocess
 from data_pipelines.record_batches import (
     Batch,
     epoch_plan,
@@ -66,13 +66,13 @@ def test_examples_are_what_preprocessing_makes_of_the_pictures(
         assert batch["label"][n] == source[n]["label"]
 
 
-@pytest.mark.parametrize("threads", [None, 1])
+@pytest.mark.parametrize("cores", [None, 1])
 def test_same_seed_gives_the_same_batches_and_another_seed_others(
-    small_prepared: Prepared, threads: int | None
+    small_prepared: Prepared, monkeypatch, cores: int | None
 ) -> None:
     first = take(train_batches(small_prepared, batch_size=4, seed=7), 12)
-    again = train_batches(small_prepared, batch_size=4, seed=7, threads=threads)
-    assert_same(first, take(again, 12))
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    assert_same(first, take(train_batches(small_prepared, batch_size=4, seed=7), 12))
     other = take(train_batches(small_prepared, batch_size=4, seed=8), 12)
     assert any((a["image"] != b["image"]).any() for a, b in zip(first, other, strict=True))
 
@@ -245,3 +245,31 @@ def test_jpeg_saves_are_fair_and_differ_between_epochs() -> None:
     assert set(plans[0]) - {0} == set(range(60, 99))
     assert not np.array_equal(plans[0], plans[1])
     assert not jpeg_qualities(2000, 0, 0, 0.0).any() and jpeg_qualities(2000, 0, 0, 1.0).all()
+
+
+def test_flips_are_from_left_to_right_unless_told_otherwise(small_prepared: Prepared) -> None:
+    total = small_prepared.num_examples("train")
+    (plain,) = take(
+        train_batches(small_prepared, batch_size=total, seed=4, horizontal_flip=False), 1
+    )
+    (found,) = take(train_batches(small_prepared, batch_size=total, seed=4), 1)
+    coins = epoch_plan(total, 4, 0)[1][:, 1]
+    expected = np.where(coins[:, None, None, None], plain["image"][:, :, ::-1], plain["image"])
+    np.testing.assert_array_equal(found["image"], expected)
+    assert coins.any()
+
+
+def test_what_is_saved_as_jpeg_has_the_quality_that_was_drawn(small_prepared: Prepared) -> None:
+    total = small_prepared.num_examples("train")
+    options = {"batch_size": total, "seed": 4, "horizontal_flip": False}
+    (plain,) = take(train_batches(small_prepared, **options), 1)
+    (again,) = take(train_batches(small_prepared, **options, jpeg_share=1.0), 1)
+    for n, quality in enumerate(jpeg_qualities(total, 4, 0, 1.0)):
+        inside = (plain["image"][n] != PADDING).any(-1)
+        height, width = inside.any(1).nonzero()[0].max() + 1, inside.any(0).nonzero()[0].max() + 1
+        saved = resave(plain["image"][n, :height, :width], int(quality), "4:2:0")
+        np.testing.assert_array_equal(again["image"][n, :height, :width], saved)
+
+
+def test_jpeg_saves_depend_on_the_seed() -> None:
+    assert not np.array_equal(jpeg_qualities(2000, 0, 0, 0.3), jpeg_qualities(2000, 1, 0, 0.3))

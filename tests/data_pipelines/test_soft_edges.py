@@ -1,5 +1,7 @@
 """The soft edge map against a plain NumPy version, and its properties."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -33,7 +35,8 @@ def test_soft_edges_match_distances_over_all_pairs(density: float) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("side", [700, 701])  # the last that is computed in float32, the first not
+# 700: the last that is computed in float32, which is too coarse at 1500.
+@pytest.mark.parametrize("side", [700, 701, 1500])
 def test_distances_are_exact_over_a_whole_large_picture(side: int, threads: int) -> None:
     edges = np.zeros((side, side), bool)
     edges[0, 0] = True
@@ -91,3 +94,27 @@ def test_decay_follows_the_share_of_edges_within_its_bounds() -> None:
 def test_impossible_options_are_a_user_error(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match="expected"):
         EdgeOptions(**wrong)
+
+
+def test_edges_are_those_of_the_luma_by_the_euclidean_gradient() -> None:
+    red, blue, weak, strong = (np.zeros((40, 40, 3), np.uint8) for _ in range(4))
+    red[:, 20:, 0] = blue[:, 20:, 2] = 200  # 60 and 23 grey levels
+    assert canny_edges(red).any() and not canny_edges(blue).any()
+    # Over a diagonal step of s levels the gradient is 4.2 s; the sum of its parts would be 6 s.
+    weak[np.tri(40, dtype=bool)], strong[np.tri(40, dtype=bool)] = 40, 60
+    assert canny_edges(strong).any() and not canny_edges(weak).any()
+
+
+def test_every_option_is_taken_from_the_configuration() -> None:
+    image = SimpleNamespace(
+        edge_kappa=3.0, edge_alpha_min=0.1, edge_alpha_max=0.4, canny_low=10.0, canny_high=20.0
+    )
+    assert EdgeOptions.from_config(image) == EdgeOptions(3.0, 0.1, 0.4, 10.0, 20.0)
+
+
+def test_options_reach_both_the_edges_and_their_decay() -> None:
+    picture, options = noise(1), EdgeOptions(0.5, 0.01, 0.3, 20.0, 40.0)
+    edges = canny_edges(picture, options)
+    assert edges.sum() > canny_edges(picture).sum()
+    found = soft_edge_map(picture, options)
+    np.testing.assert_allclose(found, brute_force(edges, options), atol=1e-5)

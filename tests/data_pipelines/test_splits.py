@@ -82,3 +82,25 @@ def test_small_classes_keep_a_picture_on_both_sides() -> None:
 
 def test_share_of_zero_means_no_validation() -> None:
     assert split_samples(many(5, 5), 0, seed=0).validation == []
+
+
+def test_single_pictures_that_fill_a_class_depend_on_the_seed() -> None:
+    samples = [sample(f"Au/{n}", AUTHENTIC, "one") for n in range(20)]
+    samples += [sample(f"Tp/{n}", TAMPERED, "one") for n in range(20)]
+    first, second = (split_samples(samples, 0.2, seed).validation for seed in (0, 1))
+    assert first != second
+
+
+def test_a_large_share_leaves_training_a_picture_of_each_class() -> None:
+    assert {s.label for s in split_samples(many(3, 3), 0.95, seed=0).train} == {0, 1}
+
+
+def test_every_source_of_a_picture_links_it() -> None:
+    samples = [sample("a", 1, "x", "y", "z"), sample("b", 0, "z")]
+    assert [[s.name for s in group] for group in linked_groups(samples)] == [["a", "b"]]
+
+
+def test_a_source_that_is_not_the_first_counts_as_shared() -> None:
+    samples = [sample(f"Au/{n}", AUTHENTIC, f"a{n}", "donor") for n in range(10)]
+    samples += [sample(f"Tp/{n}", TAMPERED, f"t{n}", "donor") for n in range(10)]
+    assert split_samples(samples, 0.2, seed=0).shared == 4

@@ -101,3 +101,30 @@ def test_any_size_gives_a_finite_map_of_that_size(name: str, size: tuple[int, in
 def test_a_flat_picture_is_not_an_error(name: str) -> None:
     analysis = baselines.CLASSICS[name].analyse([np.full((64, 64, 3), 128, np.uint8)])[0]
     assert np.isfinite(analysis.score) and np.isfinite(analysis.heat_map).all()
+
+
+def test_noi1_is_half_at_three_robust_deviations_and_scores_the_strongest_hundredth(
+    monkeypatch,
+) -> None:
+    levels = np.array([-1.0, 0.0, 1.0] * 33 + [3 * 1.4826]).reshape(10, 10)
+    monkeypatch.setattr(baselines, "noise_levels", lambda _: np.exp(levels) - 0.1)
+    assert baselines.noi1(np.zeros((160, 160, 3), np.uint8)).score == pytest.approx(0.5)
+
+
+def test_cfa1_looks_at_the_green_channel() -> None:
+    image = _mosaiced(np.random.default_rng(2))
+    expected = baselines.cfa_evidence(image)
+    image[..., 0], image[..., 2] = 0, 255
+    np.testing.assert_array_equal(baselines.cfa_evidence(image), expected)
+
+
+def test_blocks_stay_in_place_where_the_picture_ends_inside_one() -> None:
+    blocks = np.array([[0.2, 0.4, 0.6]] * 2)
+    found = baselines._of_blocks(blocks, 8, np.zeros((9, 17, 3), np.uint8)).heat_map
+    assert found.shape == (9, 17)
+    assert found[0, 11:13].mean() == pytest.approx(0.4)  # The middle of the second block.
+
+
+def test_random_cells_fill_a_picture_that_is_not_square() -> None:
+    image = np.zeros((20, 60, 3), np.uint8)
+    assert baselines.random_guess(image).heat_map.shape == (20, 60)

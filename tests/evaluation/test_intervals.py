@@ -68,6 +68,15 @@ def test_pairs_tell_what_intervals_alone_cannot() -> None:
     assert found["p_f1"]["apart"] and found["p_f1"]["ahead"] == 1.0
     assert found["p_f1"]["difference"] == pytest.approx([0.01, 0.01])
     assert not found["i_auc"]["apart"] and found["i_auc"]["ahead"] == 0.5
+    back = intervals.compare(protocol, both[1], both[0])["p_f1"]
+    assert back["apart"] and back["ahead"] == 0.0
+    # The same pictures in another order still meet themselves.
+    turned = dict(reversed(second.items()))
+    found = intervals.compare(protocol, both[0], (turned, intervals.bootstrap(protocol, turned)))
+    assert found["p_f1"]["difference"] == pytest.approx([0.01, 0.01])
+    other = {name: ImageScores(i.label, 1 - i.score, i.p_f1) for name, i in first.items()}
+    apart = intervals.compare(protocol, both[0], (other, intervals.bootstrap(protocol, other)))
+    assert 0 < apart["i_auc"]["difference"][0] < apart["i_auc"]["difference"][1]
     # Fewer pictures of the one: both are drawn from those that both have.
     fewer = {name: image for name, image in second.items() if int(name) < 40}
     part = (fewer, intervals.bootstrap(protocol, fewer))

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sapl_jax.evaluation.perturbations import SWEEPS, perturbation
+from sapl_jax.evaluation.perturbations import ALIASES, SWEEPS, perturbation
 
 GREY = np.full((200, 300, 3), 128, np.uint8)
 TEXTURE = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
@@ -50,3 +50,25 @@ def test_every_level_keeps_shape_and_type_and_leaves_the_input_alone(name: str) 
         changed = perturbation(SWEEPS[name], level, 0)(TEXTURE, "a")
         assert changed.shape == TEXTURE.shape and changed.dtype == np.uint8
     np.testing.assert_array_equal(TEXTURE, before)
+
+
+def test_jpeg_has_half_the_chroma_as_opencv_saves() -> None:
+    found = perturbation(SWEEPS["jpeg"], 80, 0)(TEXTURE, "a")
+    data = cv2.imencode(".jpg", TEXTURE[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
+    np.testing.assert_array_equal(found, cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+
+
+def test_noise_of_another_level_is_drawn_anew() -> None:
+    weak, strong = (perturbation(SWEEPS["noise_sigma"], n, 0)(GREY, "a") for n in (7, 15))
+    assert abs(np.corrcoef(weak.ravel(), strong.ravel())[0, 1]) < 0.05
+
+
+def test_noise_is_rounded_and_clipped() -> None:
+    draw = perturbation(SWEEPS["noise_sigma"], 23, 0)
+    assert draw(GREY, "a").mean() == pytest.approx(128, abs=0.2)
+    assert draw(np.full_like(GREY, 255), "a").min() > 100
+    assert draw(np.zeros_like(GREY), "a").max() < 155
+
+
+def test_plain_noise_is_of_a_variance() -> None:
+    assert SWEEPS[ALIASES["noise"]].unit == "variance"

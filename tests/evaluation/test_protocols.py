@@ -145,3 +145,54 @@ def test_one_class_has_no_image_measures_and_no_mask_no_pixel_measures(name: str
     for measure in ("i_auc", "i_f1", "balanced_accuracy", "p_f1", "p_f1_best", "p_auc", "p_iou"):
         assert summary[measure] is None
     assert (summary["images"], summary["tampered"], summary["masks"]) == (2, 2, 0)
+
+
+def test_trufor_counts_grey_mask_levels_from_128() -> None:
+    mask = np.zeros((60, 100), np.uint8)
+    mask[:, 40:] = 127
+    heat_map = np.zeros((60, 100), np.float32)
+    assert score_image(PROTOCOLS["trufor"], 1, 0.7, heat_map, mask).p_f1 is None  # An empty mask.
+    assert score_image(PROTOCOLS["trufor"], 1, 0.7, heat_map, mask + 1).p_f1 is not None
+
+
+def test_trufor_drops_a_picture_that_is_all_tampered_and_all_found() -> None:
+    heat_map, mask = np.full((60, 100), 0.9, np.float32), np.full((60, 100), 255, np.uint8)
+    scores = score_image(PROTOCOLS["trufor"], 1, 0.7, heat_map, mask)
+    assert (scores.p_f1, scores.p_iou) == (None, None)
+
+
+def test_trufor_scores_nothing_where_all_pixels_are_near_the_outline() -> None:
+    mask = np.zeros((8, 8), np.uint8)
+    mask[3:5, 3:5] = 255
+    scores = score_image(PROTOCOLS["trufor"], 1, 0.7, np.zeros((8, 8), np.float32), mask)
+    assert scores == ImageScores(label=1, score=0.7)
+
+
+def test_mvss_scores_an_empty_mask_by_every_measure_it_can() -> None:
+    empty = np.zeros((1, 4), np.uint8)
+    scores = score_image(PROTOCOLS["mvss"], 1, 0.0, _map([[0.1] * 4]), empty)
+    assert (scores.p_iou, scores.p_f1_best, scores.p_auc) == (1.0, 1.0, None)
+    # A threshold above every score predicts nothing.
+    assert score_image(PROTOCOLS["mvss"], 1, 0.0, FOUND_HALF, empty).p_f1_best == 1.0
+
+
+def test_wscl_pools_at_most_half_of_the_pixels_above_otsus_threshold() -> None:
+    heat_map = _map([[0.9, 0.8, 0.1, 0.1]])
+    assert score_image(PROTOCOLS["wscl"], 0, 0.0, heat_map, None).score == pytest.approx(0.9, 1e-4)
+
+
+def test_an_image_score_of_half_is_not_above_the_threshold() -> None:
+    found = summarise(PROTOCOLS["sapl"], [ImageScores(1, 0.5), ImageScores(0, 0.5)])
+    assert (found["balanced_accuracy"], found["i_f1"]) == (0.5, 0.0)
+
+
+def test_a_missing_image_score_leaves_the_image_measures_out() -> None:
+    images = [ImageScores(1, 0.9), ImageScores(0, 0.1), ImageScores(0, float("nan"))]
+    found = summarise(PROTOCOLS["sapl"], images)
+    assert (found["i_auc"], found["i_f1"], found["balanced_accuracy"]) == (None, None, None)
+
+
+def test_only_tampered_pictures_count_as_those_with_masks() -> None:
+    authentic = score_image(PROTOCOLS["benco"], 0, 0.2, FOUND_HALF, None)
+    tampered = score_image(PROTOCOLS["benco"], 1, 0.7, FOUND_HALF, MASK)
+    assert summarise(PROTOCOLS["benco"], [authentic, tampered])["masks"] == 1

@@ -47,7 +47,7 @@ def test_the_command_writes_results_and_reports_for_classics(
     _run(
         monkeypatch,
         *("--method", "noi1", "--method", "cfa1", "--dataset", f"mine={folder}"),
-        *("--robustness", "jpeg", "--output", out, "--batch_size", 2),
+        *("--robustness", "jpeg", "--output", out, "--batch-size", 2),
     )
     written = json.loads((out / "results.json").read_text())
     entry = written["datasets"]["mine"]
@@ -231,7 +231,7 @@ def test_training_pictures_are_left_out_on_request(monkeypatch, capsys, folder, 
     _run(
         monkeypatch,
         *("--method", "noi1", "--dataset", f"m={folder}", "--exclude", f"folder={training}"),
-        *("--output", out, "--no_report"),
+        *("--output", out, "--no-report"),
     )
     entry = json.loads((out / "results.json").read_text())["datasets"]["m"]
     assert (entry["authentic"], entry["tampered"], entry["skipped"]) == (0, 3, 2)
@@ -254,7 +254,7 @@ def test_an_output_that_is_a_file_is_refused_before_any_work(monkeypatch, folder
     ("arguments", "message"),
     [
         ((), "give --checkpoint"),
-        (("--method", "noi1", "--batch_size", "0"), "batch-size is 0"),
+        (("--method", "noi1", "--batch-size", "0"), "batch-size is 0"),
         (("--method", "noi1", "--tile", "4"), "tile is 4; expected 32"),
     ],
 )

@@ -109,6 +109,34 @@ def test_stablehlo_runs_without_this_package(exports, trained, trained_run, tmp_
     assert np.abs(written / 255 - expected.heat_map).max() < 0.5 / 255 + 1e-3
 
 
+def test_what_runs_alone_overwrites_no_map_and_tells_what_it_could_not_do(exports, tmp_path):
+    folder, rng = exports["stablehlo"][0], np.random.default_rng(0)
+    names = ("a_2.png", "a.png", "a.jpg", "b/a_2.png")
+    (tmp_path / "b").mkdir()
+    for name in names:
+        cv2.imwrite(str(tmp_path / name), rng.integers(0, 256, (40, 60, 3), np.uint8))
+    command = [sys.executable, str(folder / "run.py")]
+    options = {"capture_output": True, "text": True, "timeout": 120}
+    done = subprocess.run([*command, *names, "absent.png"], cwd=tmp_path, **options)
+    assert done.returncode == 1 and "absent.png: not a picture" in done.stderr
+    written = {line.rsplit(" ", 1)[1] for line in done.stdout.splitlines()}
+    assert len(written) == 4 == len(list(tmp_path.glob("*_heatmap.png")))
+    (tmp_path / "c" / "a_heatmap.png").mkdir(parents=True)
+    done = subprocess.run([*command, "../a.png"], cwd=tmp_path / "c", **options)
+    assert done.returncode == 1 and "a_heatmap.png cannot be written" in done.stderr
+
+
+def test_a_stablehlo_export_names_no_file_of_this_machine(exports):
+    assert b"sapl_jax/" not in (exports["stablehlo"][0] / "model.stablehlo").read_bytes()
+    size = json.loads((exports["stablehlo"][0] / "export.json").read_text())["preprocessing"][
+        "size"
+    ]
+    assert (
+        f"resizes every picture to {size} pixels"
+        in (exports["stablehlo"][0] / "README.md").read_text()
+    )
+
+
 def with_views(trained):
     """The same model, with means over views for answers and maps that stop at outlines."""
     config = copy.deepcopy(trained.config)
@@ -254,7 +282,12 @@ def test_a_checkpoint_is_not_exported_onto_itself(exports, monkeypatch):
         export_command.main()
 
 
-def test_an_output_that_cannot_be_made_is_refused(trained, tmp_path):
+def test_an_output_that_cannot_be_made_is_refused(trained, tmp_path, exports, monkeypatch):
     (tmp_path / "file").write_text("x")
+    flags = ["--checkpoint", str(exports["orbax"][0]), "--output", str(tmp_path / "file" / "out")]
+    monkeypatch.setattr(sys, "argv", ["export", "--format", "orbax", *flags])
+    monkeypatch.setattr("sapl_jax.inference.opening.load_model", None)  # It is told before.
+    with pytest.raises(UserError, match="cannot be written"):
+        export_command.main()
     with pytest.raises(UserError, match="cannot be written"):
         writing.export(trained, "orbax", tmp_path / "file" / "out", installed_photographs()[:1])

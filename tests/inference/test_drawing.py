@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sapl_jax.inference.drawing import encode_png, overlay, regions
+from sapl_jax.inference.drawing import encode_png, heat_map_to_grey, overlay, regions
 from tests.inference.hostile import picture
 
 
@@ -55,3 +55,20 @@ def test_png_bytes_hold_the_picture():
     rgb = picture()
     back = cv2.imdecode(np.frombuffer(encode_png(rgb), np.uint8), cv2.IMREAD_COLOR)
     np.testing.assert_array_equal(cv2.cvtColor(back, cv2.COLOR_BGR2RGB), rgb)
+
+
+def test_heat_is_rounded_to_the_nearest_grey_level():
+    assert heat_map_to_grey(np.float32([[0, 0.3, 0.999, 1]])).tolist() == [[0, 76, 255, 255]]
+
+
+def test_regions_of_one_size_are_listed_from_the_top():
+    mask = np.zeros((20, 30), bool)
+    mask[2, 20], mask[8, 3] = True, True
+    assert [region["y"] for region in regions(mask)] == [2, 8]
+
+
+def test_an_outline_is_a_four_hundredth_of_the_picture_wide():
+    mask = np.zeros((1200, 1600), bool)
+    mask[300:900, 300:900] = True
+    drawn = overlay(np.zeros((1200, 1600, 3), np.uint8), np.zeros((1200, 1600), np.float32), mask)
+    assert 3 <= drawn[600, :600, 1].astype(bool).sum() <= 6

@@ -69,9 +69,7 @@ def test_larger_pictures_get_map_and_score_from_tiles_where_the_configuration_sa
         assert Localizer(*calibrated, tile=tile).threshold == 0.5
     small = Localizer(*trained)(picture(20, 32))
     np.testing.assert_allclose(small.heat_map, whole(picture(20, 32)).heat_map, atol=1e-5)
-    # Runs of before the field have none.
-    del trained.config.model.heat_map.tile
-    assert Localizer(*trained).tile == 0
+    trained.config.model.heat_map.tile = 0
     asked_for = Localizer(*trained, tile=32)(image)
     assert asked_for.score == pytest.approx(whole(image).score, abs=1e-5)
 

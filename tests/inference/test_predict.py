@@ -282,11 +282,11 @@ def test_the_command_predicts_with_a_checkpoint(tmp_path, trained_run, monkeypat
     "flag",
     [
         "--threshold=1.5",
-        "--batch_size=0",
-        "--max_megapixels=-1",
+        "--batch-size=0",
+        "--max-megapixels=-1",
         "--tile=8",
-        "--tile_overlap=.95",
-        "--tile_overlap=-.1",
+        "--tile-overlap=.95",
+        "--tile-overlap=-.1",
     ],
 )
 def test_numbers_that_cannot_work_are_refused(tmp_path, monkeypatch, flag):

@@ -110,3 +110,20 @@ def test_memory_is_one_map_one_mask_and_a_batch_of_tiles() -> None:
     tracemalloc.stop()
     pixels = 1500 * 2000
     assert peak < (4 + 1) * pixels + 12 * 4 * 256 * 256 + 2_000_000
+
+
+def test_the_score_is_the_whole_pictures_and_the_mask_has_the_threshold_given() -> None:
+    image = np.full((64, 192, 3), 20, np.uint8)
+    image[:, :64, 0] = 180  # 0.71, in the first tile alone
+    for tile, threshold, marked in ((64, 0.5, 64 * 64), (64, 0.8, 0), (192, 0.8, 0)):
+        detector = TiledDetector(RedDetector().analyse, tile, 0, threshold=threshold)
+        found = detector.analyse([image])[0]
+        assert found.score == pytest.approx(180 / 255)
+        assert found.mask.sum() == marked
+
+
+def test_a_flat_tile_is_as_cool_as_the_coolest_pixel_of_all_other_tiles() -> None:
+    image = np.zeros((64, 192, 3), np.uint8)
+    image[:, :64, 0], image[:, 64:128, 0] = 200, 100
+    found = TiledDetector(RedDetector().analyse, tile=64, overlap=0).analyse([image])[0]
+    np.testing.assert_allclose(found.heat_map[:, 128:], 100 / 255, rtol=1e-6)

@@ -21,7 +21,7 @@ def test_it_listens_on_this_machine_only_unless_told_otherwise():
 
 
 @pytest.mark.parametrize(
-    "flag", ["--port=70000", "--port=0", "--max_megabytes=0", "--concurrency=0"]
+    "flag", ["--port=70000", "--port=0", "--max-megabytes=0", "--concurrency=0"]
 )
 def test_numbers_that_cannot_work_are_refused(monkeypatch, flag):
     monkeypatch.setattr(sys, "argv", ["serve", flag])

@@ -35,6 +35,24 @@ def test_overrides_reach_the_configuration():
         ("--config.model.class_words=fake", "expected two words"),
         ("--config.train.eval_every=0", "eval_every is 0; expected more than 0"),
         ("--config.train.num_steps=-1", "num_steps is -1; expected at least 0"),
+        ("--config.train.num_steps=99999999999", "num_steps is 99999999999; expected at most 10"),
+        ("--config.train.epochs=1e30", "epochs is 1e+30; expected at most 1000000"),
+        ("--config.image.size=99999999", "size is 99999999; expected at most 16384"),
+        (
+            "--config.image.canny_low=300",
+            "expected kappa > 0, 0 < alpha_min <= alpha_max and 0 <= canny_low",
+        ),
+        ("--config.model.heat_map.tile=3", "tile is 3; expected 0, or 32 or more"),
+        ("--config.model.heat_map.threshold=7", "threshold is 7.0; expected at most 1"),
+        ("--config.clip.lora_rank=0", "lora_rank is 0; expected more than 0"),
+        (
+            "--config.clip.lora_targets=q,query",
+            "lora_targets is 'q,query'; expected one or more of",
+        ),
+        (
+            "--config.clip.lora_targets=q,q",
+            "lora_targets is 'q,q'; expected one or more of q, k, v, out, fc1, fc2, each once",
+        ),
         ("--config.train.learning_rate=nan", "learning_rate is nan; expected a finite number"),
         ("--config.clip.lora_alpha=inf", "lora_alpha is inf; expected a finite number"),
         ("--config.model.hecl.givers=all", "expected one of label, tampered_both"),
@@ -52,6 +70,13 @@ def test_a_mistake_is_named_without_a_traceback(argument, message):
         load_config(PAPER, [argument])
     assert message in str(caught.value)
     assert "Traceback" not in str(caught.value)
+
+
+def test_pairs_need_an_even_batch():
+    odd = ["--config.train.batch_size=5"]
+    assert load_config(PAPER, odd).train.batch_size == 5
+    with pytest.raises(UserError, match="batch_size is 5; expected an even number beside"):
+        load_config(PAPER, [*odd, "--config.data.pairs=True"])
 
 
 def test_smoothing_along_colours_needs_a_width_in_pixels():

@@ -4,12 +4,19 @@ import os
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import pytest
 
 from sapl_jax.errors import UserError
-from sapl_jax.processes import idle_gpus, local_device_ids, local_rank, report_devices
+from sapl_jax.processes import (
+    idle_gpus,
+    local_device_ids,
+    local_rank,
+    report_devices,
+    start_runtime,
+)
 from tests.training.run_in_memory import environment
 
 SLURM = {
@@ -133,6 +140,49 @@ def test_jax_is_left_all_devices(env, free_port, scheduler, coordinator, more):
         [sys.executable, "-c", code], env=environment(**more), capture_output=True, text=True
     )
     assert done.stdout.split() == ["1", "all"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("coordinator", "message"),
+    [
+        ("localhost", "expected HOST:PORT, or auto"),
+        ("localhost:abc", "expected HOST:PORT, or auto"),
+        ("localhost:99999", "expected HOST:PORT, or auto"),
+        ("no.such.host.invalid:9476", "Set SAPL_PORT"),
+    ],
+)
+def test_a_coordinator_that_is_none_is_refused(env, coordinator, message):
+    env(BY_HAND, SAPL_COORDINATOR=coordinator)
+    with pytest.raises(UserError, match=message):
+        start_runtime()
+
+
+def test_a_port_on_which_another_run_listens_is_refused_by_the_one_that_coordinates(env):
+    with socket.create_server(("", 0)) as other:
+        env(BY_HAND, SAPL_COORDINATOR=f"127.0.0.1:{other.getsockname()[1]}")
+        with pytest.raises(UserError, match="in use.*Set SAPL_PORT"):
+            start_runtime()
+
+
+def test_a_number_of_the_process_in_other_digits_is_refused(env):
+    env({**BY_HAND, "SAPL_PROCESS_ID": "²"}, SAPL_COORDINATOR="localhost:9476")
+    with pytest.raises(UserError, match="counted from"):
+        start_runtime()
+
+
+def test_processes_with_unequal_devices_are_refused(env, monkeypatch):
+    env(BY_HAND, SAPL_COORDINATOR=f"localhost:{_free()}")
+    devices = [SimpleNamespace(process_index=n) for n in (0, 0, 1)]
+    monkeypatch.setattr("jax.distributed.initialize", lambda **_: None)
+    monkeypatch.setattr("jax.devices", lambda: devices)
+    with pytest.raises(UserError, match=r"Processes drive \[1, 2\] devices"):
+        start_runtime()
+
+
+def _free() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def test_what_is_driven_is_said_and_idle_gpus_are_warned_of(env, monkeypatch, caplog):
