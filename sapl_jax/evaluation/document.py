@@ -52,7 +52,7 @@ def to_markdown(title: str, sections: Sequence[Section]) -> str:
             elif isinstance(part, Table):
                 lines += _markdown_table(part)
             else:
-                lines += [f"![{_plain(part.caption)}](figures/{part.name}.png)", ""]
+                lines += [f"![{_plain(part.caption)}](<figures/{part.name}.png>)", ""]
                 lines.append(f"*{_plain(part.caption)}*")
             lines.append("")
     return "\n".join(lines)

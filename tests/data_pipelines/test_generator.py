@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from data_pipelines import generate as generate_command
 from data_pipelines.generator.camera import sample_camera
 from data_pipelines.generator.captions import CONTENT, HISTORY, captioned_picture
 from data_pipelines.generator.examples import kind_of, make_example, sources_of
@@ -219,8 +220,16 @@ def test_a_full_disk_is_a_clear_error_and_leaves_no_half_file(tmp_path, monkeypa
     assert len(list(tmp_path.rglob("*.jpg"))) == 6
 
 
-def test_bad_numbers_are_refused(tmp_path) -> None:
-    for images, seed, size in ((1, 0, 64), (4, -1, 64), (4, 0, 8)):
-        with pytest.raises(UserError, match="expected"):
-            generate(tmp_path / "set", images, seed, size, workers=1)
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--images=1", "--images is 1; expected 2 to"),
+        ("--seed=-1", "--seed is -1; expected 0 to"),
+        ("--size=8", "--size is 8; expected 64 to"),
+    ],
+)
+def test_bad_numbers_are_refused(tmp_path, monkeypatch, flag, message) -> None:
+    monkeypatch.setattr("sys.argv", ["x", f"--output={tmp_path / 'set'}", "--images=4", flag])
+    with pytest.raises(UserError, match=message):
+        generate_command.main()
     assert not (tmp_path / "set").exists()

@@ -71,7 +71,7 @@ def test_the_command_writes_results_and_reports_for_classics(
     page = (out / "report.html").read_text()
     assert "broken.png" in page and page.count("data:image/png;base64,") == 6
     markdown = (out / "report.md").read_text()
-    linked = re.findall(r"\]\((figures/[^)]+)\)", markdown)
+    linked = re.findall(r"\]\(<(figures/[^>]+)>\)", markdown)
     assert len(linked) == 6 and all((out / name).read_bytes()[:4] == PNG for name in linked)
     printed = capsys.readouterr()
     assert re.search(r"mine +cfa1 .*\d \[\.\d{3}, \.\d{3}\]\N{ALMOST EQUAL TO}", printed.out)
