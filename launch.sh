@@ -91,7 +91,8 @@ hosts() { # One process per host; when one ends badly, the others are stopped.
     ${SAPL_SSH:-ssh} "$host" "$command" &
     index=$((index + 1))
   done
-  trap 'kill $(jobs -p) 2>/dev/null' EXIT
+  # Where no job is left, kill fails, and its status would be the run's.
+  trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
   for ((index = 0; index < count; index++)); do
     wait -n || { status=$?; break; }
   done
