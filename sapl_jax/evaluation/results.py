@@ -108,7 +108,7 @@ def write_images_csv(path: Path, result: DatasetResult) -> None:
 
 def number(value: float | None) -> str:
     """A measure as the papers print it: .912, 1.000, or a dash where it is not defined."""
-    return "-" if value is None else f"{value:.3f}".removeprefix("0")
+    return "-" if value is None else f"{value:.3f}".removeprefix("0").replace("-0.", "-.")
 
 
 def cell(value: float | None, interval: Sequence[float] | None) -> str:

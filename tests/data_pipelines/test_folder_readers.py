@@ -102,6 +102,22 @@ def test_pictures_of_one_stem_share_their_mask_with_a_note(tmp_path: Path) -> No
     assert "of the same stem share its mask: 1 stems, for instance s" in note
 
 
+@pytest.mark.parametrize(
+    ("masks", "used"),
+    [
+        (["s_gt.jpg", "s_gt.png", "s_gt.tif"], "s_gt.png"),
+        (["s_gt.bmp", "s_gt3.PNG"], "s_gt3.PNG"),
+        (["s_gt.png", "s_gt2.png"], "s_gt.png"),
+        (["s_gt.bmp", "s_gt.jpg"], "s_gt.bmp"),
+    ],
+)
+def test_of_several_masks_of_a_picture_the_first_png_is_used(
+    tmp_path: Path, masks: list[str], used: str
+) -> None:
+    root = write_tree(tmp_path, ["Tp/s.jpg", *(f"Gt/{mask}" for mask in masks)])
+    assert pairs(read_dataset("folder", root)) == {"Tp/s.jpg": f"Gt/{used}"}
+
+
 def test_casia_v2_read_as_v1_says_so(tmp_path: Path) -> None:
     write_tree(tmp_path, ["Au/Au_ani_00001.jpg", "Tp/Tp_D_CND_M_N_ani00018_sec00096_00138.tif"])
     with pytest.raises(UserError, match="use casia_v2"):
@@ -238,6 +254,13 @@ def test_cocoglide_pairs_by_coco_s_number(tmp_path: Path) -> None:
         "fake/glide_inpainting_val2017_8_up.png": None,
     }
     assert {s.sources for s in listing.samples if "114871" in s.name} == {("114871",)}
+
+
+def test_cocoglide_takes_no_mask_where_two_have_the_number(tmp_path: Path) -> None:
+    masks = ["mask/cat_7_mask.png", "mask/dog_7_mask.png", "mask/cat_8_mask.png"]
+    fakes = [f"fake/glide_inpainting_val2017_{number}_up.png" for number in (7, 8)]
+    listing = read_dataset("cocoglide", write_tree(tmp_path, [*fakes, *masks]))
+    assert pairs(listing) == {fakes[0]: None, fakes[1]: "mask/cat_8_mask.png"}
 
 
 def test_autosplice_shares_masks_between_edits_and_reads_one_compression(tmp_path: Path) -> None:

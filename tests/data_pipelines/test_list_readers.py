@@ -70,6 +70,26 @@ def test_benco_json_marks_authentic_pictures_negative(root: Path) -> None:
     assert len(listing.skipped) == 1
 
 
+def test_only_the_exact_word_negative_marks_an_authentic_picture(root: Path) -> None:
+    path = root / "list.json"
+    path.write_text(json.dumps([["au/1.jpg", "negative"], ["tp/2.png", "NEGATIVE"]]))
+    listing = read_dataset("benco_json", path)
+    assert [(sample.label, sample.mask) for sample in listing.samples] == [(1, None), (1, None)]
+    assert [note.split(": ")[1].split()[2] for note in listing.notes] == ["negative", "NEGATIVE"]
+
+
+@pytest.mark.parametrize("dataset", ["mvss_txt", "benco_json"])
+def test_masks_of_columbia_in_a_list_are_read_in_its_style(tmp_path: Path, dataset: str) -> None:
+    rows = [["a.tif", "edgemask/a_edgemask.jpg"], ["b.tif", "edgemask_b.png"]]
+    write_tree(tmp_path, [name for row in rows for name in row])
+    path = tmp_path / "list"
+    as_lines = "".join(f"{image} {mask} 1\n" for image, mask in rows)
+    path.write_text(as_lines if dataset == "mvss_txt" else json.dumps(rows))
+    samples = read_dataset(dataset, path).samples
+    assert [sample.mask_style for sample in samples] == ["columbia", "white"]
+    assert all(sample.mask for sample in samples)
+
+
 @pytest.mark.parametrize("text", ["{}", '[["a"]]', "[1, 2]", "not json"])
 def test_other_json_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "list.json"

@@ -289,3 +289,8 @@ def test_provenance_reads_as_text_not_as_python():
     source = {"step": 3, "clip": {"name": "a/clip", "revision": None, "sha256": "ab"}}
     lines = Method("SAPL", None, source).source_lines()
     assert lines == ["step: 3", "clip: a/clip, ab"]
+
+
+def test_numbers_are_as_the_papers_print_them() -> None:
+    found = [results.number(value) for value in (0.9124, 1.0, -0.1346, -1.25, 10.0, None)]
+    assert found == [".912", "1.000", "-.135", "-1.250", "10.000", "-"]

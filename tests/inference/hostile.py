@@ -47,9 +47,9 @@ def bomb() -> bytes:
     return png(20_000, 10_000)
 
 
-def animated(kind: str) -> bytes:
-    """Three frames of 16 x 16 pixels: PNG, WEBP or GIF."""
-    frames = [Image.fromarray(picture(16, 16, seed)) for seed in range(3)]
+def animated(kind: str, count: int = 3) -> bytes:
+    """Frames of 16 x 16 pixels: PNG, WEBP or GIF."""
+    frames = [Image.fromarray(picture(16, 16, seed)) for seed in range(count)]
     file = io.BytesIO()
     frames[0].save(file, kind, save_all=True, append_images=frames[1:])
     return file.getvalue()

@@ -32,9 +32,9 @@ UNIFORM = np.ones(calibration.BINS) / calibration.BINS
 
 
 def _calibrate(labels, scores, **options):
-    options = {"false_alarms": 0.05, "marked": 0.01} | options
+    options = {"false_alarms": 0.05, "marked": 0.01, "map_counts": UNIFORM} | options
     return calibration.calibrate(
-        np.asarray(labels), np.asarray(scores), UNIFORM, model="m", pictures="these", **options
+        np.asarray(labels), np.asarray(scores), model="m", pictures="these", **options
     )
 
 
@@ -61,6 +61,13 @@ def test_perfectly_parted_classes_stay_finite_and_reversed_ones_are_refused() ->
         _calibrate(1 - labels, scores)
 
 
+def test_the_fit_is_to_platts_soft_targets() -> None:
+    # One score per class: the fit meets both targets, (n + 1) / (n + 2) and 1 / (n + 2).
+    found = _calibrate(np.repeat([0, 1], [30, 20]), np.repeat([0.2, 0.8], [30, 20]))
+    probabilities = found.probability(np.array([0.2, 0.8]))
+    assert probabilities == pytest.approx([1 / 32, 21 / 22], abs=1e-3)
+
+
 def test_the_stated_rate_of_false_alarms_holds_on_new_pictures() -> None:
     rng, rates = np.random.default_rng(0), []
     for _ in range(400):
@@ -69,6 +76,15 @@ def test_the_stated_rate_of_false_alarms_holds_on_new_pictures() -> None:
     # k = 3 of 60: Beta(3, 57), whose mean is the stated 0.05.
     assert np.mean(rates) == pytest.approx(0.05, abs=0.004)
     assert np.quantile(rates, 0.9) == pytest.approx(beta.ppf(0.9, 3, 57), rel=0.1)
+
+
+@pytest.mark.parametrize(("count", "rank"), [(18, 0), (19, 1), (38, 1), (39, 2), (59, 3)])
+def test_authentic_ends_at_the_score_of_the_stated_rank(count, rank) -> None:
+    # Below the k-th lowest of n, k = floor(rate (n + 1)), lies a new one with k / (n + 1) at most.
+    tampered = np.random.default_rng(0).permutation(np.linspace(0.2, 0.95, count))
+    scores = np.r_[np.linspace(0.1, 0.6, 40), tampered]
+    found = _calibrate(np.repeat([0, 1], [40, count]), scores)
+    assert found.authentic_to == (np.sort(tampered)[rank - 1] if rank else None)
 
 
 @pytest.mark.parametrize(("hits", "count"), [(0, 5), (2, 40), (5, 5)])
@@ -90,6 +106,23 @@ def test_verdicts_follow_the_rule() -> None:
     assert f"{low:.1%} to {high:.1%}" in found.rule and "1 of 40" in found.rule
     one_class = _calibrate(np.zeros(40, int), scores[:40])
     assert one_class.verdict(0) == "inconclusive" and one_class.probability(0.5) is None
+
+
+def test_where_classes_are_parted_tampered_begins_where_authentic_ends() -> None:
+    scores = np.r_[np.linspace(0, 0.3, 40), np.linspace(0.7, 1, 40)]
+    found = _calibrate(np.repeat([0, 1], 40), scores)
+    assert found.tampered_above == scores[38] == found.authentic_to
+    verdicts = [found.verdict(score) for score in (0.29, found.tampered_above, 0.5)]
+    assert verdicts == ["authentic", "inconclusive", "tampered"]
+    # Nor do they cross where other authentic pictures lower the one end.
+    lower = _calibrate(np.zeros(40, int), scores[:40] / 2)
+    merged = calibration.with_tampered_side_of(found, lower)
+    assert merged.tampered_above == lower.tampered_above == merged.authentic_to
+
+
+def test_without_a_calibration_a_half_is_authentic() -> None:
+    words = [calibration.verdict(score) for score in (0.5, np.nextafter(0.5, 1))]
+    assert words == ["authentic", "tampered"]
 
 
 def test_too_few_pictures_are_refused_with_what_they_can_promise() -> None:
@@ -140,6 +173,15 @@ def test_the_low_end_of_a_higher_rate_is_left_out(caplog) -> None:
 def test_the_map_threshold_marks_no_more_than_asked() -> None:
     found = _calibrate(np.zeros(40, int), np.linspace(0, 1, 40), marked=0.02)
     assert found.map_threshold == pytest.approx(0.98, abs=1 / calibration.BINS)
+    # A quarter lies in the upper of two steps: to mark no more, all of the lower one is left out.
+    counts = np.zeros(calibration.BINS)
+    counts[[100, 3000]] = 3, 1
+    labels, scores = np.zeros(40, int), np.linspace(0, 1, 40)
+    ends = [
+        _calibrate(labels, scores, map_counts=counts, marked=marked).map_threshold
+        for marked in (0.25, 0.24)
+    ]
+    assert ends == [101 / calibration.BINS, 3001 / calibration.BINS]
 
 
 def _run(monkeypatch, *arguments: object) -> None:

@@ -20,13 +20,22 @@ def test_a_bomb_is_refused_before_it_is_decoded():
     assert time.perf_counter() - start < 5  # Building the file takes most of it.
 
 
+def test_a_limit_of_pixels_is_of_the_caller():
+    data = hostile.png(16, 8)
+    assert decode(data, "small.png", max_pixels=128).rgb.shape == (8, 16, 3)
+    with pytest.raises(UnreadableImage, match="16 x 8 pixels, more than the limit of 127"):
+        decode(data, "small.png", max_pixels=127)
+
+
 @pytest.mark.parametrize(
     ("data", "kind"),
     [
         (hostile.animated("PNG"), "PNG of 3 frames"),
+        (hostile.animated("PNG", 2), "PNG of 2 frames"),
         # Says that it has three frames, and holds the one that other viewers show.
         (hostile.png(16, 16, (b"acTL", struct.pack(">II", 3, 0))), "PNG of 3 frames"),
         (hostile.animated("WEBP"), "WEBP of 3 frames"),
+        (hostile.animated("WEBP", 2), "WEBP of 2 frames"),
         (hostile.animated("GIF"), "GIF"),
     ],
 )
