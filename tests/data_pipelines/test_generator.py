@@ -2,17 +2,19 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
 from data_pipelines import generate as generate_command
-from data_pipelines.generator.camera import sample_camera
+from data_pipelines.generator import captions, forgeries
+from data_pipelines.generator.camera import Camera, sample_camera
 from data_pipelines.generator.captions import CONTENT, HISTORY, captioned_picture
 from data_pipelines.generator.examples import kind_of, make_example, sources_of
 from data_pipelines.generator.folder import MARK, generate
-from data_pipelines.generator.forgeries import KINDS, Source, copy_move, remove, splice
+from data_pipelines.generator.forgeries import KINDS, Source, copy_move, draw_paste, remove, splice
 from data_pipelines.generator.scenes import KINDS as SCENES
 from data_pipelines.generator.scenes import render_scene
 from data_pipelines.images import decode_image
@@ -89,21 +91,88 @@ def test_scenes_stay_within_range_and_use_the_captions_vocabulary(scene) -> None
         assert set(scene(np.random.default_rng(seed), 64, 96).words) <= set(CONTENT)
 
 
-def test_every_bayer_pattern_reproduces_a_flat_colour() -> None:
-    from dataclasses import replace
+def plain_camera(**different) -> Camera:
+    """A camera that neither adds anything nor takes anything away, but for what is named."""
+    nothing = {"blur": 0.3, "aberration": 0.0, "vignetting": 0.0, "read_noise": 0.0}
+    nothing |= {"shot_noise": 0.0, "white_balance": (1.0, 1.0), "saturation": 1.0, "gamma": 1.0}
+    nothing |= {"contrast": 0.0, "denoising": 0.0, "sharpening": 0.0, "quality": 100}
+    return replace(sample_camera(np.random.default_rng(0)), **nothing | different)
 
-    flat = np.broadcast_to(np.float32([0.5, 0.3, 0.1]), (64, 64, 3))
-    plain = replace(
-        sample_camera(np.random.default_rng(0)),
-        vignetting=0.0,
-        read_noise=0.0,
-        shot_noise=0.0,
-        white_balance=(1.0, 1.0),
-        saturation=1.0,
-        gamma=1.0,
-        contrast=0.0,
-        denoising=0.0,
+
+def shot(radiance: np.ndarray, **different) -> np.ndarray:
+    """What a plain camera makes of linear light, float [H, W, 3]."""
+    light = radiance.astype(np.float32)
+    return plain_camera(**different).shoot(light, np.random.default_rng(0)).astype(float)
+
+
+def test_lenses_lose_light_in_the_corners() -> None:
+    seen = plain_camera(vignetting=0.4)._optics(np.full((65, 97, 3), 0.8, np.float32))
+    for y, x, left in ((32, 48, 1.0), (0, 48, 0.8), (32, 96, 0.8), (0, 0, 0.6), (64, 96, 0.6)):
+        np.testing.assert_allclose(seen[y, x], 0.8 * left, rtol=1e-4)
+
+
+def test_lenses_magnify_red_more_and_blue_less() -> None:
+    light = np.zeros((64, 96, 3), np.float32)
+    light[19:22, 69:72] = 1  # 11.5 rows and 22.5 columns from the centre
+    seen = plain_camera(aberration=0.1)._optics(light)
+    for channel, times in enumerate((1.1, 1.0, 0.9)):
+        weight = seen[..., channel] / seen[..., channel].sum()
+        centroid = [(weight * index).sum() for index in np.indices(weight.shape)]
+        wanted = [31.5 - 11.5 * times, 47.5 + 22.5 * times]
+        np.testing.assert_allclose(centroid, wanted, atol=0.1)
+
+
+def test_the_noise_of_a_sensor_grows_with_its_light() -> None:
+    camera, rng = plain_camera(read_noise=0.02, shot_noise=0.002), np.random.default_rng(0)
+    for signal in (0.05, 0.6):
+        raw = camera._sensor(np.full((256, 256, 3), signal, np.float32), rng) / 60000
+        assert raw.var() == pytest.approx(0.02**2 + 0.002 * signal, rel=0.04)
+
+
+def test_gains_and_gamma_are_the_cameras() -> None:
+    flat = np.full((64, 64, 3), 0.3)
+    balanced = shot(flat, white_balance=(1.2, 0.8))[16:48, 16:48].mean((0, 1))
+    np.testing.assert_allclose(balanced, [91.8, 76.5, 61.2], atol=2)
+    np.testing.assert_allclose(shot(flat, gamma=2.0).mean(), 0.3**0.5 * 255, atol=2)
+
+
+def test_sharpening_overshoots_at_both_sides_of_an_edge() -> None:
+    step = np.full((64, 64, 3), 0.3)
+    step[:, 32:] = 0.6
+    plain, sharp = shot(step), shot(step, sharpening=1.0, sharpening_radius=1.5)
+    assert sharp.max() > plain.max() + 10 and sharp.min() < plain.min() - 10
+
+
+def test_the_cameras_jpeg_is_of_its_quality() -> None:
+    light = np.random.default_rng(0).random((64, 64, 3))
+    best = shot(light)
+    lost = [np.abs(shot(light, quality=quality) - best).mean() for quality in (95, 60, 20)]
+    assert 0 < lost[0] < lost[1] < lost[2]
+
+
+def test_less_than_half_of_a_copy_lies_on_its_origin(monkeypatch) -> None:
+    regions, choose = [], forgeries.choose_region
+    monkeypatch.setattr(
+        forgeries, "choose_region", lambda *args: regions.append(choose(*args)) or regions[-1]
     )
+    target = photo(0)
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        _, mask = draw_paste(rng, target, target, lambda: (1.0, 0.0), objects=0.0)
+        assert np.mean(regions[-1][mask > 0] > 0) < 0.5
+
+
+def test_what_is_removed_is_painted_over_one_pixel_beyond_its_outline(monkeypatch) -> None:
+    region, wanted = np.zeros((2, 96, 128), np.uint8)
+    region[20:50, 30:70] = wanted[19:51, 29:71] = 255
+    monkeypatch.setattr(forgeries, "choose_region", lambda *_, **__: region)
+    _, mask = remove(np.random.default_rng(0), photo(0))
+    np.testing.assert_array_equal(mask, wanted)
+
+
+def test_every_bayer_pattern_reproduces_a_flat_colour() -> None:
+    flat = np.broadcast_to(np.float32([0.5, 0.3, 0.1]), (64, 64, 3))
+    plain = plain_camera()
     for bayer in ("RG", "GR", "BG", "GB"):
         for demosaicing in ("bilinear", "adaptive"):
             camera = replace(plain, bayer=bayer, demosaicing=demosaicing)
@@ -112,14 +181,12 @@ def test_every_bayer_pattern_reproduces_a_flat_colour() -> None:
 
 
 def test_a_noisier_camera_gives_a_noisier_picture() -> None:
-    from dataclasses import replace
-
     camera = replace(sample_camera(np.random.default_rng(1)), denoising=0.0)
     flat = np.full((64, 64, 3), 0.2, np.float32)
     levels = []
     for read_noise in (0.002, 0.01, 0.05):
-        shot = replace(camera, read_noise=read_noise).shoot(flat, np.random.default_rng(0))
-        levels.append(shot[8:56, 8:56].std(axis=(0, 1)).mean())
+        taken = replace(camera, read_noise=read_noise).shoot(flat, np.random.default_rng(0))
+        levels.append(taken[8:56, 8:56].std(axis=(0, 1)).mean())
     assert levels[0] < levels[1] < levels[2]
 
 
@@ -129,6 +196,24 @@ def test_captions_have_one_known_word_per_property() -> None:
     for word, words in zip(captioned.history, HISTORY.values(), strict=True):
         assert word in words
     assert not {"real", "fake", "authentic", "tampered"} & {w for v in HISTORY.values() for w in v}
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("blur", {0.7: "sharp", 0.9: "soft", 1.1: "blurred"}),
+        ("denoising", {0.0: "untouched", 0.2: "smoothed"}),
+        ("sharpening", {0.0: "plain", 0.5: "crisp", 1.0: "harsh"}),
+        ("quality", {88: "coarse", 93: "medium", 97: "high"}),
+        ("white_balance", {(0.85, 1.0): "cool", (1.0, 1.0): "neutral", (1.0, 0.85): "warm"}),
+        ("demosaicing", {word: word for word in HISTORY["demosaicing"]}),
+    ],
+)
+def test_captions_tell_of_the_camera(monkeypatch, name, values) -> None:
+    for value, word in values.items():
+        camera = plain_camera(**{name: value})
+        monkeypatch.setattr(captions, "sample_camera", lambda _, camera=camera: camera)
+        assert word in captioned_picture(0, 1, 64).history
 
 
 def test_the_folder_is_read_as_a_generic_data_set_with_all_masks(tmp_path) -> None:

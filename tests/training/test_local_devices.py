@@ -100,6 +100,32 @@ def test_tasks_of_the_own_node_are_counted(env):
     assert local_rank() == (2, 3)
 
 
+def test_without_a_step_the_tasks_of_the_job_are_counted(env):
+    env(SLURM_LOCALID="1", SLURM_TASKS_PER_NODE="2")
+    assert local_rank() == (1, 2)
+
+
+@pytest.mark.parametrize("kind", ["CUDA", "HIP", "ROCR"])
+def test_visible_gpus_are_those_that_are_named(env, kind):
+    env(SLURM, {f"{kind}_VISIBLE_DEVICES": "0, 1,"})
+    assert idle_gpus(0) == 2
+
+
+def test_gpus_that_slurm_gave_the_node_are_counted_where_none_are_named(env):
+    env(SLURM, SLURM_GPUS_ON_NODE="5")
+    assert idle_gpus(1) == 4
+
+
+def test_the_one_gpu_that_each_of_several_processes_sees_is_its_own(env):
+    env(SLURM, SLURM_STEP_TASKS_PER_NODE="2", SLURM_LOCALID="1", CUDA_VISIBLE_DEVICES="1")
+    assert local_device_ids() == [] and idle_gpus(1) == 0
+
+
+def test_gpus_bound_to_the_only_process_may_be_idle(env):
+    env(SLURM, FOUR, SLURM_GPUS_PER_TASK="4")
+    assert idle_gpus(1) == 3
+
+
 def test_gpus_that_cannot_be_shared_are_the_users_mistake(env):
     env(SLURM, FOUR, SLURM_STEP_TASKS_PER_NODE="3")
     with pytest.raises(UserError, match="3 processes.*4 GPUs.*--ntasks-per-node=4"):
@@ -148,10 +174,12 @@ def test_jax_is_left_all_devices(env, free_port, scheduler, coordinator, more):
         ("localhost", "expected HOST:PORT, or auto"),
         ("localhost:abc", "expected HOST:PORT, or auto"),
         ("localhost:99999", "expected HOST:PORT, or auto"),
+        ("localhost:0", "expected HOST:PORT, or auto"),
         ("no.such.host.invalid:9476", "Set SAPL_PORT"),
     ],
 )
-def test_a_coordinator_that_is_none_is_refused(env, coordinator, message):
+def test_a_coordinator_that_is_none_is_refused(env, monkeypatch, coordinator, message):
+    monkeypatch.setattr("jax.distributed.initialize", lambda **_: pytest.fail("joined"))
     env(BY_HAND, SAPL_COORDINATOR=coordinator)
     with pytest.raises(UserError, match=message):
         start_runtime()
@@ -162,6 +190,26 @@ def test_a_port_on_which_another_run_listens_is_refused_by_the_one_that_coordina
         env(BY_HAND, SAPL_COORDINATOR=f"127.0.0.1:{other.getsockname()[1]}")
         with pytest.raises(UserError, match="in use.*Set SAPL_PORT"):
             start_runtime()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+def test_other_processes_join_at_the_port_with_the_times_that_are_told(env, monkeypatch, host):
+    asked = []
+    monkeypatch.setattr("jax.distributed.initialize", lambda **options: asked.append(options))
+    with socket.create_server(("", 0)) as first:
+        address = f"{host}:{first.getsockname()[1]}"
+        env(SAPL_PROCESS_COUNT="2", SAPL_PROCESS_ID="1", SAPL_COORDINATOR=address)
+        env(CUDA_VISIBLE_DEVICES="")
+        start_runtime()
+    known = {"coordinator_address": address, "num_processes": 2, "process_id": 1}
+    times = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 60}
+    assert asked == [{"local_device_ids": [], **times, **known}]
+
+
+def test_the_last_process_has_the_number_below_their_count(env):
+    env({**BY_HAND, "SAPL_PROCESS_ID": "1"}, SAPL_COORDINATOR="localhost:9476")
+    with pytest.raises(UserError, match="counted from 0"):
+        start_runtime()
 
 
 def test_a_number_of_the_process_in_other_digits_is_refused(env):
@@ -191,5 +239,5 @@ def test_what_is_driven_is_said_and_idle_gpus_are_warned_of(env, monkeypatch, ca
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     report_devices("float32")
     count = jax.device_count()
-    assert f"drives {count} of {count} cpu" in caplog.text.lower()
+    assert f"process 1 of 1 drives {count} of {count} cpu" in caplog.text.lower()
     assert "4 of the GPUs of this host are idle" in caplog.text
