@@ -61,6 +61,7 @@ class PictureBuilder(tfds.core.ShardBasedBuilder):
     """
 
     VERSION = tfds.core.Version("1.2.0")
+    BUILDER_CONFIGS = [PictureConfig(name="512p14", description="The paper's geometry.")]
     # TFDS 4.9.10 would find this file through importlib_resources, which it does not install.
     code_path = Path(__file__)
     workers: int = (os.cpu_count() or 1) + 1  # threads that make pictures, while one writes

@@ -52,8 +52,7 @@ def start_runtime() -> None:
             local_device_ids=local_device_ids(), heartbeat_timeout_seconds=HEARTBEAT_S,
             shutdown_timeout_seconds=SHUTDOWN_S, **known,
         )  # fmt: skip
-        counts = Counter(device.process_index for device in jax.devices()).values()
-        if len(set(counts)) > 1:
+        if len(set(counts := Counter(d.process_index for d in jax.devices()).values())) > 1:
             raise UserError(f"Processes drive {sorted(counts)} devices; expected as many for each.")
 
 

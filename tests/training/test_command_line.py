@@ -2,6 +2,7 @@
 
 import pytest
 
+from sapl_jax.clip.config import LORA_TARGETS
 from sapl_jax.errors import UserError
 from sapl_jax.training.configuration import PAPER, load_config
 
@@ -70,6 +71,13 @@ def test_a_mistake_is_named_without_a_traceback(argument, message):
         load_config(PAPER, [argument])
     assert message in str(caught.value)
     assert "Traceback" not in str(caught.value)
+
+
+def test_every_layer_that_lora_can_adapt_may_be_named():
+    names = ",".join(LORA_TARGETS)
+    assert load_config(PAPER, [f"--config.clip.lora_targets={names}"]).clip.lora_targets == (
+        LORA_TARGETS
+    )
 
 
 def test_pairs_need_an_even_batch():
