@@ -330,3 +330,13 @@ def test_a_disk_that_fills_under_the_record_writer_is_a_clear_error(
     monkeypatch.setattr("data_pipelines.builders.CasiaV2.download_and_prepare", broken)
     with pytest.raises(RuntimeError, match="a mistake"):
         prepare("casia_v2", casia_root, tmp_path, SMALL, val_fraction=0.25)
+
+
+def test_tfds_finds_the_papers_geometry_by_itself(casia_root: Path, tmp_path: Path) -> None:
+    builder = tfds.builder("casia_v2", data_dir=tmp_path)
+    options = {"manual_dir": casia_root, "try_download_gcs": False, "compute_stats": "skip"}
+    download = tfds.download.DownloadConfig(**options)
+    builder.download_and_prepare(download_config=download, file_format="array_record")
+    assert builder.builder_config.name == "512p14"
+    record = builder.as_data_source(split="train")[0]
+    assert max(record["image"].shape) == 512 and record["edge_map"].shape == (37, 37)
