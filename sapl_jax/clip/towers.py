@@ -120,6 +120,7 @@ class TextTower(nnx.Module):
         width = config.hidden_size
         self.dtype = jnp.dtype(dtype)
         self.token_embedding = normal(rngs, (config.vocab_size, width), 0.02, dtype)
+        self.kept: tuple[int, ...] | None = None  # The ids, ascending, of its rows; None: all.
         self.positions = normal(rngs, (config.max_position_embeddings, width), 0.02, dtype)
         self.blocks = make_blocks(config, dtype, rngs)
         self.final_norm = LayerNorm(width, config.layer_norm_eps, dtype)
@@ -127,6 +128,8 @@ class TextTower(nnx.Module):
 
     def embed(self, ids: Array) -> Array:
         """Token embeddings without positions: int [..., N] -> [..., N, d_t]."""
+        if self.kept is not None:
+            ids = jnp.searchsorted(jnp.asarray(self.kept), ids)
         return self.token_embedding[...][ids]
 
     def encode(self, embeddings: Array, eot: Array | int) -> Array:

@@ -132,7 +132,7 @@ def normalize_pixels(image: Array) -> Array:
 
 def build_sapl(config: ConfigDict, dtype: jnp.dtype) -> SAPL:
     """The model of a configuration with CLIP's weights; arguments and errors as of `open_sapl`."""
-    model, read = open_sapl(config, dtype)
+    model, read = _open(config, dtype)
     read()
     return model
 
@@ -141,11 +141,28 @@ def open_sapl(config: ConfigDict, dtype: jnp.dtype) -> tuple[SAPL, Callable[[], 
     """The model of a configuration, its own parts initialised, and what reads CLIP's weights.
 
     Until that is called they are shapes alone (`open_clip`). `dtype`: compute type, and storage
-    type of the frozen weights.
+    type of the frozen weights. For training: of CLIP's words the prompts' alone are kept, in
+    float32 0.15 GB less on each device with ViT-L/14.
 
     Raises:
         UserError: for weights that cannot be loaded, taps beyond the depth, and unknown options.
     """
+    model, read = _open(config, dtype)
+    text, prompts = model.clip.text, model.prompts
+    text.kept = tuple(sorted({model.clip.sot_id, *itertools.chain(*prompts.class_ids)}))
+    table, width = text.token_embedding, text.positions.shape[1]
+    whole = table.get_value()
+    table.set_value(jax.ShapeDtypeStruct((len(text.kept), width), dtype))
+
+    def read_and_keep() -> None:
+        table.set_value(whole)
+        read()
+        table.set_value(table[...][np.asarray(text.kept)])
+
+    return model, read_and_keep
+
+
+def _open(config: ConfigDict, dtype: jnp.dtype) -> tuple[SAPL, Callable[[], None]]:
     given = config.clip
     lora = LoRAConfig(given.lora_rank, given.lora_alpha, tuple(given.lora_targets))
     revision, seed = given.revision or None, config.seed

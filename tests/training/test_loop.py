@@ -15,6 +15,7 @@ from sapl_jax.errors import UserError
 from sapl_jax.files import write_json
 from sapl_jax.models.sapl import build_sapl, open_sapl
 from sapl_jax.training.loop import total_steps, train
+from sapl_jax.training.state import split_model
 from sapl_jax.workdir import open_workdir, read_config, remember_data, trained_on
 from tests.training.memory_data import MemoryData
 
@@ -53,6 +54,22 @@ def test_the_step_is_compiled_while_weights_are_read(tiny_config, tmp_path):
     with open_workdir(tmp_path / "later", tiny_config):
         train(tiny_config, tmp_path / "later", model, MemoryData(), read)
     assert losses(tmp_path / "later") == losses(tmp_path / "read before")
+
+
+def test_training_keeps_the_words_of_its_prompts_alone(tiny_config):
+    whole = build_sapl(tiny_config, jnp.float32)
+    clip = whole.clip
+    model, read = open_sapl(tiny_config, jnp.float32)
+    few = sorted({clip.sot_id, *sum(model.prompts.class_ids, ())})
+
+    def table():
+        return split_model(model)[1].params["clip"]["text"]["token_embedding"]
+
+    assert table().shape == (len(few), clip.config.text.hidden_size)  # What is compiled for.
+    read()
+    assert table().shape[0] == len(few) < clip.config.text.vocab_size
+    found, expected = (c.text.embed(jnp.asarray(few[::-1])) for c in (model.clip, clip))
+    np.testing.assert_array_equal(found, expected)
 
 
 def records(file):
