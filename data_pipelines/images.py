@@ -70,6 +70,14 @@ def read_header(data: bytes, origin: str | Path = "picture") -> ImageFile:
     raise UnreadableImage(f"{origin}: not a JPEG, PNG, BMP, TIFF or WebP picture ({start})")
 
 
+def frames_of(header: ImageFile) -> int:
+    """How many pictures an animation shows; 1 for a TIFF: its are pages, which are not counted."""
+    if isinstance(header, _Tiff):
+        return 1
+    # A PNG may hold one picture more, for viewers that show no animation.
+    return getattr(header, "n_frames", 1) - getattr(header, "default_image", False)
+
+
 def read_bytes(path: str | Path, max_bytes: int | None = None) -> bytes:
     """The bytes of a file. UnreadableImage where it cannot be opened, is empty or too large."""
     try:
@@ -218,6 +226,10 @@ def oddities(data: bytes) -> list[str]:
         found.append("16-bit colour, scaled to 8 bits")
     if isinstance(orientation, int) and orientation not in (0, 1):
         found.append(f"EXIF orientation {orientation} ignored: evaluated as stored")
+    if image.mode in ("P", "L", "RGB") and "transparency" in image.info:
+        found.append("transparency dropped")
+    if frames_of(image) > 1:
+        found.append("an animation: only its first frame was analysed")
     if isinstance(image, _Tiff) and image.tag_v2.next:
         found.append("a TIFF of several pages: only the first was analysed")
     return found

@@ -3,7 +3,9 @@
 import argparse
 import gc
 import logging
+import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +28,8 @@ def run_main(main: Callable[[], int | None]) -> None:
 
     The project's own log is shown from INFO on, that of its libraries from WARNING on.
 
-    Exit status: what `main` returns (None counts as 0), 2 for a `UserError`, 130 for Ctrl-C.
+    Exit status: what `main` returns (None counts as 0), 2 for a `UserError`, 130 for Ctrl-C, 141
+    where what reads the output ended first.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     for name in ("sapl_jax", "data_pipelines", "__main__"):
@@ -38,6 +41,10 @@ def run_main(main: Callable[[], int | None]) -> None:
     gc.set_threshold(_NEW_OBJECTS)
     try:
         status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # What reads the output has ended, as `head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 128 + signal.SIGPIPE
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2

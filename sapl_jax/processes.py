@@ -48,10 +48,16 @@ def start_runtime() -> None:
             known["coordinator_address"] = coordinator
             _check_address(coordinator, coordinates=number == "0")
             log.info("meeting %s processes at %s, five minutes at most", count, coordinator)
-        jax.distributed.initialize(
-            local_device_ids=local_device_ids(), heartbeat_timeout_seconds=HEARTBEAT_S,
-            shutdown_timeout_seconds=SHUTDOWN_S, **known,
-        )  # fmt: skip
+        try:
+            jax.distributed.initialize(
+                local_device_ids=local_device_ids(), heartbeat_timeout_seconds=HEARTBEAT_S,
+                shutdown_timeout_seconds=SHUTDOWN_S, **known,
+            )  # fmt: skip
+        except ValueError as error:
+            raise UserError(
+                f"SAPL_COORDINATOR is {coordinator}, and JAX found no run to join: {error} auto "
+                "is for TPU slices, SLURM, Open MPI and Kubernetes; launch.sh sets what others need."
+            ) from error
         if len(set(counts := Counter(d.process_index for d in jax.devices()).values())) > 1:
             raise UserError(f"Processes drive {sorted(counts)} devices; expected as many for each.")
 

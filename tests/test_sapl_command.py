@@ -148,3 +148,17 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path):
 def test_the_words_checked_early_are_those_of_the_code():
     assert CHOICES["train.remat"] == ("auto", *LEVELS)
     assert CHOICES["model.hecl.givers"] == tuple(GIVERS)
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_error():
+    code = (
+        "from sapl_jax.errors import run_main; "
+        "run_main(lambda: [print('x' * 1000) for _ in range(1000)] and None)"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert child.stdout.readline() == "x" * 1000 + "\n"
+    child.stdout.close()
+    assert (child.stderr.read(), child.wait()) == ("", 141)
+    child.stderr.close()

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.images import MIN_SIDE, UnreadableImage, decode_image, oddities, read_header
+from data_pipelines.images import (
+    MIN_SIDE,
+    UnreadableImage,
+    decode_image,
+    frames_of,
+    oddities,
+    read_header,
+)
 from sapl_jax.files import sha256_of
 
 MAX_PIXELS = 100_000_000
@@ -41,8 +48,5 @@ def _animation(data: bytes, origin: str | Path) -> str | None:
     if data.startswith(b"GIF8"):
         return "GIF"
     header = read_header(data, origin)
-    if header.format == "TIFF":  # whose frames are pages, and cost a walk through the file
-        return None
-    # A PNG may hold one picture more, for viewers that show no animation.
-    frames = getattr(header, "n_frames", 1) - getattr(header, "default_image", False)
+    frames = frames_of(header)
     return f"{header.format} of {frames} frames" if frames > 1 else None

@@ -30,6 +30,11 @@ def _colour_of_16_bits(suffix: str) -> bytes:
     return cv2.imencode(suffix, RNG.integers(0, 1 << 16, (8, 12, 3), np.uint16))[1].tobytes()
 
 
+def _animation(kind: str) -> bytes:
+    more = [Image.fromarray(RGB[::-1])]
+    return _encoded(Image.fromarray(RGB), kind, save_all=True, append_images=more)
+
+
 CASES = {
     "16-bit grey": lambda: _encoded(Image.fromarray(GREY16), "PNG"),
     "16-bit colour": lambda: _colour_of_16_bits(".png"),
@@ -39,6 +44,9 @@ CASES = {
     "CMYK": lambda: _encoded(Image.fromarray(RGB).convert("CMYK"), "JPEG"),
     "alpha": lambda: _encoded(Image.fromarray(RGB).convert("RGBA"), "PNG"),
     "EXIF orientation 6": _rotated,
+    "transparency": lambda: _encoded(Image.fromarray(RGB).quantize(16), "PNG", transparency=0),
+    "an animation": lambda: _animation("PNG"),
+    "an animation: only its first frame": lambda: _animation("WEBP"),
 }
 
 

@@ -185,6 +185,12 @@ def test_a_coordinator_that_is_none_is_refused(env, monkeypatch, coordinator, me
         start_runtime()
 
 
+def test_auto_where_there_is_no_cluster_is_refused(env):
+    env(SAPL_COORDINATOR="auto")
+    with pytest.raises(UserError, match="SAPL_COORDINATOR is auto.*auto is for TPU slices, SLURM"):
+        start_runtime()
+
+
 def test_a_port_on_which_another_run_listens_is_refused_by_the_one_that_coordinates(env):
     with socket.create_server(("", 0)) as other:
         env(BY_HAND, SAPL_COORDINATOR=f"127.0.0.1:{other.getsockname()[1]}")
