@@ -6,7 +6,7 @@ Four regions of each tampered picture that has a mask: tampered edges (a band al
 outline), authentic edges (a band along Canny edges outside the mask), and what is left of the
 tampered and of the authentic part. In each, the means of local variance, Sobel gradient, skewness
 and excess kurtosis of the grey picture; then their distribution over the pictures. The widths of
-band and window are ours, the paper gives none. CASIA v1's medians are printed beside: by the
+band and window are ours, the paper gives none. CASIA v1's medians are printed below: by the
 paper's premise tampered edges have more variance and gradient than authentic ones.
 """
 

@@ -7,16 +7,10 @@ table and the generator's. All raise UserError where the root holds no picture o
 import csv
 import re
 from collections import Counter, defaultdict
+from os.path import isfile  # False, too, for names that no file can have
 from pathlib import Path
 
-from data_pipelines.listing import (
-    AUTHENTIC,
-    TAMPERED,
-    Listing,
-    is_file,
-    list_pictures,
-    trailing_number,
-)
+from data_pipelines.listing import AUTHENTIC, TAMPERED, Listing, list_pictures, trailing_number
 from sapl_jax.errors import UserError
 
 _CASIA_V2_AUTHENTIC = re.compile(r"au_([a-z]{3})_?(\d+)", re.IGNORECASE)
@@ -228,10 +222,10 @@ def read_nist16(root: Path) -> Listing:
         path, mask = listing.root / name, listing.root / mask_name
         if name in listed:
             listing.skipped.append((path, "listed a second time in the reference table"))
-        elif not path.is_relative_to(listing.root) or not is_file(path):
+        elif not path.is_relative_to(listing.root) or not isfile(path):
             listing.skipped.append((path, "in the reference table, but there is no such file"))
         else:
-            listing.add(path, TAMPERED, mask if is_file(mask) else None, mask_style="black")
+            listing.add(path, TAMPERED, mask if isfile(mask) else None, mask_style="black")
         listed.add(name)
     if authentic := len(rows) - len(wanted):
         listing.notes.append(f"{authentic} rows of authentic pictures are left out")

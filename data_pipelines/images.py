@@ -166,6 +166,21 @@ def _turned_back(pixels: np.ndarray, orientation: object) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels as stored, turned as viewers show a file of that EXIF orientation."""
+    return _turned_back(pixels, {6: 8, 8: 6}.get(orientation, orientation))
+
+
+def orientation_of(data: bytes) -> int:
+    """EXIF orientation of a picture file's bytes, 1 to 8; 1, as stored, where it says none."""
+    try:
+        # The base class's, since PNG's own decodes the pixels on its way to metadata behind them.
+        found = Image.getexif(read_header(data)).get(_EXIF_ORIENTATION)
+    except Exception:  # of any kind, by what is damaged
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
 def _is_whole_jpeg(data: bytes) -> bool:
     """Whether segment follows segment up to the pixels, and a mark ends these.
 
@@ -215,16 +230,14 @@ def oddities(data: bytes) -> list[str]:
     """
     try:
         image = read_header(data)
-        # The base class's, since PNG's own decodes the pixels on its way to metadata behind them.
-        orientation = Image.getexif(image).get(_EXIF_ORIENTATION, 1)
-    except Exception:  # of any kind, by what is damaged
+    except UnreadableImage:
         return []
     mode = "I;16" if image.mode.startswith("I;16") else image.mode
     found = [_MODES[mode]] if mode in _MODES else []
     # Pillow calls 16-bit colour plain RGB, but decodes it as RGB;16B or the like.
     if any(re.search(r"RGB\w*;16", str(tile.args)) for tile in image.tile):
         found.append("16-bit colour, scaled to 8 bits")
-    if isinstance(orientation, int) and orientation not in (0, 1):
+    if (orientation := orientation_of(data)) != 1:
         found.append(f"EXIF orientation {orientation} ignored: evaluated as stored")
     if image.mode in ("P", "L", "RGB") and "transparency" in image.info:
         found.append("transparency dropped")

@@ -5,10 +5,11 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from os.path import isfile  # False, too, for names that no file can have
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from data_pipelines.listing import AUTHENTIC, TAMPERED, Listing, Outlines, existing_root, is_file
+from data_pipelines.listing import AUTHENTIC, TAMPERED, Listing, Outlines, existing_root
 from sapl_jax.errors import UserError
 
 # What JSON of another form raises when it is read as annotations.
@@ -86,7 +87,7 @@ def _split_paths(list_file: Path, text: str) -> tuple[str, str | None]:
 
 def _locate(list_file: Path, name: str) -> Path | None:
     folders = (list_file.parent, list_file.parent.parent, Path())
-    return next((folder / name for folder in folders if is_file(folder / name)), None)
+    return next((folder / name for folder in folders if isfile(folder / name)), None)
 
 
 def _read_list(name: str, path: Path, rows: Callable[[Listing, Path], Iterator[Row]]) -> Listing:
@@ -142,7 +143,7 @@ def read_openforensics(root: Path) -> Listing:
     listing = Listing("openforensics", table.parent)
     for file_name, are_fake, outlines in _annotated(table):
         name = PureWindowsPath(file_name).name  # which splits at "/" and at "\"
-        path = next((folder / name for folder in folders if is_file(folder / name)), None)
+        path = next((folder / name for folder in folders if isfile(folder / name)), None)
         if path is None:
             reason = "in the annotations, but there is no such file"
             listing.skipped.append((Path(file_name), reason))

@@ -135,14 +135,6 @@ class Listing:
         return self
 
 
-def is_file(path: Path) -> bool:
-    """Whether a path from a list or table names a file; False for names no file can have."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # longer than names can be; a zero byte; not UTF-8
-        return False
-
-
 def existing_root(root: str | Path) -> Path:
     """The root of a data set as a Path. Raises UserError unless it is a folder."""
     path = Path(root).expanduser()

@@ -2,8 +2,9 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from itertools import islice
+from threading import Condition
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -21,24 +22,41 @@ def read_ahead(
 ) -> Iterator[Loaded]:
     """load(item) of every item in order, at most `depth` of them not yet asked for.
 
-    Fewer where they are large: as many as fit into `max_pixels`, were all as large as the last
-    one, and at least one. Threads are enough: OpenCV and hashlib release the interpreter lock.
+    No thread begins another while those that wait have `max_pixels` or more, but for the one that
+    is asked for next. Threads are enough: OpenCV and hashlib release the interpreter lock.
     """
-    remaining = iter(items)
+    remaining = enumerate(items)
     waiting: deque[Future[Loaded]] = deque()
-    ahead = 1
+    room = Condition()
+    held = given = 0  # pixels that wait, and items that were handed over
+
+    def load_when_there_is_room(number: int, item: Item) -> Loaded:
+        nonlocal held
+        with room:
+            room.wait_for(lambda: held < max_pixels or number <= given)
+        if given < 0:
+            raise CancelledError
+        loaded = load(item)
+        with room:
+            held += pixels(loaded)
+        return loaded
+
     pool = ThreadPoolExecutor(threads)
     try:
         while True:
-            for item in islice(remaining, max(0, ahead - len(waiting))):
-                waiting.append(pool.submit(load, item))
+            for number, item in islice(remaining, depth - len(waiting)):
+                waiting.append(pool.submit(load_when_there_is_room, number, item))
             if not waiting:
                 return
             loaded = waiting.popleft().result()
-            size = pixels(loaded)
-            ahead = max(1, min(depth, max_pixels // size)) if size else depth
+            with room:
+                held, given = held - pixels(loaded), given + 1
+                room.notify_all()
             yield loaded
     finally:
+        with room:  # Those that wait for room leave.
+            held, given = -1, -1
+            room.notify_all()
         for future in waiting:  # Not the pool's own cancelling, which fails at the end of Python.
             future.cancel()
         pool.shutdown()
@@ -51,15 +69,17 @@ def batches_ahead(
     max_pixels: int,
     pixels: Callable[[Loaded], int],
 ) -> Iterator[list[Loaded]]:
-    """What `read_ahead` gives, in lists of `batch_size` pictures, fewer from `max_pixels` on.
+    """What `read_ahead` gives, in lists of `batch_size` pictures, fewer for `max_pixels` at most.
 
-    What has no pixels, since its file cannot be used, travels along.
+    A picture of more is alone. What has no pixels, since its file cannot be used, travels along.
     """
     batch: list[Loaded] = []
     for loaded in read_ahead(load, items, 2 * batch_size, max_pixels=max_pixels, pixels=pixels):
+        if sum(map(pixels, batch)) > 0 and sum(map(pixels, [*batch, loaded])) > max_pixels:
+            yield batch
+            batch = []
         batch.append(loaded)
-        sizes = [size for size in map(pixels, batch) if size]
-        if len(sizes) == batch_size or sum(sizes) >= max_pixels:
+        if sum(pixels(one) > 0 for one in batch) == batch_size:
             yield batch
             batch = []
     if batch:

@@ -75,6 +75,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="sapl-page-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # Gradio reads it as it is imported.
         serve(arguments, token, Path(folder))
+    # Python's own end would abort in the thread of a picture that is being analysed.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def serve(arguments: argparse.Namespace, token: str, folder: Path) -> None:

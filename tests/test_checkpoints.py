@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sapl_jax import checkpoints
-from sapl_jax.checkpoints import CheckpointFolder
+from sapl_jax.checkpoints import CheckpointFolder, DamagedCheckpoint
 from sapl_jax.errors import UserError
 from tests.small_files import largest_file
 
@@ -45,6 +45,18 @@ def test_every_difference_is_named(tmp_path, state):
     assert "a: expected float32[4], found float32[3]" in text
     assert "b/0: expected float32[2, 2], found int32[2, 2]" in text
     assert "missing: c" in text
+    with pytest.raises(UserError, match="does not fit(?s:.*)unexpected: a"):
+        series.restore(1, {"b": state["b"]})
+
+
+def test_a_record_that_was_changed_is_damaged(tmp_path, state):
+    series = saved(tmp_path, state)
+    path = tmp_path / "1" / "record" / "metadata"
+    changed = path.read_text().replace('"i_auc": 0.5', '"i_auc": 0.9')
+    assert changed != path.read_text()
+    path.write_text(changed)
+    with pytest.raises(DamagedCheckpoint, match="not the one that was written"):
+        series.record(1)
 
 
 def test_only_the_newest_stay(tmp_path, state):

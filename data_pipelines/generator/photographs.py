@@ -7,7 +7,6 @@ and each of these into groups. Forgeries take target and donor from one group, s
 set can be split again without sharing one.
 """
 
-import hashlib
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -66,8 +65,8 @@ def open_library(
     photograph.
     """
     found, (low, high) = _pictures(folder, "--photographs"), SPLITS[split]
-    hashes = [hashlib.sha256(f"split/{path.stem}".encode()).digest()[:4] for path in found]
-    ranked = sorted(zip((int.from_bytes(h) / 2**32 for h in hashes), found, strict=True))
+    shares = [int(sha256_of(f"split/{path.stem}".encode())[:8], 16) / 2**32 for path in found]
+    ranked = sorted(zip(shares, found, strict=True))
     pictures = tuple(
         _readable([path for share, path in ranked if low <= share < high], "--photographs")
     )

@@ -39,7 +39,7 @@ class OneByOne:
 
 
 def noise_levels(image: np.ndarray) -> np.ndarray:
-    """Noise sigma in grey levels per block of 16 pixels, float64 [h, w] (NOI1).
+    """Noise sigma in grey levels per block of 16 pixels, float32 [h, w] (NOI1).
 
     Mahdian and Saic, "Using noise inconsistencies for blind image forensics" (2009): the median
     absolute value of a block of the finest diagonal wavelet band, over 0.6745.
@@ -67,7 +67,7 @@ def noi1(image: np.ndarray) -> Result:
 
 
 def cfa_evidence(image: np.ndarray) -> np.ndarray:
-    """CFA1's evidence of demosaicing per block of 8 pixels, float64 [h, w]: 0 without traces.
+    """CFA1's evidence of demosaicing per block of 8 pixels, float32 [h, w]: 0 without traces.
 
     Ferrara et al., "Image forgery localization via fine-grained analysis of CFA artifacts" (2012):
     the log ratio of the local variances of the green channel's prediction error at pixels that the

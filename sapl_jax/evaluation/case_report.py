@@ -15,7 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from data_pipelines.images import read_bytes, read_header
+from data_pipelines.images import encode_jpeg, read_bytes, read_header
 from data_pipelines.preprocess import resize
 from data_pipelines.soft_edges import soft_edge_map
 from sapl_jax.errors import UserError
@@ -95,13 +95,10 @@ def _pictures(
         "Mask": drawing.mask_to_grey(small_mask),
         f"Soft edge map of the whole picture at {localizer.geometry.size} pixels": edges,
     }
-    return [Picture("", _encode(pixels), caption) for caption, pixels in shown.items()]
-
-
-def _encode(pixels: np.ndarray) -> bytes:
-    if pixels.ndim == 2:
-        return drawing.encode_png(pixels)
-    return cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
+    return [
+        Picture("", drawing.encode_png(p) if p.ndim == 2 else encode_jpeg(p, 95, "4:2:0"), caption)
+        for caption, p in shown.items()
+    ]
 
 
 def _regions(record: dict) -> list:
@@ -151,8 +148,7 @@ def _metadata(path: Path, sha256: str) -> list[str]:
 def _standard_tables() -> dict[tuple[int, ...], int]:
     found: dict[tuple[int, ...], int] = {}
     for quality in range(1, 101):
-        options = [cv2.IMWRITE_JPEG_QUALITY, quality]
-        data = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8), options)[1].tobytes()
+        data = encode_jpeg(np.zeros((8, 8, 3), np.uint8), quality, "4:2:0")
         for table in JpegImageFile(io.BytesIO(data)).quantization.values():
             found[tuple(table)] = quality
     return found

@@ -1,8 +1,8 @@
 """Runs a detector over a data set and gathers what the protocol measures, in bounded memory.
 
 Pictures are decoded in background threads, so that the detector waits for no file, and scored in
-others while it works on the next batch; a batch, and what is read ahead or not yet scored, stays
-under 128 megapixels each (or is one picture, if that is larger).
+others while it works on the next batch; a batch, and what is not yet scored, stays under 128
+megapixels (or is one picture, if that is larger), what is read ahead under that and four pictures.
 
 A file that cannot be used is a message and a count, never the end of the run.
 """
@@ -122,9 +122,8 @@ class DatasetResult:
 
 def evenly_spaced(samples: list, count: int) -> list:
     """`count` of the samples (all, if there are fewer), spread evenly over their order."""
-    if len(samples) <= count:
-        return samples
-    return [samples[round(i * (len(samples) - 1) / max(1, count - 1))] for i in range(count)]
+    places = np.linspace(0, len(samples) - 1, min(count, len(samples)))
+    return [samples[round(place)] for place in places]
 
 
 def load_sample(sample: Sample, perturbation: Perturbation | None = None) -> Loaded:

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
@@ -44,7 +43,6 @@ def grid(count: int, columns: int, width: float, height: float) -> tuple[Figure,
 
 def drawn(name: str, figure: Figure, caption: str) -> Picture:
     """The figure as a report's picture."""
-    FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, bbox_inches="tight")
     return Picture(name, buffer.getvalue(), caption)

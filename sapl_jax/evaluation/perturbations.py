@@ -1,8 +1,8 @@
 """Robustness sweeps as in the paper's Figure 8: JPEG compression, Gaussian blur and noise.
 
 Pictures are perturbed at their own size, before the model resizes them. The levels are those of
-IMDL-BenCo; every sweep starts at the clean picture. Noise depends on (seed, level, sample's name)
-only, so a sweep gives the same numbers in any order and on any machine.
+IMDL-BenCo; every sweep starts at the clean picture. Noise depends on seed, sweep, level and
+sample's name only, so a sweep gives the same numbers in any order and on any machine.
 """
 
 import dataclasses

@@ -2,9 +2,12 @@
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from data_pipelines.images import UnreadableImage
+from data_pipelines.preprocess import Geometry, resize
 
+_ORIENTATION = 0x0112  # EXIF's tag
 _CONTOUR = (0, 255, 255)  # cyan is rare in pictures and not in the colour scale
 
 
@@ -54,18 +57,22 @@ def regions(mask: np.ndarray) -> list[dict[str, int]]:
 
 def shrink(pixels: np.ndarray, side: int) -> np.ndarray:
     """Pixels [H,W] or [H,W,3] with a longer side of at most `side`; smaller ones as they are."""
-    scale = side / max(pixels.shape[:2])
-    if scale >= 1:
-        return pixels.copy()
-    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return resize(pixels, Geometry(min(side, max(pixels.shape[:2])), patch=1))
 
 
-def encode_png(pixels: np.ndarray) -> bytes:
-    """PNG bytes of uint8 [H,W] or RGB [H,W,3]; UnreadableImage where PNG cannot hold the size."""
+def encode_png(pixels: np.ndarray, orientation: int = 1) -> bytes:
+    """PNG bytes of uint8 [H,W] or RGB [H,W,3]; UnreadableImage where PNG cannot hold the size.
+
+    `orientation`, EXIF's, is written down, so that viewers turn it as the picture that it is of.
+    """
     if pixels.ndim == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".png", pixels)
+    kinds, exif = [], Image.Exif()
+    if orientation != 1:
+        exif[_ORIENTATION] = orientation
+        kinds = [cv2.IMAGE_METADATA_EXIF]
+    tags = [np.frombuffer(exif.tobytes()[len(b"Exif\0\0") :], np.uint8)] * len(kinds)
+    done, data = cv2.imencodeWithMetadata(".png", pixels, kinds, tags)
     if not done:
         raise UnreadableImage(f"a picture of {pixels.shape[1]} x {pixels.shape[0]} has no PNG")
     return data.tobytes()

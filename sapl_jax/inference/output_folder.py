@@ -1,6 +1,6 @@
 """The folder that predictions go to: its lock, what it holds already, names, and writing.
 
-Nothing in it is ever overwritten: a name that something else has taken is passed over for another.
+No picture or prediction in it is overwritten: a name that is taken is passed over for another.
 `predictions.jsonl` gets a line only after the pictures of that line are written, so whatever kills
 a run, the next one continues behind the last whole line.
 """

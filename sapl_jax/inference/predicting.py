@@ -19,7 +19,7 @@ from sapl_jax.inference.detector import Detector, Result, is_finite
 from sapl_jax.inference.output_folder import ENDINGS, OutputFolder
 
 _THREADS = 4
-_BATCH_PIXELS = 32_000_000  # decoded pixels in one batch, and waiting for one; or one picture
+_BATCH_PIXELS = 32_000_000  # decoded pixels of one batch, and from which on no other is read
 
 # Bytes of each file by its ending, and the record.
 Made = tuple[dict[str, bytes], dict[str, Any]]
@@ -128,7 +128,7 @@ def render(
         "mask": lambda: drawing.mask_to_grey(mask),
         "overlay": lambda: drawing.overlay(picture.rgb, heat_map, mask),
     }
-    files = {part: drawing.encode_png(draw[part]()) for part in parts}
+    files = {part: drawing.encode_png(draw[part](), picture.orientation) for part in parts}
     probability = calibration.probability(analysis.score) if calibration else None
     record = {
         "sha256": picture.sha256,

@@ -11,6 +11,7 @@ from data_pipelines.images import (
     decode_image,
     frames_of,
     oddities,
+    orientation_of,
     read_header,
 )
 from sapl_jax.files import sha256_of
@@ -26,6 +27,7 @@ class Picture:
     rgb: np.ndarray  # uint8 [H, W, 3]
     sha256: str  # of the file
     notes: tuple[str, ...] = ()  # what reading it left out
+    orientation: int = 1  # EXIF's: how viewers turn the file, and what is written of it
 
 
 def decode(data: bytes, origin: str | Path, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -41,7 +43,7 @@ def decode(data: bytes, origin: str | Path, max_pixels: int = MAX_PIXELS) -> Pic
         )
     rgb = decode_image(data, origin, max_pixels)
     small = [f"a side under {MIN_SIDE} pixels: too small to tell"] * (min(rgb.shape[:2]) < MIN_SIDE)
-    return Picture(rgb, sha256_of(data), (*oddities(data), *small))
+    return Picture(rgb, sha256_of(data), (*oddities(data), *small), orientation_of(data))
 
 
 def _animation(data: bytes, origin: str | Path) -> str | None:

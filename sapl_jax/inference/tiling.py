@@ -57,14 +57,10 @@ class TiledDetector:
         """Analyses uint8 RGB pictures [H, W, 3] of any sizes."""
         small = [image for image in images if max(image.shape[:2]) <= self.tile]
         whole = iter(self.whole(small) if small else [])
-        results = []
-        for image in images:
-            if max(image.shape[:2]) > self.tile:
-                results.append(self._analyse_large(image))
-            else:
-                analysis = next(whole)
-                results.append(result_of(analysis.score, analysis.heat_map, self.threshold))
-        return results
+        return [
+            self._analyse_large(image) if max(image.shape[:2]) > self.tile else next(whole)
+            for image in images
+        ]
 
     def _analyse_large(self, image: np.ndarray) -> Result:
         (rows, weight_y, total_y), (columns, weight_x, total_x) = map(self._axis, image.shape[:2])

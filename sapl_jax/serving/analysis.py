@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipelines.generator.photographs import one_of_each_kind
-from data_pipelines.images import read_bytes
+from data_pipelines.images import read_bytes, upright
 from data_pipelines.preprocess import resize
 from data_pipelines.soft_edges import soft_edge_map
 from sapl_jax.errors import UserError
@@ -42,10 +42,11 @@ class Analysed:
 
     name: str  # harmless stem of the uploaded file's name
     score: float  # probability that it is tampered
-    shown: np.ndarray  # uint8 RGB, the picture at the size the browser shows
-    shown_map: np.ndarray  # float32 heat map of that size
+    orientation: int  # EXIF's, of the file
+    shown: np.ndarray  # uint8 RGB, the picture at the size the browser shows, upright
+    shown_map: np.ndarray  # float32 heat map of that size, upright
     heat_map: np.ndarray  # uint8 [H,W], heat map of the picture's own size times 255
-    edges: np.ndarray  # uint8 [h,w], soft edge map times 255, at the size the model sees
+    edges: np.ndarray  # uint8 [h,w], soft edge map times 255, at the model's size, upright
     notes: tuple[str, ...]  # what reading the file left out
     calibration: Calibration | None = None  # of the model
 
@@ -60,13 +61,15 @@ def analyse_upload(localizer: Localizer, path: Path, name: str, limits: Limits) 
     picture = reading.decode(data, name, limits.pixels)
     result = localizer.analyse([picture.rgb])[0]
     edges = soft_edge_map(resize(picture.rgb, localizer.geometry), localizer.edge_options)
+    turn = picture.orientation
     return Analysed(
         name=safe_stem(Path(name)),
         score=result.score,
-        shown=drawing.shrink(picture.rgb, SHOWN_SIDE),
-        shown_map=drawing.shrink(result.heat_map, SHOWN_SIDE),
+        orientation=turn,
+        shown=upright(drawing.shrink(picture.rgb, SHOWN_SIDE), turn),
+        shown_map=upright(drawing.shrink(result.heat_map, SHOWN_SIDE), turn),
         heat_map=drawing.heat_map_to_grey(result.heat_map),
-        edges=drawing.heat_map_to_grey(edges),
+        edges=upright(drawing.heat_map_to_grey(edges), turn),
         notes=picture.notes,
         calibration=localizer.calibration,
     )
@@ -102,11 +105,11 @@ class Downloads:
         self._made: deque[Path] = deque()
 
     def mask(self, analysed: Analysed, threshold: float) -> Path:
-        """Writes the mask as <stem>_mask.png and returns where; old ones are removed."""
+        """Writes the mask as <stem>_mask_<threshold>.png, returns where; old ones are removed."""
         own = Path(tempfile.mkdtemp(dir=self._folder))
-        path = own / f"{analysed.name}_mask.png"
+        path = own / f"{analysed.name}_mask_{threshold:.2f}.png"
         mask = drawing.mask_to_grey(analysed.heat_map > threshold * 255)
-        path.write_bytes(drawing.encode_png(mask))
+        path.write_bytes(drawing.encode_png(mask, analysed.orientation))
         self._made.append(own)
         if len(self._made) > _KEPT:
             shutil.rmtree(self._made.popleft(), ignore_errors=True)

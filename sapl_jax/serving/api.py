@@ -63,6 +63,8 @@ def build_api(
         return bytes(data)
 
     def answer(data: bytes, parts: list[Part]) -> dict[str, Any]:
+        if not data or data.startswith(b"--"):  # as a form begins
+            raise UserError("the body: expected a picture's bytes alone (curl --data-binary @FILE)")
         picture = reading.decode(data, "the body", limits.pixels)
         analysis = localizer.analyse([picture.rgb])[0]
         threshold = localizer.threshold

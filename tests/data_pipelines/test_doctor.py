@@ -160,3 +160,26 @@ def test_a_wrong_against_flag_is_a_usage_error(healthy, monkeypatch, capsys) -> 
             capsys,
             *("--dataset", "folder", "--root", str(healthy), "--against", "nonsense"),
         )
+
+
+def test_one_finding_is_enough_for_status_1_and_all_files_are_listed_on_request(
+    healthy, monkeypatch, capsys
+) -> None:
+    for number in range(7):
+        (healthy / f"Au/bad{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n%d" % number)
+    flags = ("--dataset", "folder", "--root", str(healthy))
+    for more, shown in (((), 5), (("--all",), 7)):
+        status, out = _run(monkeypatch, capsys, *flags, *more)
+        files = out.partition("1. 7 pictures cannot be read")[2]
+        assert status == 1 and files.count("/bad") == shown
+        assert ("and 2 more (--all lists them)" in out) == (shown == 5)
+
+
+def test_unusual_pictures_and_masks_that_get_fitted_are_noted(healthy, monkeypatch, capsys) -> None:
+    write_picture(healthy / "Au/grey.png", np.arange(5600, dtype=np.uint8).reshape(70, 80))
+    mask = np.zeros((140, 160), np.uint8)  # twice as large as its picture
+    mask[20:40] = 255
+    write_picture(healthy / "Gt/t0_gt.png", mask)
+    _, out = _run(monkeypatch, capsys, "--dataset", "folder", "--root", str(healthy))
+    assert "note: 1 pictures: grey" in out and "note: 1 masks are turned or of another size" in out
+    assert "sizes: 80x70 to 80x70" in out

@@ -8,15 +8,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from data_pipelines.images import (
     UnreadableImage,
     decode_image,
     oddities,
+    orientation_of,
     read_header,
     read_image,
     read_mask,
+    upright,
 )
 from tests.data_pipelines.picture_trees import noise
 
@@ -106,6 +108,25 @@ def test_the_orientation_of_a_tiff_is_ignored_too(orientation: int) -> None:
     np.testing.assert_array_equal(decode_image(file.getvalue(), "turned.tif"), noise(0))
     turned = any("orientation" in text for text in oddities(file.getvalue()))
     assert turned == (orientation > 1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_upright_is_as_viewers_turn_a_file(orientation: int) -> None:
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(noise(0)).save(file, "PNG", exif=exif)
+    assert orientation_of(file.getvalue()) == orientation
+    expected = ImageOps.exif_transpose(Image.open(file))
+    np.testing.assert_array_equal(upright(noise(0), orientation), np.asarray(expected))
+
+
+@pytest.mark.parametrize("said", [0, 9, "6"])
+def test_an_orientation_that_is_none_turns_nothing(said: object) -> None:
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = said
+    Image.fromarray(noise(0)).save(file, "PNG", exif=exif)
+    assert orientation_of(file.getvalue()) == 1
+    assert oddities(file.getvalue()) == []
 
 
 # What Pillow cannot open but OpenCV decodes.

@@ -40,8 +40,26 @@ def test_results_come_in_order_from_several_threads() -> None:
 
 def test_fewer_are_read_ahead_where_they_are_large() -> None:
     files = _Files()
-    files.take(depth=6, max_pixels=20, pixels=lambda _: 10)
-    assert files.most_ahead <= 3
+    files.take(depth=25, max_pixels=20, pixels=lambda _: 10)
+    assert files.most_ahead <= 7  # Two wait, one is in use, and each thread had begun one.
+
+
+def test_large_files_behind_small_ones_wait_for_room() -> None:
+    sizes = [1] * 4 + [100] * 24
+    held, most, lock = 0, 0, threading.Lock()
+
+    def load(number: int) -> int:
+        nonlocal held, most
+        with lock:
+            held += sizes[number]
+            most = max(most, held)
+        return number
+
+    for batch in batches_ahead(load, range(28), 8, 32, lambda n: sizes[n]):
+        time.sleep(0.005)  # Time to read all of them.
+        with lock:
+            held -= sum(sizes[number] for number in batch)
+    assert most <= 600  # One in use, one asked for next, and one that each thread had begun.
 
 
 def test_an_error_of_loading_reaches_the_reader_and_ends_the_threads() -> None:
@@ -69,9 +87,9 @@ def test_nothing_is_loaded_for_a_reader_who_left() -> None:
 def test_batches_are_full_of_pictures_and_end_at_the_limit_of_pixels() -> None:
     sizes = [1, 0, 1, 1, 90, 1, 1, 0]  # 0: a file that cannot be used
     batches = batches_ahead(lambda n: n, range(8), 2, 90, lambda n: sizes[n])
-    assert list(batches) == [[0, 1, 2], [3, 4], [5, 6], [7]]
+    assert list(batches) == [[0, 1, 2], [3], [4], [5, 6], [7]]
 
 
-def test_a_batch_ends_with_the_picture_that_reaches_the_limit_of_pixels() -> None:
-    batches = batches_ahead(lambda n: n, range(6), 4, 90, lambda n: 45)
+def test_a_batch_ends_before_the_picture_that_would_pass_the_limit_of_pixels() -> None:
+    batches = batches_ahead(lambda n: n, range(6), 4, 100, lambda n: 45)
     assert list(batches) == [[0, 1], [2, 3], [4, 5]]

@@ -104,3 +104,9 @@ def test_a_source_that_is_not_the_first_counts_as_shared() -> None:
     samples = [sample(f"Au/{n}", AUTHENTIC, f"a{n}", "donor") for n in range(10)]
     samples += [sample(f"Tp/{n}", TAMPERED, f"t{n}", "donor") for n in range(10)]
     assert split_samples(samples, 0.2, seed=0).shared == 4
+
+
+def test_a_class_that_is_nearly_full_is_not_filled_with_what_training_shares() -> None:
+    samples = [sample(f"Au/{n}", AUTHENTIC, f"s{n % 20}") for n in range(60)]
+    split = split_samples(samples, 0.17, seed=0)  # 10 pictures wanted, in threes
+    assert (len(split.validation), split.shared) == (9, 0)

@@ -294,3 +294,77 @@ def test_provenance_reads_as_text_not_as_python():
 def test_numbers_are_as_the_papers_print_them() -> None:
     found = [results.number(value) for value in (0.9124, 1.0, -0.1346, -1.25, 10.0, None)]
     assert found == [".912", "1.000", "-.135", "-1.250", "10.000", "-"]
+
+
+def test_figures_show_the_numbers_of_the_results(monkeypatch, folder) -> None:
+    kept = {}
+    monkeypatch.setattr(figures, "drawn", lambda name, figure, _: kept.setdefault(name, figure))
+    methods, listings = [Method("red", RedDetector(), {})], [("m", read_dataset("folder", folder))]
+    session = run(methods, listings, PROTOCOLS["sapl"], sweeps=[SWEEPS["blur"]])
+    (result,) = session.main
+    figures.bars(session)
+    panels = {axis.get_title(): axis for axis in kept["measures"].axes}
+    ((line, _, (bar,)),) = panels["P-F1, m"].containers
+    assert line.get_xdata() == result.summary["p_f1"]
+    np.testing.assert_allclose(bar.get_segments()[0][:, 0], result.intervals["p_f1"])
+    figures.roc_curves(session)
+    (axis,) = kept["roc"].axes
+    assert axis.lines[1].get_xydata()[1].tolist() == [0, 1]  # all found, no false alarm
+    figures.robustness_curves(session)
+    panels = {axis.get_title(): axis for axis in kept["robustness_blur"].axes}
+    ((line, _, _),) = panels[f"P-F1, {SWEEPS['blur'].title}"].containers
+    values = [point.summary["p_f1"] for _, point in session.sweeps["m"]["blur"]]
+    np.testing.assert_allclose(line.get_ydata(), values)
+    figures.reliability_curves(session)
+    (axis,) = kept["reliability"].axes
+    np.testing.assert_allclose(axis.lines[1].get_xydata(), [[0, 0], [230 / 255, 1]])
+
+
+def test_edge_patches_of_tampered_pictures_have_their_colour(monkeypatch) -> None:
+    monkeypatch.setattr(figures, "drawn", lambda _, figure, __: figure)
+    points = np.float32([[0, 0], [1, 2], [3, 4]])
+    (axis,) = figures.embedding(points, np.array([False, True, True]), "m").axes
+    shown = {part.get_label(): part.get_offsets().tolist() for part in axis.collections}
+    assert shown == {"authentic edges": [[0, 0]], "manipulated edges": [[1, 2], [3, 4]]}
+
+
+def test_a_gallery_shows_mask_map_and_what_is_above_a_half(monkeypatch, folder) -> None:
+    tables = []
+    monkeypatch.setattr(figures, "pictures", lambda _, rows, __: tables.append(rows) or [])
+    methods, listings = [Method("red", RedDetector(), {})], [("m", read_dataset("folder", folder))]
+    figures.galleries(run(methods, listings, PROTOCOLS["sapl"], gallery_size=1))
+    ((row,),) = tables
+    shown = {title: panel.pixels for title, panel in row.items()}
+    np.testing.assert_array_equal(shown["picture"], picture(5))  # a.png, which has a mask
+    np.testing.assert_array_equal(shown["mask"] > 0, np.arange(40)[None].repeat(20, 0) < 10)
+    np.testing.assert_array_equal(shown["red: > 0.5"], shown["picture"][..., 0] > 127)
+    assert row["red: > 0.5"].note == "F1 .667"
+
+
+def test_a_row_of_the_table_of_pictures_has_height_before_width(folder, tmp_path) -> None:
+    methods, listings = [Method("red", RedDetector(), {})], [("m", read_dataset("folder", folder))]
+    (result,) = run(methods, listings, PROTOCOLS["sapl"]).main
+    results.write_images_csv(tmp_path / "m.csv", result)
+    row = next(csv.DictReader((tmp_path / "m.csv").open()))
+    assert (row["height"], row["width"]) == ("20", "40")
+
+
+def test_in_a_comparison_the_first_methods_lead_is_positive(folder) -> None:
+    class Blind(RedDetector):
+        def analyse(self, images):
+            return super().analyse([0 * image for image in images])
+
+    methods = [Method("red", RedDetector(), {}), Method("blind", Blind(), {})]
+    listings = [("m", read_dataset("folder", folder))]
+    found = run(methods, listings, PROTOCOLS["sapl"]).comparisons["m"]["red", "blind"]["p_f1"]
+    assert found["ahead"] == 1 and found["difference"][0] > 0
+
+
+def test_noise_of_a_sweep_is_drawn_by_the_seed(folder) -> None:
+    methods, listings = [Method("red", RedDetector(), {})], [("m", read_dataset("folder", folder))]
+    scores = []
+    for seed in (0, 0, 1):
+        sweeps = [dataclasses.replace(SWEEPS["noise_variance"], levels=(2,))]
+        session = run(methods, listings, PROTOCOLS["sapl"], sweeps=sweeps, seed=seed)
+        scores.append([r.scores.score for r in session.sweeps["m"]["noise_variance"][1][1].records])
+    assert scores[0] == scores[1] != scores[2]

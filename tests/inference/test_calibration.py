@@ -18,7 +18,7 @@ from data_pipelines.readers import read_dataset
 from data_pipelines.splits import split_samples
 from sapl_jax import calibrate as command
 from sapl_jax.errors import UserError
-from sapl_jax.evaluation import calibrating
+from sapl_jax.evaluation import calibrating, evaluator
 from sapl_jax.evaluation.calibrating import choose_pictures, measure
 from sapl_jax.exporting.writing import export
 from sapl_jax.inference import calibration
@@ -332,3 +332,20 @@ def test_pictures_of_the_training_data_are_left_out(caplog, own, trained_run, tm
     kept, _ = choose_pictures(named, Path("x"), own, tmp_path / "data")
     assert "1 pictures of the training data" in caplog.text
     assert len(kept) == 12 and not any(sample.image.name == "3.png" for sample in kept)
+
+
+def test_maps_of_authentic_pictures_are_measured_in_equal_shares_and_no_mask_is_opened(
+    monkeypatch, tmp_path
+) -> None:
+    class Grey:
+        def analyse(self, images):
+            maps = [np.full(i.shape[:2], 0.25 if i.shape[0] < 40 else 0.75) for i in images]
+            return [result_of(0.5, heat_map) for heat_map in maps]
+
+    monkeypatch.setattr(evaluator, "load_mask", lambda *_: pytest.fail("opened a mask"))
+    shapes = {"a": (20, 30), "b": (36, 99), "t": (40, 40)}
+    paths = {name: write(tmp_path / f"{name}.png", picture(*shapes[name])) for name in shapes}
+    samples = [Sample(n, p, int(n == "t"), p if n == "t" else None) for n, p in paths.items()]
+    labels, _, counts = measure(Grey(), samples)
+    assert labels.tolist() == [0, 0, 1] and len(counts) == calibration.BINS
+    assert counts[calibration.BINS // 4] == 2 == counts.sum()

@@ -1,8 +1,10 @@
 """Overlay and regions."""
 
 import numpy as np
+import pytest
 
-from sapl_jax.inference.drawing import encode_png, heat_map_to_grey, overlay, regions
+from data_pipelines.images import UnreadableImage
+from sapl_jax.inference.drawing import encode_png, heat_map_to_grey, overlay, regions, shrink
 from tests.inference.hostile import picture
 
 
@@ -72,3 +74,13 @@ def test_an_outline_is_a_four_hundredth_of_the_picture_wide():
     mask[300:900, 300:900] = True
     drawn = overlay(np.zeros((1200, 1600, 3), np.uint8), np.zeros((1200, 1600), np.float32), mask)
     assert 3 <= drawn[600, :600, 1].astype(bool).sum() <= 6
+
+
+def test_a_picture_that_png_cannot_hold_is_said_to_have_none():
+    with pytest.raises(UnreadableImage, match="a picture of 1000001 x 1 has no PNG"):
+        encode_png(np.zeros((1, 1_000_001), np.uint8))
+
+
+def test_a_picture_is_shrunk_to_its_longer_side_and_never_grown():
+    tall = np.zeros((300, 100, 3), np.uint8)
+    assert shrink(tall, 150).shape == (150, 50, 3) and shrink(tall, 400).shape == tall.shape

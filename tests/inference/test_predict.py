@@ -9,14 +9,16 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from sapl_jax import predict as command
 from sapl_jax.errors import UserError
-from sapl_jax.inference import opening
+from sapl_jax.inference import opening, predicting
 from sapl_jax.inference.inputs import find_pictures
 from sapl_jax.inference.localizer import Localizer
-from sapl_jax.inference.output_folder import OutputFolder, safe_stem
-from sapl_jax.inference.predicting import predict
+from sapl_jax.inference.output_folder import ENDINGS, OutputFolder, safe_stem
+from sapl_jax.inference.predicting import predict, render
+from sapl_jax.inference.reading import Picture
 from tests.inference import hostile
 from tests.inference.hostile import picture, write
 
@@ -50,6 +52,20 @@ def run(paths, out, detector=None, settings=SETTINGS, **limits):
 def records(out):
     lines = (out / "predictions.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+def test_files_are_turned_by_viewers_as_their_picture_is(tmp_path):
+    rgb, exif = picture(20, 30), Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(rgb).save(tmp_path / "one.png", exif=exif)
+    out = tmp_path / "out"
+    run([tmp_path / "one.png"], out)
+    for ending in ("heatmap", "mask", "overlay"):
+        with Image.open(out / f"one_{ending}.png") as file:
+            assert file.getexif()[0x0112] == 6 and file.size == (30, 20)
+    np.testing.assert_array_equal(Image.open(out / "one_heatmap.png"), rgb[..., 0])
+    (record,) = records(out)
+    assert (record["height"], record["width"]) == (20, 30)
 
 
 def test_each_picture_gets_its_files_and_its_line(tmp_path):
@@ -311,3 +327,42 @@ def test_a_users_mistake_is_one_line_and_status_2(tmp_path):
     done = subprocess.run([*command, str(tmp_path / "no*")], capture_output=True, timeout=120)
     assert done.returncode == 2
     assert b"No pictures were found" in done.stderr and b"Traceback" not in done.stderr
+
+
+def test_a_line_is_on_disk_as_soon_as_its_picture_is_done(tmp_path):
+    with OutputFolder.open(tmp_path, SETTINGS) as output:
+        for name in "ab":  # A run killed after either has its line.
+            output.add(tmp_path / f"{name}.png", dict.fromkeys(ENDINGS, b""), {"sha256": name})
+            assert records(tmp_path)[-1]["sha256"] == name
+
+
+def test_skipped_files_are_those_of_the_last_run(tmp_path):
+    with OutputFolder.open(tmp_path, SETTINGS) as output:
+        output.write_skipped([(tmp_path / "a.png", "torn")])
+        assert json.loads((tmp_path / "skipped.jsonl").read_text())["reason"] == "torn"
+        output.write_skipped([])
+    assert not (tmp_path / "skipped.jsonl").exists()
+
+
+def test_a_record_has_the_pictures_size_its_notes_and_what_is_above_the_threshold():
+    heat_map = np.zeros((20, 30), np.float32)
+    heat_map[:5], heat_map[5:10] = 0.75, 0.5  # 0.5 is not above
+    seen = Picture(picture(20, 30), "abc", ("16-bit",))
+    files, record = render(seen, Found(0.7, heat_map), 0.5, None)
+    assert (record["height"], record["width"], record["notes"]) == (20, 30, ["16-bit"])
+    assert record["tampered_fraction"] == 0.25 and record["probability"] is None
+    mask = cv2.imdecode(np.frombuffer(files["mask"], np.uint8), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(mask > 0, heat_map > 0.6)
+
+
+def test_limits_of_pixels_reach_pictures_and_batches(tmp_path, monkeypatch):
+    paths = [write(tmp_path / f"{n}.png", picture(10, 10 + n, n)) for n in range(5)]
+    summary = run(paths, tmp_path / "few", max_pixels=120)
+    assert summary.analysed == 3 and "13 x 10" in summary.skipped[0][1]
+    monkeypatch.setattr(predicting, "_BATCH_PIXELS", 250)
+    batches, detector = [], RedShare()
+    monkeypatch.setattr(
+        detector, "analyse", lambda them: batches.append(len(them)) or RedShare().analyse(them)
+    )
+    run(paths, tmp_path / "all", detector)
+    assert batches == [2, 2, 1]

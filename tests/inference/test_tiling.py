@@ -115,8 +115,8 @@ def test_memory_is_one_map_one_mask_and_a_batch_of_tiles() -> None:
 def test_the_score_is_the_whole_pictures_and_the_mask_has_the_threshold_given() -> None:
     image = np.full((64, 192, 3), 20, np.uint8)
     image[:, :64, 0] = 180  # 0.71, in the first tile alone
-    for tile, threshold, marked in ((64, 0.5, 64 * 64), (64, 0.8, 0), (192, 0.8, 0)):
-        detector = TiledDetector(RedDetector().analyse, tile, 0, threshold=threshold)
+    for threshold, marked in ((0.5, 64 * 64), (0.8, 0)):
+        detector = TiledDetector(RedDetector().analyse, 64, 0, threshold=threshold)
         found = detector.analyse([image])[0]
         assert found.score == pytest.approx(180 / 255)
         assert found.mask.sum() == marked

@@ -89,6 +89,22 @@ def test_variants_depend_on_what_they_say(clip, image, variant, by_image, by_edg
     assert np.array_equal(base, other_edges) != by_edges
 
 
+def test_cocoop_shifts_its_context_by_what_a_small_network_says_of_the_image(clip, image):
+    prompts = make(clip, "cocoop")
+    rng, net = np.random.default_rng(1), []
+    for name in ("meta_in", "meta_in_bias", "meta_out", "meta_out_bias"):
+        value = getattr(prompts, name)
+        low = 5.0 if name == "meta_in_bias" else 0.0  # So that some units are off.
+        value[...] = jnp.asarray(rng.normal(size=value.shape) - low, jnp.float32)
+        net.append(np.asarray(value[...]))
+    hidden = np.asarray(image[1]) @ net[0] + net[1]
+    assert (hidden < 0).any() and (hidden > 0).any()
+    shift = np.maximum(hidden, 0) @ net[2] + net[3]
+    found, _ = prompts(clip, *image)
+    expected = np.asarray(prompts.context[...])[None] + shift[:, None, None]
+    np.testing.assert_allclose(found[:, :, 1:4], expected, rtol=1e-4, atol=1e-4)
+
+
 def test_every_variant_is_covered():
     assert set(CHOICES["model.prompts"]) == {"fixed", "coop", "cocoop", "ecpl_no_edge", "ecpl"}
 

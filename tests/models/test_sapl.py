@@ -13,7 +13,7 @@ from data_pipelines.preprocess import PADDING, Geometry, preprocess
 from sapl_jax.checkpoints import flatten
 from sapl_jax.clip.tokens import class_token_ids
 from sapl_jax.errors import UserError
-from sapl_jax.models.localization import heat_map_of_picture
+from sapl_jax.models.localization import along_colours, heat_map_of_picture, tampered_heat
 from sapl_jax.models.sapl import (
     CLIP_MEAN,
     CLIP_STD,
@@ -136,6 +136,14 @@ def test_another_picture_s_edges_are_those_of_another_picture(tiny_config, batch
     assert float(jnp.abs(another.image_logits - own.image_logits).max()) > 1e-3
 
 
+def test_another_picture_is_half_a_batch_further(tiny_config, batch):
+    """Not the neighbour: in pairs, that is what this one was made from."""
+    image, edge_map, valid = (jnp.concatenate([x, x[:1]]) for x in batch)
+    tiny_config.model.edges = "another"
+    found = build_sapl(tiny_config, jnp.float32)(image, edge_map, valid).edge_map
+    np.testing.assert_array_equal(found, np.roll(edge_map, 2, axis=0).reshape(4, -1))
+
+
 def test_padding_reaches_neither_prompts_nor_pooled_verdicts(tiny_config, batch):
     image, edge_map, valid = batch
     valid = valid.at[:, 2:].set(False)
@@ -167,6 +175,14 @@ def test_an_image_s_result_does_not_depend_on_its_place_in_the_batch(tiny_config
     turned = model(*(x[::-1] for x in batch))
     np.testing.assert_allclose(turned.image_logits[::-1], whole.image_logits, rtol=1e-4)
     np.testing.assert_allclose(turned.similarity[:, ::-1], whole.similarity, atol=1e-5)
+
+
+def test_the_learned_parts_are_drawn_from_the_seed(tiny_config):
+    contexts = []
+    for tiny_config.seed in (0, 0, 1):
+        contexts.append(np.asarray(build_sapl(tiny_config, jnp.float32).prompts.context[...]))
+    np.testing.assert_array_equal(contexts[0], contexts[1])
+    assert np.abs(contexts[2] - contexts[0]).min() > 0
 
 
 def test_only_lora_prompts_and_heads_train(tiny_config):
@@ -307,6 +323,22 @@ def test_padding_is_no_detail(tiny_config, batch):
     assert not score_and_patch_map(model, image, edge_map, valid)[1][0].any()
     image[0, 3, 3] += 2
     assert score_and_patch_map(model, image, edge_map, valid)[1][0].any()
+
+
+def test_the_map_is_made_as_its_options_say(tiny_config, batch):
+    heat_map = tiny_config.model.heat_map
+    heat_map.taps, heat_map.sigma, heat_map.colours = "probabilities", 10.0, 0.2
+    tiny_config.model.logit_scale = 100.0
+    model = build_sapl(tiny_config, jnp.float32)
+    image, edge_map, valid = map(np.array, batch)
+    valid[0, 3:], image[1, :14, :14] = False, 90  # Outside, and of one colour.
+    telling = np.ones_like(valid)
+    telling[1, :2, :2] = False
+    similarity = model(image, edge_map, valid).similarity
+    heat = tampered_heat(similarity, model.scale, "probabilities").reshape(3, 4, 4)
+    expected = along_colours(heat, jnp.asarray(image), valid, telling, 10.0, 0.2)
+    found = score_and_patch_map(model, image, edge_map, valid)[1]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_answers_may_have_a_shorter_reach_than_training(tiny_config, batch):

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_pipelines.images import read_mask
 from sapl_jax import Localizer
@@ -45,8 +46,23 @@ def test_the_mask_follows_the_threshold(localizer, tmp_path, monkeypatch):
     monkeypatch.setattr(analysis, "_KEPT", 1)
     downloads = analysis.Downloads(tmp_path)
     path = downloads.mask(found, 0.5)
-    assert path.name == "a_mask.png" and path.read_bytes().startswith(b"\x89PNG")
+    assert path.name == "a_mask_0.50.png" and path.read_bytes().startswith(b"\x89PNG")
     assert downloads.mask(found, 0.4).exists() and not path.exists()  # old ones are removed
+
+
+def test_a_picture_that_exif_turns_is_shown_as_viewers_show_it(localizer, tmp_path):
+    stored, exif = picture(40, 64), Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "phone.png"
+    Image.fromarray(stored).save(path, exif=exif)
+    found, plain = analyse(localizer, path), analyse(localizer, write(tmp_path / "x.png", stored))
+    assert found.score == plain.score
+    for name in ("shown", "shown_map", "edges"):
+        turned = np.rot90(getattr(plain, name), -1)  # 6: a quarter turn clockwise
+        np.testing.assert_array_equal(getattr(found, name), turned)
+    mask = analysis.Downloads(tmp_path).mask(found, 0.5)
+    np.testing.assert_array_equal(read_mask(mask) > 0, plain.heat_map > 0.5 * 255)
+    assert Image.open(mask).getexif()[0x0112] == 6
 
 
 @pytest.mark.parametrize(

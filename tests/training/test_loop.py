@@ -14,6 +14,7 @@ from sapl_jax.checkpoints import CheckpointFolder
 from sapl_jax.errors import UserError
 from sapl_jax.files import write_json
 from sapl_jax.models.sapl import build_sapl, open_sapl
+from sapl_jax.training import loop
 from sapl_jax.training.loop import total_steps, train
 from sapl_jax.training.state import split_model
 from sapl_jax.workdir import open_workdir, read_config, remember_data, trained_on
@@ -141,6 +142,18 @@ def test_more_steps_continue_a_finished_run(tiny_config, tmp_path):
     assert {step: after[step] for step in first} == first
 
 
+def test_the_best_checkpoint_outlives_worse_validations_of_a_continued_run(
+    tiny_config, tmp_path, monkeypatch
+):
+    aucs = iter((0.9, 0.8, 0.85, 0.95))
+    monkeypatch.setattr(loop, "roc_auc", lambda *_: next(aucs))
+    for tiny_config.train.num_steps, best in ((6, 3), (9, 3), (12, 12)):
+        run(tiny_config, tmp_path)
+        folder = CheckpointFolder(tmp_path / "checkpoints" / "best", read_only=True)
+        assert folder.latest_step() == best
+        folder.close()
+
+
 def test_a_finished_run_is_left_as_it_is(tiny_config, tmp_path):
     run(tiny_config, tmp_path)
     before = (tmp_path / "metrics.jsonl").read_text()
@@ -169,6 +182,18 @@ def test_validation_with_one_class_gives_no_best_checkpoint(tiny_config, tmp_pat
     run(tiny_config, tmp_path, MemoryData(classes=(1,)))
     assert "val_i_auc" not in (tmp_path / "metrics.jsonl").read_text()
     assert CheckpointFolder(tmp_path / "checkpoints" / "best", keep=1).latest_step() is None
+
+
+def test_padding_of_the_last_batch_is_not_validated(tiny_config, tmp_path, monkeypatch):
+    class Padded(MemoryData):
+        def val_batches(self):
+            for n, batch in enumerate(super().val_batches()):
+                yield batch | {"weight": np.float32([1, n == 0, n == 0, n == 0])}
+
+    seen = []
+    monkeypatch.setattr(loop, "roc_auc", lambda *given: seen.append(list(map(len, given))))
+    run(tiny_config, tmp_path, Padded())
+    assert seen == [[5, 5]] * 2
 
 
 def test_epochs_become_steps_unless_steps_are_given(tiny_config):

@@ -233,3 +233,15 @@ def test_weights_and_rates_follow_the_schedules(tiny_config):
         [h["learning_rate"] for h in history], [0, rate / 2, rate, rate / 2], rtol=1e-5, atol=1e-9
     )
     assert [h["hecl_weight"] for h in history] == [0.0, 0.5, 1.0, 1.0]
+
+
+def test_heads_of_hecl_s_own_train(tiny_config):
+    tiny_config.model.hecl.space = "own"
+    start = flatten(split_model(build_sapl(tiny_config, jnp.float32))[0])
+    state, history = run(tiny_config, jax.devices()[:1], steps=3)
+    assert state.queues.keys.shape[-1] == tiny_config.model.hecl.feature_dim
+    assert history[-1]["loss_hecl"] > 0.0
+    heads = {name: value for name, value in flatten(state.params).items() if "heads/" in name}
+    assert len(heads) == 4
+    for name, value in heads.items():
+        assert np.any(value != np.asarray(start[name])), name
