@@ -120,8 +120,8 @@ def test_upright_is_as_viewers_turn_a_file(orientation: int) -> None:
     np.testing.assert_array_equal(upright(noise(0), orientation), np.asarray(expected))
 
 
-@pytest.mark.parametrize("said", [0, 9, "6"])
-def test_an_orientation_that_is_none_turns_nothing(said: object) -> None:
+@pytest.mark.parametrize("said", [0, 9])
+def test_an_orientation_that_is_none_turns_nothing(said: int) -> None:
     file, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = said
     Image.fromarray(noise(0)).save(file, "PNG", exif=exif)
