@@ -77,7 +77,6 @@ def main() -> None:
         serve(arguments, token, Path(folder))
     # Python's own end would abort in the thread of a picture that is being analysed.
     sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(0)
 
 

@@ -2,12 +2,11 @@
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from data_pipelines.images import UnreadableImage
 from data_pipelines.preprocess import Geometry, resize
 
-_ORIENTATION = 0x0112  # EXIF's tag
+_EXIF = b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0%c\0\0\0\0\0\0"  # one tag: orientation
 _CONTOUR = (0, 255, 255)  # cyan is rare in pictures and not in the colour scale
 
 
@@ -67,12 +66,8 @@ def encode_png(pixels: np.ndarray, orientation: int = 1) -> bytes:
     """
     if pixels.ndim == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-    kinds, exif = [], Image.Exif()
-    if orientation != 1:
-        exif[_ORIENTATION] = orientation
-        kinds = [cv2.IMAGE_METADATA_EXIF]
-    tags = [np.frombuffer(exif.tobytes()[len(b"Exif\0\0") :], np.uint8)] * len(kinds)
-    done, data = cv2.imencodeWithMetadata(".png", pixels, kinds, tags)
+    exif = np.frombuffer(_EXIF % orientation, np.uint8)
+    done, data = cv2.imencodeWithMetadata(".png", pixels, [cv2.IMAGE_METADATA_EXIF], [exif])
     if not done:
         raise UnreadableImage(f"a picture of {pixels.shape[1]} x {pixels.shape[0]} has no PNG")
     return data.tobytes()
