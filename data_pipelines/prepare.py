@@ -11,7 +11,6 @@ from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
-import absl.logging
 import cv2
 import tensorflow_datasets as tfds
 
@@ -113,8 +112,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the validation split")
     parser.add_argument("--workers", type=int, help="threads (default: one more than cores)")
     flags = parser.parse_args()
-    check_numbers(flags, val_fraction=(0, 0.99), workers=(1, 1024))
-    absl.logging.set_verbosity(absl.logging.ERROR)  # TFDS warns of every config not built in
+    sides = dict.fromkeys(("size", "patch"), (1, 2**14))
+    check_numbers(flags, val_fraction=(0, 0.99), workers=(1, 1024), **sides)
     more = {"seed": flags.seed, "val_fraction": flags.val_fraction, "workers": flags.workers}
     geometry = Geometry(flags.size, flags.patch)
     print(summary(prepare(flags.dataset, flags.root, flags.output, geometry, **more)))

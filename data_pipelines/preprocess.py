@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 
 from data_pipelines.soft_edges import DEFAULT_OPTIONS, EdgeOptions, soft_edge_map
-from sapl_jax.errors import UserError
 
 # CLIP's mean colour in 8 bits, so that padding is about zero once the model has normalised it.
 PADDING = (123, 117, 104)
@@ -15,16 +14,10 @@ PADDING = (123, 117, 104)
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes in pixels. size: longer side of the resized picture; patch: side of a ViT patch."""
+    """Sizes in pixels, at least 1. size: longer side of the resized picture; patch: of a ViT."""
 
     size: int
     patch: int
-
-    def __post_init__(self) -> None:
-        if self.size < 1 or self.patch < 1:
-            raise UserError(
-                f"image size {self.size} and patch {self.patch}: both must be at least 1 pixel"
-            )
 
     @property
     def canvas(self) -> int:

@@ -35,10 +35,10 @@ class _Item(NamedTuple):
 
 def train_batches(
     prepared: Prepared,
+    start_step: int = 0,
     *,
     batch_size: int,
     seed: int,
-    start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
     horizontal_flip: bool = True,
@@ -62,10 +62,10 @@ def train_batches(
     pairs: takes `prepared.pairs` instead of single pictures, so an authentic picture and one made
     from it follow each other, turned and saved alike; an epoch has all pairs once.
 
-    Raises UserError where there are no training pictures, or no pairs, or an odd batch for them, or
-    the records cannot be read.
+    Raises UserError where there are no pairs, or an odd batch for them, or the records cannot be
+    read.
     """
-    total = _total(prepared, "train")
+    total = prepared.num_examples("train")
     if pairs:
         if not (total := len(prepared.pairs)):
             raise UserError(
@@ -101,9 +101,10 @@ def eval_batches(
 
     Batches are those of `train_batches` with "weight" float32 [B]: 1 for an example, 0 for the
     padding (copies of the last example) that fills the last global batch. Every process yields
-    the same number of batches. Raises UserError like `train_batches`.
+    the same number of batches; none where the split is empty. Raises UserError where the records
+    cannot be read.
     """
-    total = _total(prepared, split)
+    total = prepared.num_examples(split)
     steps = range(-(-total // (batch_size * process_count)))
     numbers = _positions(steps, batch_size, process_index, process_count)
     plan = (_Item(min(n, total - 1), weight=float(n < total)) for n in numbers)
@@ -140,19 +141,10 @@ def jpeg_qualities(total: int, seed: int, epoch: int, share: float) -> np.ndarra
     return np.where(chosen, 60 + words[total:] % np.uint64(39), 0).astype(np.int64)
 
 
-def _total(prepared: Prepared, split: str) -> int:
-    """The number of pictures in a split; UserError where there is none."""
-    if not (total := prepared.num_examples(split)):
-        raise UserError(f"{prepared.dir} has no pictures in its {split!r} split")
-    return total
-
-
 def _batches(
     prepared: Prepared, split: str, plan: Iterator[_Item], batch_size: int
 ) -> Iterator[Batch]:
-    """Reads, decodes and batches the examples that `plan` names; checks arguments at once."""
-    if batch_size < 1:
-        raise UserError(f"batch size {batch_size} per process: expected at least 1")
+    """Reads, decodes and batches the examples that `plan` names."""
     threads = os.cpu_count() or 1
     # The order of the shards' names is that in which they were written.
     shards = sorted(map(str, prepared.dir.glob(f"*-{split}.array_record*")))

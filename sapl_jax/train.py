@@ -8,11 +8,11 @@ data root or a work directory is said before JAX is imported or weights fetched.
 import logging
 import os
 import signal
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
@@ -38,28 +38,21 @@ def record_data(prepared: Prepared, config: ConfigDict) -> "TrainingData":
     from data_pipelines import record_batches
     from sapl_jax.training.loop import TrainingData
 
-    data, train = config.data, config.train
-    place = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-
-    def train_batches(start_step: int) -> Iterator[dict[str, Any]]:
-        return record_batches.train_batches(
-            prepared,
-            seed=config.seed,
-            start_step=start_step,
-            horizontal_flip=data.flip_horizontal,
-            vertical_flip=data.flip_vertical,
-            jpeg_share=data.jpeg_share,
-            pairs=data.pairs,
-            batch_size=train.batch_size // jax.process_count(),
-            **place,
-        )
-
-    def val_batches() -> Iterator[dict[str, Any]]:
-        if not prepared.num_examples("validation"):
-            return iter(())
-        each = (train.eval_batch_size or train.batch_size) // jax.process_count()
-        return record_batches.eval_batches(prepared, batch_size=each, **place)
-
+    data, train, count = config.data, config.train, jax.process_count()
+    place = {"process_index": jax.process_index(), "process_count": count}
+    train_batches = partial(
+        record_batches.train_batches,
+        prepared,
+        seed=config.seed,
+        horizontal_flip=data.flip_horizontal,
+        vertical_flip=data.flip_vertical,
+        jpeg_share=data.jpeg_share,
+        pairs=data.pairs,
+        batch_size=train.batch_size // count,
+        **place,
+    )
+    each = (train.eval_batch_size or train.batch_size) // count
+    val_batches = partial(record_batches.eval_batches, prepared, batch_size=each, **place)
     seen = 2 * len(prepared.pairs) if data.pairs else prepared.num_examples("train")
     return TrainingData(seen, train_batches, val_batches)
 

@@ -1,11 +1,7 @@
 """Procedural materials: linear-light pictures [H, W, 3] of wood, stone, cloth and others."""
 
-from collections.abc import Callable
-
 import cv2
 import numpy as np
-
-Material = Callable[[np.random.Generator, int, int], np.ndarray]
 
 
 def floats(values: list) -> np.ndarray:
@@ -146,6 +142,5 @@ def gravel(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return random_colour(rng, 0.15, 0.6) * (shade * round_off * fine)[..., None]
 
 
-MATERIALS: dict[str, Material] = {
-    make.__name__: make for make in (plaster, stone, wood, cloth, brick, water, grass, gravel)
-}
+_ALL = (plaster, stone, wood, cloth, brick, water, grass, gravel)
+MATERIALS = {make.__name__: make for make in _ALL}

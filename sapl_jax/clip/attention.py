@@ -260,9 +260,9 @@ def _blocked_forward(
             return out.astype(v.dtype), (highest + jnp.log(total))[:, 0]
 
         out, logsumexp = jax.lax.map(one_block, _blocks(q))
-        return _joined(out, length), _joined(logsumexp, length)
+        return _merged(out)[:length], _merged(logsumexp)[:length]
 
-    out, logsumexp = jax.lax.map(one_head, tuple(_heads(x) for x in (q, k, v)))
+    out, logsumexp = jax.lax.map(one_head, tuple(_merged(x) for x in (q, k, v)))
     out = jnp.swapaxes(out.reshape(q.shape), 1, 2)
     return out, logsumexp.reshape(q.shape[:3]), jax.tree.map(jnp.zeros_like, fused)
 
@@ -294,15 +294,16 @@ def _blocked_backward(
         # A padded query has no gradient coming in, so it adds nothing.
         blocks = tuple(_blocks(x) for x in (q, logsumexp, d_out))
         (d_k, d_v), d_q = jax.lax.scan(one_block, sums, blocks)
-        return _joined(d_q, length).astype(q.dtype), d_k.T.astype(k.dtype), d_v.T.astype(v.dtype)
+        d_q = _merged(d_q)[:length].astype(q.dtype)
+        return d_q, d_k.T.astype(k.dtype), d_v.T.astype(v.dtype)
 
-    heads = tuple(_heads(x) for x in (q, k, v, logsumexp, d_out))
+    heads = tuple(_merged(x) for x in (q, k, v, logsumexp, d_out))
     d_q, d_k, d_v = (jnp.swapaxes(x.reshape(q.shape), 1, 2) for x in jax.lax.map(one_head, heads))
     return d_q * scale, d_k, d_v
 
 
-def _heads(x: Array) -> Array:
-    """[B, H, ...] -> [B * H, ...]."""
+def _merged(x: Array) -> Array:
+    """[A, B, ...] -> [A * B, ...], as of batch and heads or of blocks and their size."""
     return x.reshape(-1, *x.shape[2:])
 
 
@@ -312,8 +313,3 @@ def _blocks(x: Array) -> Array:
     size = -(-x.shape[0] // number)
     padded = jnp.pad(x, [(0, number * size - x.shape[0])] + [(0, 0)] * (x.ndim - 1))
     return padded.reshape(number, size, *x.shape[1:])
-
-
-def _joined(blocks: Array, length: int) -> Array:
-    """[blocks, size, ...] -> [length, ...]."""
-    return blocks.reshape(-1, *blocks.shape[2:])[:length]

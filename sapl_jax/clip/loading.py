@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from sapl_jax.clip.config import BUILT_IN, CLIPConfig, LoRAConfig, read_config
+from sapl_jax.clip.config import BUILT_IN, LoRAConfig, read_config
 from sapl_jax.clip.model import CLIP, CLIPSource, add_lora
 from sapl_jax.clip.weight_files import FORMATS
 from sapl_jax.clip.weights import check_fit, fill
@@ -136,32 +136,23 @@ def open_clip(
     return clip, read
 
 
-def _abstract(config: CLIPConfig, source: CLIPSource, dtype: jnp.dtype) -> CLIP:
-    return nnx.eval_shape(lambda: CLIP(config, source, dtype, None))
-
-
 def _random(name: str, dtype: jnp.dtype, seed: int) -> _Opened:
-    config, source = _configuration_only(name.removeprefix(_RANDOM)), CLIPSource(name)
-    clip = _abstract(config, source, dtype)
+    folder = Path(name.removeprefix(_RANDOM))
+    built_in = str(folder).removeprefix("openai/clip-")
+    if not folder.is_dir() and built_in not in BUILT_IN:
+        raise UserError(
+            f"{name}: found neither a folder nor a built-in configuration of that name. "
+            f"Built in: {', '.join(BUILT_IN)}."
+        )
+    config = read_config(folder / "config.json") if folder.is_dir() else BUILT_IN[built_in]
+    clip = nnx.eval_shape(lambda: CLIP(config, CLIPSource(name), dtype, None))
 
     def read() -> None:
-        drawn = nnx.jit(lambda: CLIP(config, source, dtype, nnx.Rngs(seed)))()
+        drawn = nnx.jit(lambda: CLIP(config, clip.source, dtype, nnx.Rngs(seed)))()
         nnx.update(clip, nnx.state(drawn))
         _LOG.info("CLIP %s: random weights, seed %d", name, seed)
 
     return clip, read
-
-
-def _configuration_only(name: str) -> CLIPConfig:
-    if Path(name).is_dir():
-        return read_config(Path(name) / "config.json")
-    built_in = name.removeprefix("openai/clip-")
-    if built_in not in BUILT_IN:
-        raise UserError(
-            f"random:{name}: found neither a folder nor a built-in configuration of that name. "
-            f"Built in: {', '.join(BUILT_IN)}."
-        )
-    return BUILT_IN[built_in]
 
 
 def _stored(name: str, revision: str | None, dtype: jnp.dtype) -> _Opened:
@@ -182,7 +173,7 @@ def _stored(name: str, revision: str | None, dtype: jnp.dtype) -> _Opened:
     style, read_file = FORMATS[weights_path.name]
     tensors = read_file(weights_path)
     source = CLIPSource(name, commit, weights_path.name)
-    clip = _abstract(config, source, dtype)
+    clip = nnx.eval_shape(lambda: CLIP(config, source, dtype, None))
     check_fit(clip, tensors, style, str(weights_path))
 
     def read() -> None:

@@ -161,13 +161,9 @@ def case(record: Record, options: EdgeOptions, threshold: float) -> dict[str, Pa
 
 
 def read_metrics(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Name -> (steps, values) of a `metrics.jsonl`; a line cut off by a crash is left out."""
+    """Name -> (steps, values) of a finished run's `metrics.jsonl`."""
     points: dict[str, list[tuple[float, float]]] = {}
-    for line in path.read_text().splitlines():
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue
+    for values in map(json.loads, path.read_text().splitlines()):
         for name, value in values.items():
             if name != "step":
                 points.setdefault(name, []).append((values["step"], value))

@@ -226,10 +226,8 @@ def _scores(
         some, heat = map(np.asarray, score(placed))
         shown = shown or panels(batch, heat.reshape(-1, *heat.shape[2:]))
         stopped = np.asarray([stop.signum is not None])
-        gathered = some.reshape(-1), batch["label"], batch["weight"], stopped
-        if jax.process_count() > 1:
-            gathered = multihost_utils.process_allgather(gathered, tiled=True)
-        some, label, weight, stopped = map(np.asarray, gathered)
+        own = some.reshape(-1), batch["label"], batch["weight"], stopped
+        some, label, weight, stopped = multihost_utils.process_allgather(own, tiled=True)
         if np.any(stopped):
             return None
         labels.append(label[weight > 0])

@@ -62,11 +62,9 @@ class RunCheckpoints:
                     start = start._replace(best_auc=best.record["i_auc"])
             except DamagedCheckpoint:
                 log.warning("The best checkpoint is lost; the next validation chooses a new one.")
-        if jax.process_count() > 1:
-            numbers = np.int32(start.step), start.validation_due, np.float64(start.best_auc)
-            state, *rest = multihost_utils.broadcast_one_to_all((start.state, *numbers))
-            start = Start(jax.device_get(state), *(value.item() for value in rest))
-        return start
+        numbers = np.int32(start.step), start.validation_due, np.float64(start.best_auc)
+        state, *rest = multihost_utils.broadcast_one_to_all((start.state, *numbers))
+        return Start(jax.device_get(state), *(value.item() for value in rest))
 
     def save(self, series: str, step: int, state: TrainState, **record: Any) -> None:
         """Starts writing the state to "last", to continue from, or to "best".

@@ -13,7 +13,6 @@ from data_pipelines.preprocess import (
     valid_patches,
 )
 from data_pipelines.soft_edges import EdgeOptions, soft_edge_map
-from sapl_jax.errors import UserError
 from sapl_jax.models.sapl import CLIP_MEAN
 from tests.data_pipelines.picture_trees import SMALL, noise
 
@@ -87,8 +86,3 @@ def test_patch_map_is_the_mean_over_the_picture_where_valid_and_zero_elsewhere()
 def test_padding_makes_no_edge() -> None:
     plain = np.full((30, 64, 3), 250, np.uint8)
     assert not preprocess(plain, SMALL).edge_map.any()
-
-
-def test_size_below_one_pixel_is_a_user_error() -> None:
-    with pytest.raises(UserError, match="at least 1 pixel"):
-        Geometry(0, 14)
