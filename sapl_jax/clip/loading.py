@@ -149,6 +149,8 @@ def _random(name: str, dtype: jnp.dtype, seed: int) -> _Opened:
 
     def read() -> None:
         drawn = nnx.jit(lambda: CLIP(config, clip.source, dtype, nnx.Rngs(seed)))()
+        if clip.text.kept is not None:
+            drawn.text.keep(clip.text.kept)
         nnx.update(clip, nnx.state(drawn))
         _LOG.info("CLIP %s: random weights, seed %d", name, seed)
 

@@ -1,9 +1,11 @@
 """CLIP's vision and text towers, and position embeddings for any grid of patches."""
 
 import functools
+from collections.abc import Collection
 from typing import NamedTuple
 
 import cv2
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -125,6 +127,15 @@ class TextTower(nnx.Module):
         self.blocks = make_blocks(config, dtype, rngs)
         self.final_norm = LayerNorm(width, config.layer_norm_eps, dtype)
         self.projection = Linear(width, projection_dim, width**-0.5, dtype, rngs, bias=False)
+
+    def keep(self, ids: Collection[int]) -> None:
+        """Keeps the embeddings of these tokens alone, their values or shapes; call it once."""
+        self.kept = tuple(sorted(ids))
+        table, rows = self.token_embedding.get_value(), np.asarray(self.kept)
+        abstract = isinstance(table, jax.ShapeDtypeStruct)
+        self.token_embedding.set_value(
+            jax.eval_shape(lambda t: t[rows], table) if abstract else table[rows]
+        )
 
     def embed(self, ids: Array) -> Array:
         """Token embeddings without positions: int [..., N] -> [..., N, d_t]."""

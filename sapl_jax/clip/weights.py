@@ -121,14 +121,16 @@ def check_fit(clip: CLIP, tensors: Mapping[str, Tensor], style: str, file: str) 
 def fill(clip: CLIP, tensors: Mapping[str, Tensor], style: str) -> None:
     """Sets every frozen parameter of `clip` (which may be abstract) from a file's tensors.
 
-    The CLIP's dtypes are kept. style: "flax" or "torch" naming and layout.
+    Its dtypes stay, and of words it gets those that it keeps. style: "flax" or "torch" naming and
+    layout.
     """
     entries = list(_entries(clip, style))
     for entry in tqdm(entries, desc="CLIP weights", unit="tensor", leave=False, disable=None):
         # One parameter at a time goes to the device, so the host never holds a second model.
         array = np.empty((len(entry.names), *entry.shape_in_file), entry.variable.dtype)
         for index, name in enumerate(entry.names):
-            array[index] = tensors[name].read()
+            rows = clip.text.kept if entry.variable is clip.text.token_embedding else None
+            array[index] = tensors[name].read()[... if rows is None else list(rows)]
         if entry.axes is not None:  # A view: JAX turns it on its way to the device.
             array = array.transpose(0, *(1 + axis for axis in entry.axes))
         entry.variable.set_value(jax.device_put(array.reshape(entry.variable.shape)))

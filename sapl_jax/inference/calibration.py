@@ -49,8 +49,7 @@ class Calibration:
     temperature: float | None = None
     bias: float = 0.0
     fitted_on: tuple[int, int] = (0, 0)  # authentic and tampered pictures behind T and bias
-    # What `clopper_pearson` says of the alarms; None, in older files: to be asked, which is slow.
-    alarm_rate: tuple[float, float] | None = None
+    alarm_rate: tuple[float, float] = (0.0, 1.0)  # what `clopper_pearson` says of the alarms
     missed: float | None = None  # the rate of tampered ones below authentic_to, if not false_alarms
 
     def probability(self, score: float | np.ndarray) -> np.ndarray | None:
@@ -71,7 +70,7 @@ class Calibration:
     @property
     def rule(self) -> str:
         """When a picture is called what, and what that promises."""
-        low, high = self.alarm_rate or clopper_pearson(self.alarms, self.authentic)
+        low, high = self.alarm_rate
         rest = "none is called authentic: below no score are so few tampered ones known to lie"
         if self.authentic_to is not None:
             rest = (
@@ -222,9 +221,8 @@ def read(folder: Path) -> Calibration | None:
 
 def of_dict(content: dict) -> Calibration:
     """A calibration of its JSON; ValueError, KeyError or TypeError for anything else."""
-    rate, fitted_on = content.get("alarm_rate"), tuple(content["fitted_on"])
-    rate = None if rate is None else tuple(rate)
-    stored = {"format": FORMAT, **content, "fitted_on": fitted_on, "alarm_rate": rate}
+    tuples = {name: tuple(content[name]) for name in ("fitted_on", "alarm_rate")}
+    stored = {"format": FORMAT, **content, **tuples}
     if stored.pop("format") != FORMAT:
         raise ValueError("another format")
     return Calibration(**stored)

@@ -132,42 +132,35 @@ def normalize_pixels(image: Array) -> Array:
 
 def build_sapl(config: ConfigDict, dtype: jnp.dtype) -> SAPL:
     """The model of a configuration with CLIP's weights; arguments and errors as of `open_sapl`."""
-    model, read = _open(config, dtype)
+    model, read = open_sapl(config, dtype, whole=True)
     read()
     return model
 
 
-def open_sapl(config: ConfigDict, dtype: jnp.dtype) -> tuple[SAPL, Callable[[], None]]:
+def open_sapl(
+    config: ConfigDict, dtype: jnp.dtype, *, whole: bool = False
+) -> tuple[SAPL, Callable[[], None]]:
     """The model of a configuration, its own parts initialised, and what reads CLIP's weights.
 
-    Until that is called they are shapes alone (`open_clip`). `dtype`: compute type, and storage
-    type of the frozen weights. For training: of CLIP's words the prompts' alone are kept, in
-    float32 0.15 GB less on each device with ViT-L/14.
+    Until that is called they are shapes alone (`open_clip`).
+
+    Args:
+        config: of a run.
+        dtype: compute type, and storage type of the frozen weights.
+        whole: keeps all of CLIP's words. Training needs the prompts' alone: in float32 0.15 GB
+            less on each device with ViT-L/14.
 
     Raises:
         UserError: for weights that cannot be loaded, taps beyond the depth, and unknown options.
     """
-    model, read = _open(config, dtype)
-    text, prompts = model.clip.text, model.prompts
-    text.kept = tuple(sorted({model.clip.sot_id, *itertools.chain(*prompts.class_ids)}))
-    table, width = text.token_embedding, text.positions.shape[1]
-    whole = table.get_value()
-    table.set_value(jax.ShapeDtypeStruct((len(text.kept), width), dtype))
-
-    def read_and_keep() -> None:
-        table.set_value(whole)
-        read()
-        table.set_value(table[...][np.asarray(text.kept)])
-
-    return model, read_and_keep
-
-
-def _open(config: ConfigDict, dtype: jnp.dtype) -> tuple[SAPL, Callable[[], None]]:
     given = config.clip
     lora = LoRAConfig(given.lora_rank, given.lora_alpha, tuple(given.lora_targets))
     revision, seed = given.revision or None, config.seed
     clip, read = open_clip(given.pretrained, revision=revision, dtype=dtype, lora=lora, seed=seed)
-    return assemble_sapl(clip, class_token_ids(clip, config.model.class_words), config), read
+    model = assemble_sapl(clip, class_token_ids(clip, config.model.class_words), config)
+    if not whole:
+        clip.text.keep({clip.sot_id, *itertools.chain(*model.prompts.class_ids)})
+    return model, read
 
 
 def assemble_sapl(clip: CLIP, class_ids: Sequence[Sequence[int]], config: ConfigDict) -> SAPL:

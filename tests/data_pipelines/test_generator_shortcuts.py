@@ -35,10 +35,9 @@ def statistics(jpeg: bytes) -> dict[str, list[float]]:
         "file size": [len(jpeg), len(jpeg) / grey.size],
         "edge density": [canny_edges(rgb[..., ::-1].copy()).mean(), step.mean()],
         "noise level": [np.median(np.abs(diagonal))],
-        "JPEG": [
-            sum(tables[0]),
-            layers[0][1],
-            seams,
+        "JPEG format": [sum(tables[0]), layers[0][1]],
+        "JPEG blocks": [seams],
+        "JPEG coefficients": [
             (levels == 0).mean(),
             (levels == 1).mean(),
             *levels.mean(0)[[0, 1, 1, 2, 4, 7], [1, 0, 1, 2, 4, 7]],
@@ -49,7 +48,7 @@ def statistics(jpeg: bytes) -> dict[str, list[float]]:
 # Where a forged region was not compressed as its surroundings, JPEG statistics tell: that is what
 # such a forgery consists of. Over thousands of pictures they reach .65 in photographs, which are
 # near the scale of their own first JPEG, and .60 in "interior".
-TRACE = {"interior": "", "seam": "", "photographs": "JPEG"}
+TRACE = {"interior": "", "seam": "", "photographs": "JPEG coefficients"}
 
 
 @pytest.fixture(params=TRACE, scope="module")

@@ -8,6 +8,7 @@ import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from tensorboardX.proto.event_pb2 import Event
 
 from sapl_jax.checkpoints import CheckpointFolder
@@ -57,7 +58,9 @@ def test_the_step_is_compiled_while_weights_are_read(tiny_config, tmp_path):
     assert losses(tmp_path / "later") == losses(tmp_path / "read before")
 
 
-def test_training_keeps_the_words_of_its_prompts_alone(tiny_config):
+@pytest.mark.parametrize("kind", ["", "random:"])
+def test_training_keeps_the_words_of_its_prompts_alone(tiny_config, monkeypatch, kind):
+    tiny_config.clip.pretrained = kind + tiny_config.clip.pretrained
     whole = build_sapl(tiny_config, jnp.float32)
     clip = whole.clip
     model, read = open_sapl(tiny_config, jnp.float32)
@@ -66,9 +69,14 @@ def test_training_keeps_the_words_of_its_prompts_alone(tiny_config):
     def table():
         return split_model(model)[1].params["clip"]["text"]["token_embedding"]
 
-    assert table().shape == (len(few), clip.config.text.hidden_size)  # What is compiled for.
+    # What is compiled for, at any time: weights are read meanwhile.
+    shapes, set_value = [table().shape], nnx.Param.set_value
+    monkeypatch.setattr(
+        nnx.Param, "set_value", lambda *a, **k: (set_value(*a, **k), shapes.append(table().shape))
+    )
     read()
-    assert table().shape[0] == len(few) < clip.config.text.vocab_size
+    assert set(shapes) == {table().shape} == {(len(few), clip.config.text.hidden_size)}
+    assert len(few) < clip.config.text.vocab_size
     found, expected = (c.text.embed(jnp.asarray(few[::-1])) for c in (model.clip, clip))
     np.testing.assert_array_equal(found, expected)
 
