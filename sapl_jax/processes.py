@@ -54,10 +54,8 @@ def start_runtime() -> None:
                 shutdown_timeout_seconds=SHUTDOWN_S, **known,
             )  # fmt: skip
         except ValueError as error:
-            raise UserError(
-                f"SAPL_COORDINATOR is {coordinator}, and JAX found no run to join: {error} auto is "
-                "for TPU slices, SLURM, Open MPI, Kubernetes; launch.sh sets what others need."
-            ) from error
+            how = "auto is for TPU slices, SLURM, Open MPI, Kubernetes; launch.sh sets the rest"
+            raise UserError(f"SAPL_COORDINATOR is {coordinator}: {error} {how}.") from error
         if len(set(counts := Counter(d.process_index for d in jax.devices()).values())) > 1:
             raise UserError(f"Processes drive {sorted(counts)} devices; expected as many for each.")
 

@@ -108,7 +108,7 @@ def test_a_run_continues_evaluates_and_outlives_its_pictures(folder):
     assert "is gone; continuing on the records" in on_records["stderr"]
     assert [row["step"] for row in metric_lines(workdir) if "loss" in row] == list(range(1, 9))
     assert without_validation["status"] == 0, without_validation["stderr"]
-    assert "there is no validation split" in without_validation["stdout"]
+    assert "no validation split" in without_validation["stdout"]
     assert paired["status"] == 0, paired["stderr"]
     # Every tampered picture is made from authentic ones: an epoch has each once, and its twin.
     used = open_prepared(json.loads((folder / "pairs" / "data.json").read_text())["dir"])

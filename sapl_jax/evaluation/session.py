@@ -43,9 +43,7 @@ class Method:
 
 def floors() -> list[Method]:
     """The trivial predictors as methods."""
-    return [
-        Method(name, found, {"training": "none"}, floor=True) for name, found in TRIVIAL.items()
-    ]
+    return [Method(n, found, {"training": "none"}, floor=True) for n, found in TRIVIAL.items()]
 
 
 @dataclasses.dataclass

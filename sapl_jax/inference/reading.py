@@ -5,15 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.images import (
-    MIN_SIDE,
-    UnreadableImage,
-    decode_image,
-    frames_of,
-    oddities,
-    orientation_of,
-    read_header,
-)
+from data_pipelines import images
 from sapl_jax.files import sha256_of
 
 MAX_PIXELS = 100_000_000
@@ -37,18 +29,18 @@ def decode(data: bytes, origin: str | Path, max_pixels: int = MAX_PIXELS) -> Pic
         UnreadableImage: not a picture, damaged, an animation, or, before it is decoded, too large.
     """
     if kind := _animation(data, origin):
-        raise UnreadableImage(
+        raise images.UnreadableImage(
             f"{origin}: an animation, or made for one ({kind}); SAPL analyses single pictures. "
             "Extract the frame you mean without compressing it again, for example as PNG."
         )
-    rgb = decode_image(data, origin, max_pixels)
-    small = [f"a side under {MIN_SIDE} pixels: too small to tell"] * (min(rgb.shape[:2]) < MIN_SIDE)
-    return Picture(rgb, sha256_of(data), (*oddities(data), *small), orientation_of(data))
+    rgb, notes = images.decode_image(data, origin, max_pixels), images.oddities(data)
+    if min(rgb.shape[:2]) < images.MIN_SIDE:
+        notes.append(f"a side under {images.MIN_SIDE} pixels: too small to tell")
+    return Picture(rgb, sha256_of(data), tuple(notes), images.orientation_of(data))
 
 
 def _animation(data: bytes, origin: str | Path) -> str | None:
     if data.startswith(b"GIF8"):
         return "GIF"
-    header = read_header(data, origin)
-    frames = frames_of(header)
+    frames = images.frames_of(header := images.read_header(data, origin))
     return f"{header.format} of {frames} frames" if frames > 1 else None

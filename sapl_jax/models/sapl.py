@@ -142,13 +142,9 @@ def open_sapl(
 ) -> tuple[SAPL, Callable[[], None]]:
     """The model of a configuration, its own parts initialised, and what reads CLIP's weights.
 
-    Until that is called they are shapes alone (`open_clip`).
-
-    Args:
-        config: of a run.
-        dtype: compute type, and storage type of the frozen weights.
-        whole: keeps all of CLIP's words. Training needs the prompts' alone: in float32 0.15 GB
-            less on each device with ViT-L/14.
+    Until that is called they are shapes alone (`open_clip`). `dtype`: compute type, and storage
+    type of the frozen weights. Of CLIP's words, those of the prompts alone are kept (in float32
+    0.15 GB less on each device with ViT-L/14), which is enough for training, or the `whole` table.
 
     Raises:
         UserError: for weights that cannot be loaded, taps beyond the depth, and unknown options.

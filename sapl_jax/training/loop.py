@@ -72,121 +72,110 @@ def train(
             full, or the checkpoint there does not fit.
     """
     with StopRequest() as stop:
-        return _train(config, workdir, model, data, finish_reading, stop)
-
-
-def _train(
-    config: ConfigDict,
-    workdir: Path,
-    model: SAPL,
-    data: TrainingData,
-    finish_reading: Callable[[], None] | None,
-    stop: StopRequest,
-) -> int | None:
-    hyper, is_first = config.train, jax.process_index() == 0
-    local = jax.local_devices()
-    num_steps = total_steps(hyper, data.num_train)
-    tx = make_optimizer(hyper)
-    rate = rate_schedule(hyper, num_steps)
-    # w(t) of Eq. (7): linear from 0 at the first step to the end of training.
-    weight = optax.linear_schedule(0.0, config.model.hecl.weight, num_steps)
-    params, frozen = split_model(model)
-    mapped = make_train_step(frozen.graph, tx, config, rate, weight, jax.devices())
-    train_step = compile_train_step(mapped, model, tx, config)
-    if finish_reading is not None:
-        finish_reading()
+        hyper, is_first = config.train, jax.process_index() == 0
+        local = jax.local_devices()
+        num_steps = total_steps(hyper, data.num_train)
+        tx = make_optimizer(hyper)
+        rate = rate_schedule(hyper, num_steps)
+        # w(t) of Eq. (7): linear from 0 at the first step to the end of training.
+        weight = optax.linear_schedule(0.0, config.model.hecl.weight, num_steps)
         params, frozen = split_model(model)
-    checkpoints = RunCheckpoints(workdir, dataclasses.asdict(model.clip.source))
-    fresh = init_state(params, tx, config, model.feature_dim)
-    state, start, validation_due, best_auc = checkpoints.restore(fresh)
-    if start:
-        log.info("continuing from step %d of %d", start, num_steps)
-    state = dev.replicate(state, local)
-    frozen = frozen._replace(params=dev.replicate(frozen.params, local))
+        mapped = make_train_step(frozen.graph, tx, config, rate, weight, jax.devices())
+        train_step = compile_train_step(mapped, model, tx, config)
+        if finish_reading is not None:
+            finish_reading()
+            params, frozen = split_model(model)
+        checkpoints = RunCheckpoints(workdir, dataclasses.asdict(model.clip.source))
+        fresh = init_state(params, tx, config, model.feature_dim)
+        state, start, validation_due, best_auc = checkpoints.restore(fresh)
+        if start:
+            log.info("continuing from step %d of %d", start, num_steps)
+        state = dev.replicate(state, local)
+        frozen = frozen._replace(params=dev.replicate(frozen.params, local))
 
-    score_step = make_score_step(frozen.graph, jax.devices())
-    writer = MetricWriter(workdir, start, validation_due=validation_due, enabled=is_first)
-    progress = Progress(start, num_steps, hyper.batch_size, enabled=is_first)
-    profiler = Profiler(hyper.profile_steps, workdir / "profile", enabled=is_first)
-    go, halt = dev.stop_flags(local)
-    stopping = False
-    dispatched: list[tuple[int, dict[str, jax.Array]]] = []
+        score_step = make_score_step(frozen.graph, jax.devices())
+        writer = MetricWriter(workdir, start, validation_due=validation_due, enabled=is_first)
+        progress = Progress(start, num_steps, hyper.batch_size, enabled=is_first)
+        profiler = Profiler(hyper.profile_steps, workdir / "profile", enabled=is_first)
+        go, halt = dev.stop_flags(local)
+        stopping = False
+        dispatched: list[tuple[int, dict[str, jax.Array]]] = []
 
-    def finish_steps(but: int = 0) -> None:
-        """Reads the numbers of the steps dispatched but the last, checks and records them."""
-        nonlocal stopping
-        while len(dispatched) > but:
-            step, metrics = dispatched.pop(0)
-            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            stopping = values.pop("stop") > 0
-            _check_finite(step, values, hyper.max_bad_steps, checkpoints)
-            skipped = values["bad_steps"] > 0
-            if skipped:
-                in_a_row = f"{values['bad_steps']:.0f} in a row"
-                progress.message(f"step {step}: gradients are not finite; skipped, {in_a_row}")
-            progress.step(values["loss"])
-            if skipped or step % hyper.log_every == 0 or step == num_steps:
-                writer.write(step, values | progress.take_rates())
-                checkpoints.check()
+        def finish_steps(but: int = 0) -> None:
+            """Reads the numbers of the steps dispatched but the last, checks and records them."""
+            nonlocal stopping
+            while len(dispatched) > but:
+                step, metrics = dispatched.pop(0)
+                values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+                stopping = values.pop("stop") > 0
+                _check_finite(step, values, hyper.max_bad_steps, checkpoints)
+                skipped = values["bad_steps"] > 0
+                if skipped:
+                    in_a_row = f"{values['bad_steps']:.0f} in a row"
+                    progress.message(f"step {step}: gradients are not finite; skipped, {in_a_row}")
+                progress.step(values["loss"])
+                if skipped or step % hyper.log_every == 0 or step == num_steps:
+                    writer.write(step, values | progress.take_rates())
+                    checkpoints.check()
 
-    def validate(step: int) -> bool:
-        """Validates and keeps the best; False when a request to stop came in between."""
-        nonlocal best_auc
-        found = _scores(lambda b: score_step(state.params, frozen.params, b), data, local, stop)
-        if found is None:
-            return False
-        labels, scores, shown = found
-        i_auc = roc_auc(labels, scores)
-        writer.write(step, {} if i_auc is None else {"val_i_auc": i_auc}, shown)
-        if i_auc is not None:
-            progress.message(f"step {step}: validation I-AUC {i_auc:.4f}")
-            if i_auc > best_auc:
-                best_auc = i_auc
-                checkpoints.save("best", step, state, i_auc=i_auc)
-        elif len(labels):
-            progress.message(f"step {step}: the validation split has one class, so no I-AUC")
-        else:
-            progress.message(f"step {step}: there is no validation split, so no best checkpoint")
-        progress.restart_clock()
-        return True
+        def validate(step: int) -> bool:
+            """Validates and keeps the best; False when a request to stop came in between."""
+            nonlocal best_auc
+            found = _scores(lambda b: score_step(state.params, frozen.params, b), data, local, stop)
+            if found is None:
+                return False
+            labels, scores, shown = found
+            i_auc = roc_auc(labels, scores)
+            writer.write(step, {} if i_auc is None else {"val_i_auc": i_auc}, shown)
+            if i_auc is not None:
+                progress.message(f"step {step}: validation I-AUC {i_auc:.4f}")
+                if i_auc > best_auc:
+                    best_auc = i_auc
+                    checkpoints.save("best", step, state, i_auc=i_auc)
+            elif len(labels):
+                progress.message(f"step {step}: the validation split has one class, so no I-AUC")
+            else:
+                progress.message(f"step {step}: no validation split, so no best checkpoint")
+            progress.restart_clock()
+            return True
 
-    batches = progress.timed(dev.shard_batches(data.train_batches(start), local))
-    step = start
-    try:
-        if validation_due:
-            validation_due = stopping = not validate(step)
-        while step < num_steps and not stopping:
-            profiler.at(step, state)
-            flag = go if stop.signum is None else halt
-            state, metrics = train_step(state, frozen.params, next(batches) | flag)
-            step += 1
-            dispatched.append((step, metrics))
-            ends = step == num_steps
-            validation_due = ends or step % hyper.eval_every == 0
-            saves = ends or step % hyper.checkpoint_every == 0
-            # Else the step just dispatched runs while the numbers of the one before are read.
-            now = validation_due or saves or jax.default_backend() == "cpu"
-            finish_steps(but=0 if now else 1)
-            if step == start + 1:
-                give_back_memory()
-            if validation_due and not stopping:
+        batches = progress.timed(dev.shard_batches(data.train_batches(start), local))
+        step = start
+        try:
+            if validation_due:
                 validation_due = stopping = not validate(step)
-            if saves and not stopping:
-                checkpoints.save("last", step, state, validation_due=False)
-        finish_steps()
-        if step > start:
-            checkpoints.save("last", step, state, validation_due=validation_due)
-        profiler.close(state)
-        checkpoints.wait()
-        multihost_utils.sync_global_devices("the run is saved")
-        if step < num_steps or validation_due:
-            return stop.signum or signal.SIGTERM
-        return None
-    finally:
-        profiler.close()
-        progress.close()
-        checkpoints.close()
-        writer.close()
+            while step < num_steps and not stopping:
+                profiler.at(step, state)
+                flag = go if stop.signum is None else halt
+                state, metrics = train_step(state, frozen.params, next(batches) | flag)
+                step += 1
+                dispatched.append((step, metrics))
+                ends = step == num_steps
+                validation_due = ends or step % hyper.eval_every == 0
+                saves = ends or step % hyper.checkpoint_every == 0
+                # Else the step just dispatched runs while the numbers of the one before are read.
+                now = validation_due or saves or jax.default_backend() == "cpu"
+                finish_steps(but=0 if now else 1)
+                if step == start + 1:
+                    give_back_memory()
+                if validation_due and not stopping:
+                    validation_due = stopping = not validate(step)
+                if saves and not stopping:
+                    checkpoints.save("last", step, state, validation_due=False)
+            finish_steps()
+            if step > start:
+                checkpoints.save("last", step, state, validation_due=validation_due)
+            profiler.close(state)
+            checkpoints.wait()
+            multihost_utils.sync_global_devices("the run is saved")
+            if step < num_steps or validation_due:
+                return stop.signum or signal.SIGTERM
+            return None
+        finally:
+            profiler.close()
+            progress.close()
+            checkpoints.close()
+            writer.close()
 
 
 def _check_finite(

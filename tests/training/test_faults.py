@@ -179,5 +179,5 @@ def test_a_run_without_validation_split_says_so(tiny_config, tmp_path, capfd):
             return iter(())
 
     assert run(tiny_config, tmp_path, NoneHeldOut()) is None
-    assert "step 3: there is no validation split, so no best checkpoint" in capfd.readouterr().out
+    assert "step 3: no validation split, so no best checkpoint" in capfd.readouterr().out
     assert {name.split("/")[0] for name in checkpoint_digests(tmp_path)} == {"last"}
