@@ -75,7 +75,7 @@ def step_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Program:
 def prediction_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Program:
     """What `predict` runs for `config.train.batch_size` pictures, split over the devices."""
     dtype = compute_dtype(config.train.dtype)
-    model, _ = open_sapl(config, dtype)
+    model, _ = open_sapl(config, dtype, whole=True)
     patch = model.clip.config.vision.patch_size
     params, frozen = split_model(with_parts(model, heads=None))
     mesh = Mesh(np.asarray(devices), (AXIS,))

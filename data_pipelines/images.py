@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import BmpImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
-from PIL.Image import Image
+from PIL.Image import Exif
 from PIL.ImageFile import ImageFile
 
 from sapl_jax.errors import UserError
@@ -72,10 +72,9 @@ def read_header(data: bytes, origin: str | Path = "picture") -> ImageFile:
 
 def frames_of(header: ImageFile) -> int:
     """How many pictures an animation shows; 1 for a TIFF: its are pages, which are not counted."""
-    if isinstance(header, _Tiff):
-        return 1
+    frames = 1 if isinstance(header, _Tiff) else getattr(header, "n_frames", 1)
     # A PNG may hold one picture more, for viewers that show no animation.
-    return getattr(header, "n_frames", 1) - getattr(header, "default_image", False)
+    return frames - getattr(header, "default_image", False)
 
 
 def read_bytes(path: str | Path, max_bytes: int | None = None) -> bytes:
@@ -174,8 +173,11 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def orientation_of(data: bytes) -> int:
     """EXIF orientation of a picture file's bytes, 1 to 8; 1, as stored, where it says none."""
     try:
-        # The base class's, since PNG's own decodes the pixels on its way to metadata behind them.
-        found = Image.getexif(read_header(data)).get(_EXIF_ORIENTATION)
+        header, exif = read_header(data), Exif()
+        exif.load(
+            header.info.get("exif", b"")
+        )  # Not `getexif`: that takes XMP's, as no viewer does.
+        found = getattr(header, "tag_v2", exif).get(_EXIF_ORIENTATION)
     except Exception:  # of any kind, by what is damaged
         return 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1

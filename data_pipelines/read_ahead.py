@@ -33,7 +33,7 @@ def read_ahead(
     def load_when_there_is_room(number: int, item: Item) -> Loaded:
         nonlocal held
         with room:
-            room.wait_for(lambda: held < max_pixels or number <= given)
+            room.wait_for(lambda: held < max_pixels or not 0 <= given < number)
         if given < 0:
             raise CancelledError
         loaded = load(item)
@@ -74,13 +74,16 @@ def batches_ahead(
     A picture of more is alone. What has no pixels, since its file cannot be used, travels along.
     """
     batch: list[Loaded] = []
+    pictures = total = 0
     for loaded in read_ahead(load, items, 2 * batch_size, max_pixels=max_pixels, pixels=pixels):
-        if sum(map(pixels, batch)) > 0 and sum(map(pixels, [*batch, loaded])) > max_pixels:
+        size = pixels(loaded)
+        if total and total + size > max_pixels:
             yield batch
-            batch = []
+            batch, pictures, total = [], 0, 0
         batch.append(loaded)
-        if sum(pixels(one) > 0 for one in batch) == batch_size:
+        pictures, total = pictures + (size > 0), total + size
+        if pictures == batch_size:
             yield batch
-            batch = []
+            batch, pictures, total = [], 0, 0
     if batch:
         yield batch

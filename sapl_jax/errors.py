@@ -5,7 +5,6 @@ import gc
 import logging
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,8 +27,7 @@ def run_main(main: Callable[[], int | None]) -> None:
 
     The project's own log is shown from INFO on, that of its libraries from WARNING on.
 
-    Exit status: what `main` returns (None counts as 0), 2 for a `UserError`, 130 for Ctrl-C, 141
-    where what reads the output ended first.
+    Exit status: `main`'s (None is 0), 2 for a `UserError`, 130 for Ctrl-C, 141 for a broken pipe.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     for name in ("sapl_jax", "data_pipelines", "__main__"):
@@ -41,16 +39,20 @@ def run_main(main: Callable[[], int | None]) -> None:
     gc.set_threshold(_NEW_OBJECTS)
     try:
         status = main()
-        sys.stdout.flush()
-    except BrokenPipeError:  # What reads the output has ended, as `head` does.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 128 + signal.SIGPIPE
+    except BrokenPipeError:
+        status = 141
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print("stopped by the user", file=sys.stderr)
         status = 130
+    finally:
+        try:
+            print(end="", flush=True)  # Nothing where there is no stdout.
+        except BrokenPipeError:  # What reads the output has ended, as `head` does.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = 141
     gc.freeze()  # The last collection, .3 s with JAX loaded, has nothing to look at then.
     sys.exit(status or 0)
 

@@ -76,7 +76,6 @@ def main() -> None:
         os.environ["GRADIO_TEMP_DIR"] = folder  # Gradio reads it as it is imported.
         serve(arguments, token, Path(folder))
     # Python's own end would abort in the thread of a picture that is being analysed.
-    sys.stdout.flush()
     os._exit(0)
 
 

@@ -1,11 +1,14 @@
 """`sapl`: every command under one name; mistakes are told before JAX or TensorFlow is imported."""
 
 import json
+import os
+import shlex
 import socket
 import subprocess
 import sys
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from sapl_jax.clip.blocks import LEVELS
@@ -150,15 +153,27 @@ def test_the_words_checked_early_are_those_of_the_code():
     assert CHOICES["model.hecl.givers"] == tuple(GIVERS)
 
 
-def test_output_that_nobody_reads_to_its_end_is_no_error():
-    code = (
-        "from sapl_jax.errors import run_main; "
-        "run_main(lambda: [print('x' * 1000) for _ in range(1000)] and None)"
-    )
-    child = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert child.stdout.readline() == "x" * 1000 + "\n"
-    child.stdout.close()
-    assert (child.stderr.read(), child.wait()) == ("", 141)
-    child.stderr.close()
+@pytest.mark.parametrize(
+    ("what", "message", "status"),
+    [
+        ("[print('x' * 1000) for _ in range(1000)] and None", "", 141),
+        ("print('x' * 1000) or sys.exit()", "", 0),  # as --help does
+        ("print('x' * 1000) or exec('raise UserError(\"why\")')", "error: why\n", 141),
+    ],
+)
+def test_output_that_nobody_reads_to_its_end_is_no_error(what, message, status):
+    code = f"import sys; from sapl_jax.errors import *; run_main(lambda: {what})"
+    reader, writer = os.pipe()
+    os.close(reader)
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=env)
+    os.close(writer)
+    assert (done.stderr, done.returncode) == (message, status)
+
+
+def test_a_command_without_an_output_ends_as_it_should():
+    code = "from sapl_jax.errors import *; run_main(lambda: print('done'))"
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} >&-"
+    done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True)
+    assert (done.stderr, done.returncode) == ("", 0)

@@ -121,8 +121,7 @@ def check_fit(clip: CLIP, tensors: Mapping[str, Tensor], style: str, file: str) 
 def fill(clip: CLIP, tensors: Mapping[str, Tensor], style: str) -> None:
     """Sets every frozen parameter of `clip` (which may be abstract) from a file's tensors.
 
-    Its dtypes stay, and of words it gets those that it keeps. style: "flax" or "torch" naming and
-    layout.
+    Its dtypes stay, and of words it gets those that it keeps. style: "flax" or "torch" names.
     """
     entries = list(_entries(clip, style))
     for entry in tqdm(entries, desc="CLIP weights", unit="tensor", leave=False, disable=None):

@@ -28,7 +28,9 @@ def decode(data: bytes, origin: str | Path, max_pixels: int = MAX_PIXELS) -> Pic
     Raises:
         UnreadableImage: not a picture, damaged, an animation, or, before it is decoded, too large.
     """
-    if kind := _animation(data, origin):
+    header = None if data.startswith(b"GIF8") else images.read_header(data, origin)
+    if header is None or images.frames_of(header) > 1:
+        kind = f"{header.format} of {images.frames_of(header)} frames" if header else "GIF"
         raise images.UnreadableImage(
             f"{origin}: an animation, or made for one ({kind}); SAPL analyses single pictures. "
             "Extract the frame you mean without compressing it again, for example as PNG."
@@ -37,10 +39,3 @@ def decode(data: bytes, origin: str | Path, max_pixels: int = MAX_PIXELS) -> Pic
     if min(rgb.shape[:2]) < images.MIN_SIDE:
         notes.append(f"a side under {images.MIN_SIDE} pixels: too small to tell")
     return Picture(rgb, sha256_of(data), tuple(notes), images.orientation_of(data))
-
-
-def _animation(data: bytes, origin: str | Path) -> str | None:
-    if data.startswith(b"GIF8"):
-        return "GIF"
-    frames = images.frames_of(header := images.read_header(data, origin))
-    return f"{header.format} of {frames} frames" if frames > 1 else None

@@ -159,10 +159,9 @@ def build_page(
         for slider in (opacity, cut):
             inputs = [found, opacity, cut]
             slider.change(redraw, inputs, [overlay, text], concurrency_limit=8, **newest)
-        # Apart from the drawing: the mask is of the picture's own size, so it takes longer; until
-        # it is there the one before cannot be taken for it.
-        wait = gr.DownloadButton(interactive=False)
-        cut.change(lambda: wait, None, download, queue=False, api_visibility="private").then(
+        # Apart from the drawing, as it takes longer; until then the one before cannot be taken.
+        wait = {"queue": False, "api_visibility": "private"}
+        cut.change(lambda: gr.DownloadButton(interactive=False), None, download, **wait).then(
             remake_mask, [found, cut], download, **newest
         )
     return page.queue(max_size=64)

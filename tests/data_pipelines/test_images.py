@@ -129,6 +129,18 @@ def test_an_orientation_that_is_none_turns_nothing(said: int) -> None:
     assert oddities(file.getvalue()) == []
 
 
+def test_an_orientation_of_xmp_alone_turns_nothing_as_in_viewers() -> None:
+    xmp = (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-'
+        b'syntax-ns#"><rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" '
+        b'tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    )
+    file = io.BytesIO()
+    Image.fromarray(noise(0)).save(file, "JPEG", xmp=xmp)
+    assert Image.open(file).getexif()[0x0112] == 6  # as Pillow sees it
+    assert orientation_of(file.getvalue()) == 1 and oddities(file.getvalue()) == []
+
+
 # What Pillow cannot open but OpenCV decodes.
 @pytest.mark.parametrize("layout", [np.int16, np.int8])
 def test_tiff_layouts_that_only_the_decoder_knows_are_read(layout: type) -> None:

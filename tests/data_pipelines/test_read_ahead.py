@@ -1,5 +1,6 @@
 """Reading ahead: in order, by threads, in bounded memory."""
 
+import sys
 import threading
 import time
 
@@ -82,6 +83,25 @@ def test_nothing_is_loaded_for_a_reader_who_left() -> None:
     loaded = files.loaded
     time.sleep(0.05)
     assert files.loaded == loaded < 8
+
+
+def test_leaving_while_large_files_are_loaded_ends_all_threads() -> None:
+    def leave_at_once() -> None:
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            reader = read_ahead(lambda n: n, range(30), 16, max_pixels=5, pixels=lambda _: 3)
+            next(reader), next(reader)
+            reader.close()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # So that threads meet at every point.
+    try:
+        thread = threading.Thread(target=leave_at_once, daemon=True)
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive()
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_batches_are_full_of_pictures_and_end_at_the_limit_of_pixels() -> None:

@@ -154,6 +154,11 @@ def test_a_picture_is_scored_drawn_and_its_mask_downloaded(tab, address, analyse
     assert tab.hosts <= {urlsplit(address).netloc, ""}  # data: and blob: have no host
 
 
+def test_the_page_has_one_button_to_download(tab):
+    tab.wait_for_selector("#download")
+    assert tab.locator("button:has-text('Download')").count() == 1
+
+
 def test_a_slider_is_dragged(tab, tmp_path):
     upload(tab, write(tmp_path / "a.png", picture()))
     before = summary_with(tab, "above the threshold")
