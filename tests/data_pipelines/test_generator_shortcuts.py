@@ -45,9 +45,9 @@ def statistics(jpeg: bytes) -> dict[str, list[float]]:
     }  # fmt: skip
 
 
-# Where a forged region was not compressed as its surroundings, JPEG statistics tell: that is what
-# such a forgery consists of. Over thousands of pictures they reach .65 in photographs, which are
-# near the scale of their own first JPEG, and .60 in "interior".
+# Where a forged region was not compressed as its surroundings, the histogram of coefficients tells:
+# that is what such a forgery consists of. Over thousands of pictures it reaches .65 in photographs,
+# which are near the scale of their own first JPEG, and .60 in "interior".
 TRACE = {"interior": "", "seam": "", "photographs": "JPEG coefficients"}
 
 
