@@ -48,7 +48,7 @@ def statistics(jpeg: bytes) -> dict[str, list[float]]:
 # Where a forged region was not compressed as its surroundings, the histogram of coefficients tells:
 # that is what such a forgery consists of. Over thousands of pictures it reaches .65 in photographs,
 # which are near the scale of their own first JPEG, and .60 in "interior".
-TRACE = {"interior": "", "seam": "", "photographs": "JPEG coefficients"}
+TRACE = {"interior": "JPEG coefficients", "seam": "", "photographs": "JPEG coefficients"}
 
 
 @pytest.fixture(params=TRACE, scope="module")

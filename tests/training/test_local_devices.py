@@ -185,8 +185,12 @@ def test_a_coordinator_that_is_none_is_refused(env, monkeypatch, coordinator, me
         start_runtime()
 
 
-def test_auto_where_there_is_no_cluster_is_refused(env):
+def test_auto_where_there_is_no_cluster_is_refused(env, monkeypatch):
+    def find_none(**_):
+        raise ValueError("coordinator_address should be defined.")
+
     env(SAPL_COORDINATOR="auto")
+    monkeypatch.setattr("jax.distributed.initialize", find_none)
     with pytest.raises(UserError, match="SAPL_COORDINATOR is auto.*auto is for TPU slices, SLURM"):
         start_runtime()
 
