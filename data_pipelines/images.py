@@ -174,9 +174,8 @@ def orientation_of(data: bytes) -> int:
     """EXIF orientation of a picture file's bytes, 1 to 8; 1, as stored, where it says none."""
     try:
         header, exif = read_header(data), Exif()
-        exif.load(
-            header.info.get("exif", b"")
-        )  # Not `getexif`: that takes XMP's, as no viewer does.
+        # Not `getexif`, which takes XMP's as well, as no viewer does.
+        exif.load(header.info.get("exif", b""))
         found = getattr(header, "tag_v2", exif).get(_EXIF_ORIENTATION)
     except Exception:  # of any kind, by what is damaged
         return 1

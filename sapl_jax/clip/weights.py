@@ -127,9 +127,10 @@ def fill(clip: CLIP, tensors: Mapping[str, Tensor], style: str) -> None:
     for entry in tqdm(entries, desc="CLIP weights", unit="tensor", leave=False, disable=None):
         # One parameter at a time goes to the device, so the host never holds a second model.
         array = np.empty((len(entry.names), *entry.shape_in_file), entry.variable.dtype)
+        kept = clip.text.kept if entry.variable is clip.text.token_embedding else None
+        rows = ... if kept is None else list(kept)
         for index, name in enumerate(entry.names):
-            rows = clip.text.kept if entry.variable is clip.text.token_embedding else None
-            array[index] = tensors[name].read()[... if rows is None else list(rows)]
+            array[index] = tensors[name].read()[rows]
         if entry.axes is not None:  # A view: JAX turns it on its way to the device.
             array = array.transpose(0, *(1 + axis for axis in entry.axes))
         entry.variable.set_value(jax.device_put(array.reshape(entry.variable.shape)))
