@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     train = config.train
     train.batch_size = 16
     train.epochs = 3.0
-    train.learning_rate = 1.5e-3  # A hundredth of the paper's pictures: the steps must be larger.
+    train.learning_rate = 1.5e-3  # A twentieth of the paper's pictures: the steps must be larger.
     train.tampered_weight = 2.0  # The background term alone would have too much found authentic.
     train.background_share = 0.75  # The generator's forgeries cover a quarter at most.
     train.warmup_steps = 50

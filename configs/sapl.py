@@ -1,7 +1,7 @@
 """SAPL as in the paper (arXiv 2601.06222): CLIP ViT-L/14@336, CASIA v2.0, 30 epochs.
 
 Fields marked [paper] are stated there; fields marked [ours] are choices of this reconstruction,
-each explained in docs/method.md. Change any of them on the command line, for example
+explained in docs/method.md. Change any of them on the command line, for example
 `--config.train.batch_size=24`. Names and types are checked.
 """
 
@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config.data = data = ConfigDict()
     data.root = ""  # Folder that holds Au/ and Tp/. Prepared on first use.
     data.dataset = "casia_v2"  # Layout of the root: "casia_v2", or "folder" for your own pictures.
-    data.prepared = ""  # Folder of prepared records. "": TFDS_DATA_DIR or ~/tensorflow_datasets.
+    data.prepared = ""  # Where records are made; without root, where they are. "": TFDS's folder.
     data.val_fraction = 0.1  # [ours] Share of the training pictures held out to validate on.
     data.flip_horizontal = True  # [ours] Random horizontal flips.
     data.flip_vertical = False  # [ours] Random vertical flips.

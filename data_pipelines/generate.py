@@ -16,7 +16,7 @@ def main() -> None:
     add = parser.add_argument
     add("--output", required=True, help="folder to write; empty, absent or ours")
     add("--images", type=int, required=True, help="pictures, half of them tampered")
-    add("--seed", type=int, default=0, help="no two seeds share a source picture")
+    add("--seed", type=int, default=0, help="of generated pictures no two seeds share a source")
     add("--size", type=int, default=256, help="longer side in pixels")
     text = "where generated forgeries differ: over their area (interior, the default), at their "
     text += "outline only (seam), or every other pair so (both)"

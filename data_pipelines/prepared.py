@@ -73,8 +73,8 @@ def open_prepared(folder: str | Path) -> Prepared:
     again = f"delete the folder {folder} and prepare the data again"
     if not path.is_file():
         raise UserError(
-            f"no prepared data in {folder}: {METADATA} is missing. Make it with "
-            "python -m data_pipelines.prepare --dataset NAME --root PATH --output DIR"
+            f"no prepared data in {folder}: {METADATA} is missing. Give data.root "
+            "as well, or the folder of which `sapl prepare` says that it is prepared in"
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -1,9 +1,9 @@
-"""Evaluates a checkpoint, or a training-free method, on data sets.
+"""Evaluates checkpoints, training-free methods and other tools' maps on data sets.
 
 python -m sapl_jax.evaluate --checkpoint DIR --dataset casia_v2=PATH --output DIR
 
 Prints a table and writes into the output folder: results.json, one CSV per data set and method,
-report.md and report.html.
+report.md, report.html and figures.
 """
 
 import argparse

@@ -70,7 +70,7 @@ def _check_address(address: str, coordinates: bool) -> None:
         if coordinates:  # Else JAX would join the run that listens there, which that ends.
             socket.create_server(("", int(port))).close()
     except OSError as error:
-        raise UserError(f"SAPL_COORDINATOR is {address}: {error}. Set SAPL_PORT.") from error
+        raise UserError(f"SAPL_COORDINATOR is {address}: {error}; give another port.") from error
 
 
 def report_devices(dtype: jnp.dtype) -> None:

@@ -34,7 +34,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--port", type=int, default=7860)
     add("--max-megabytes", type=int, default=50, help="of an uploaded file")
     add("--max-megapixels", type=int, default=50, help="of an uploaded picture")
-    add("--concurrency", type=int, default=2, help="pictures analysed at the same time")
+    add("--concurrency", type=int, default=2, help="pictures at once, of the page and of HTTP each")
     add("--no-examples", action="store_true", help="offer no generated pictures")
     add("--no-token", action="store_true", help="let everyone in who reaches --host")
     return parser.parse_args(arguments)
