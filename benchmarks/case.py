@@ -189,16 +189,16 @@ class StepMachine(Protocol):
         ...
 
 
-def argument_parser(description: str) -> argparse.ArgumentParser:
-    """The flags both sides share."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--model", default=Case.model, help=", ".join(ARCHITECTURES))
+def argument_parser(description: str | None) -> argparse.ArgumentParser:
+    """The flags of a case."""
+    how = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=how)
+    parser.add_argument("--model", default=Case.model, choices=ARCHITECTURES)
     parser.add_argument("--size", type=int, default=Case.size, help="longer side, pixels")
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=1, help="on each device")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     levels = ("auto", "none", "mlp", "blocks")
     parser.add_argument("--remat", choices=levels, default="auto", help="as config.train.remat")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps, after a warm-up")
     return parser
 
 

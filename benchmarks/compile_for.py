@@ -7,7 +7,6 @@ One JSON line for the training step and one for prediction. All figures are for 
 come from the compiler; only `roofline_ms` is an estimate: what the chip's data sheet allows.
 """
 
-import argparse
 import dataclasses
 import json
 import sys
@@ -16,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.case import ARCHITECTURES, Case, case_of, model_flops, peak_flops
+from benchmarks.case import Case, argument_parser, case_of, model_flops, peak_flops
 from benchmarks.targets import Target, prepare, target_of
 from sapl_jax.errors import UserError
 
@@ -168,25 +167,14 @@ def _roofline(line: Line, target: Target) -> Line:
 
 def main() -> None:
     """Flags to JSON lines."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
+    parser.set_defaults(batch=12, dtype="bfloat16")
     chip = parser.add_mutually_exclusive_group(required=True)
     chip.add_argument("--gpu", metavar="NAME", help="of benchmarks/targets.toml: h100, a100, ...")
     chip.add_argument("--tpu", metavar="NAME[:TOPOLOGY]", help="v5e:2x4, v4, v5p, v6e, ...")
     parser.add_argument("--devices", type=int, default=1, help="GPUs of one host")
     parser.add_argument("--plugins", type=Path, help="folder with the compiler's packages")
     parser.add_argument("--program", choices=("step", "prediction"), help="default: both")
-    parser.add_argument("--batch", type=int, default=12, help="pictures on each device")
-    parser.add_argument("--model", default=Case.model, choices=ARCHITECTURES)
-    parser.add_argument("--size", type=int, default=Case.size, help="longer side, pixels")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
-    parser.add_argument(
-        "--remat",
-        choices=("auto", "none", "mlp", "blocks"),
-        default="auto",
-        help="as config.train.remat",
-    )
     parser.add_argument("--no-largest", action="store_true", help="skip the search of the batch")
     parser.add_argument("--text", type=Path, help="write the compiled program here (--program)")
     args = parser.parse_args()

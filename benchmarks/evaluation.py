@@ -74,7 +74,7 @@ def evaluate(
     for result in session.main:
         results.write_images_csv(output / f"{result.name}.csv", result)
     write_json(output / "results.json", results.build(session))
-    report.write(session, output, detector, listings)
+    report.write(session, output, listings)
     return evaluated - started, time.process_time() - evaluated
 
 

@@ -78,7 +78,7 @@ def _own_memory() -> int:
 
 def main() -> None:
     """Flags to one JSON line."""
-    parser = argument_parser(__doc__ or "")
+    parser = argument_parser(__doc__)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.folder:

@@ -5,6 +5,7 @@ libtpu. `prepare` comes before the first import of JAX.
 """
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -105,7 +106,7 @@ def prepare(target: Target, plugins: Path | None) -> None:
     module, command, size = _INSTALL[target.platform]
     if importlib.util.find_spec(module) is None:
         where = f"in {plugins}" if plugins else "in this environment"
-        command = command.replace("VERSION", _jax_version())
+        command = command.replace("VERSION", importlib.metadata.version("jax"))
         raise UserError(
             f"compiling for {target.name} needs {module}, which is not {where}. Install it with\n"
             f"  {command}\n({size}). It may be in a folder of its own (pip install --no-deps "
@@ -121,12 +122,6 @@ def prepare(target: Target, plugins: Path | None) -> None:
     if nvcc and nvcc.submodule_search_locations:
         folder = f"--xla_gpu_cuda_data_dir={list(nvcc.submodule_search_locations)[0]}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {folder}".strip()
-
-
-def _jax_version() -> str:
-    from importlib.metadata import version
-
-    return version("jax")
 
 
 def _gpu_text(facts: dict[str, Any]) -> str:

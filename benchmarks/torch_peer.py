@@ -93,7 +93,8 @@ class PeerStep:
 
 def main() -> None:
     """Flags to one JSON line."""
-    parser = argument_parser(__doc__ or "")
+    parser = argument_parser(__doc__)
+    parser.add_argument("--steps", type=int, default=3, help="timed, after a warm-up")
     parser.add_argument("--compile", action="store_true", help="use torch.compile")
     args = parser.parse_args()
     what = "torch_peer compiled" if args.compile else "torch_peer"

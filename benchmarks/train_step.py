@@ -130,7 +130,9 @@ class OurStep:
 
 def main() -> None:
     """Flags to one JSON line."""
-    args = argument_parser(__doc__ or "").parse_args()
+    parser = argument_parser(__doc__)
+    parser.add_argument("--steps", type=int, default=3, help="timed, after a warm-up")
+    args = parser.parse_args()
     measure("train_step", args, case_of(args), OurStep)
 
 

@@ -21,7 +21,7 @@ from data_pipelines.masks import SUSPECT, load_mask
 from data_pipelines.progress_bars import ProgressBar
 from data_pipelines.read_ahead import read_ahead
 from data_pipelines.readers import READERS, parse_dataset, read_dataset
-from sapl_jax.errors import Parser, UserError, run_main
+from sapl_jax.errors import Parser, UserError, printable, run_main
 
 # (authentic, tampered) of a complete copy, as published and as commonly used.
 EXPECTED = {
@@ -243,7 +243,8 @@ def main() -> int:
         return 1
     examined = examine(listing)
     findings = diagnose(listing, examined, against)
-    print("\n".join([*describe(listing, examined), "", *report(findings, arguments.all)]))
+    lines = [*describe(listing, examined), "", *report(findings, arguments.all)]
+    print("\n".join(map(printable, lines)))
     return 1 if findings else 0
 
 

@@ -24,7 +24,7 @@ from data_pipelines.progress_bars import ProgressBar
 from data_pipelines.read_ahead import read_ahead
 from data_pipelines.readers import READERS, read_dataset
 from data_pipelines.soft_edges import canny_edges
-from sapl_jax.errors import Parser, UserError, check_numbers, run_main
+from sapl_jax.errors import Parser, UserError, run_main
 from sapl_jax.files import make_output_folder, write_json
 
 Summary = dict[str, dict[str, dict[str, float]]]
@@ -89,7 +89,7 @@ def measure_picture(
     return sums / counts if counts.min() >= _MIN_PIXELS else None
 
 
-def measure_all(samples: Sequence[Sample], band: int, window: int) -> tuple[np.ndarray, list[str]]:
+def measure_all(samples: Sequence[Sample]) -> tuple[np.ndarray, list[str]]:
     """(means [N, 4 regions, 4 statistics], reasons for the samples left out); all have masks."""
 
     def attempt(sample: Sample) -> np.ndarray | str:
@@ -99,7 +99,7 @@ def measure_all(samples: Sequence[Sample], band: int, window: int) -> tuple[np.n
             mask = load_mask(sample.mask, rgb, sample.mask_style).grey > 127
         except UserError as error:
             return str(error)
-        found = measure_picture(rgb, mask, band, window)
+        found = measure_picture(rgb, mask)
         return f"{sample.image}: a region is too small" if found is None else found
 
     found = read_ahead(attempt, samples, 16)
@@ -163,26 +163,20 @@ def main() -> None:
     parser.add_argument("--dataset", required=True, choices=sorted(READERS), help="layout")
     parser.add_argument("--root", type=Path, required=True, help="its folder or list file")
     parser.add_argument("--output", type=Path, required=True, help="folder for what it writes")
-    parser.add_argument("--band", type=int, default=BAND, help="half width, pixels")
-    parser.add_argument("--window", type=int, default=WINDOW, help="odd, pixels")
     arguments = parser.parse_args()
-    check_numbers(arguments, band=(1, 1000), window=(3, 1001))
-    if arguments.window % 2 == 0:
-        raise UserError(f"--window is {arguments.window}; expected an odd number")
-    options = {"band": arguments.band, "window": arguments.window}
     make_output_folder(arguments.output)
     listing = read_dataset(arguments.dataset, arguments.root)
     samples = [s for s in listing.samples if s.label == TAMPERED and s.mask is not None]
     if not samples:
         raise UserError(f"{arguments.root}: no tampered picture has a mask, which this needs")
-    means, reasons = measure_all(samples, **options)
+    means, reasons = measure_all(samples)
     for reason in reasons:
         print(f"left out: {reason}", file=sys.stderr)
     if len(means) == 0:
         raise UserError(f"{arguments.root}: none of {len(samples)} pictures could be measured")
     summary = summarise(means)
     content = {"dataset": arguments.dataset, "root": str(arguments.root), "pictures": len(means)}
-    content |= {"left_out": reasons, "options": options}
+    content |= {"left_out": reasons, "options": {"band": BAND, "window": WINDOW}}
     content |= {"statistics": summary, "casia_v1_medians": CASIA_V1}
     write_json(arguments.output / "edge_statistics.json", content)
     title = f"{arguments.dataset}: {len(means)} pictures"

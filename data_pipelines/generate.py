@@ -27,7 +27,7 @@ def main() -> None:
     add("--split", choices=SPLITS, help=f"{text}their names, so that no two splits share one")
     add("--workers", type=int, help="processes (default: one per core)")
     flags = parser.parse_args()
-    check_numbers(flags, images=(2, 10**8), size=(64, 10**5), seed=(0, 2**63), workers=(1, 1024))
+    check_numbers(flags, images=(2, 10**8), size=(64, 10**5), seed=(0, 10**9), workers=(1, 1024))
     if flags.photographs and flags.world:
         raise UserError("--world is for generated pictures: leave it out with --photographs")
     if not flags.photographs and (flags.segments or flags.split):

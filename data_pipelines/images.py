@@ -107,25 +107,29 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 def decode_image(data: bytes, origin: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """`read_image` for bytes already read; `origin` is the name that errors carry."""
-    pixels = decode_pixels(data, origin, cv2.IMREAD_COLOR, max_pixels)
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    return decode_pixels(data, origin, cv2.IMREAD_COLOR_RGB, max_pixels)
 
 
 def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Reads a mask as uint8 [H, W], grey values as stored (one-bit files give 0 and 255).
+    """`read_levels` as uint8, 16 bits reduced to 8 unless none is above 255."""
+    grey = read_levels(path, max_pixels)
+    return (grey >> 8 if grey.max() > 255 else grey).astype(np.uint8)
 
-    Colour is reduced to luma, 16 bits to 8 unless none is above 255; orientation and errors as for
-    `read_image`.
+
+def read_levels(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Reads grey values as stored, uint8 or uint16 [H, W] (one-bit files give 0 and 255).
+
+    Colour is reduced to luma; orientation and errors as for `read_image`.
     """
     mode = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
     grey = decode_pixels(read_bytes(path), path, mode, max_pixels)
     if grey.dtype not in (np.uint8, np.uint16):
         raise UnreadableImage(f"{path}: has values of {grey.dtype}; expected 8 or 16 bits")
-    return (grey >> 8 if grey.max() > 255 else grey).astype(np.uint8)
+    return grey
 
 
 def decode_pixels(data: bytes, origin: str | Path, mode: int, max_pixels: int) -> np.ndarray:
-    """A picture's pixels as OpenCV gives them in a mode (cv2.IMREAD_*), BGR; as `read_image`."""
+    """A picture's pixels as OpenCV gives them in a mode (cv2.IMREAD_*); errors as `read_image`."""
     header = read_header(data, origin)
     announced = f"{header.width} x {header.height} pixels"
     if header.width * header.height > max_pixels:
@@ -141,8 +145,8 @@ def decode_pixels(data: bytes, origin: str | Path, mode: int, max_pixels: int) -
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         if isinstance(header, _Tiff) and header.mode == "RGBA" and header.tag_v2[258][0] == 8:
             # OpenCV multiplies these by their alpha.
-            wanted = cv2.COLOR_RGB2BGR if mode == cv2.IMREAD_COLOR else cv2.COLOR_RGB2GRAY
-            pixels = cv2.cvtColor(np.asarray(read_header(data).convert("RGB")), wanted)
+            rgb = np.array(read_header(data).convert("RGB"))
+            pixels = rgb if mode == cv2.IMREAD_COLOR_RGB else cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     if pixels is None:
         kind = "unsupported 32-bit" if header.mode in ("I", "F") else "truncated or corrupt"
         raise UnreadableImage(f"{origin}: {kind} {header.format} data")
@@ -200,7 +204,7 @@ def encode_jpeg(picture: np.ndarray, quality: int, subsampling: str) -> bytes:
     options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor]
     done, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
     if not done:  # a side is over JPEG's limit
-        raise ValueError(f"OpenCV cannot encode a picture of shape {picture.shape} as JPEG")
+        raise UserError(f"no JPEG can be made of a picture of shape {picture.shape}")
     return data.tobytes()
 
 

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 from tqdm import tqdm
@@ -43,5 +44,6 @@ class ProgressBar(tqdm):
 
     def _write_line(self) -> None:
         self._last = time.monotonic()
-        self.fp.write(f"{self}\n")
-        self.fp.flush()
+        with suppress(OSError):  # What reads it may have ended, as `tee` does at Ctrl-C.
+            self.fp.write(f"{self}\n")
+            self.fp.flush()

@@ -92,8 +92,10 @@ class CheckpointFolder:
         Raises:
             UserError: this or an earlier checkpoint could not be written.
         """
-        if step in self._manager.all_steps():
+        if step in (steps := self._manager.all_steps()):
             return
+        for later in [s for s in steps if s > step]:  # Beside it Orbax would silently save nothing.
+            self._manager.delete(later)
         arrays = {name: np.asarray(value) for name, value in jax.device_get(flatten(state)).items()}
         described = {name: _describe(value) for name, value in arrays.items()}
         record = {"format_version": FORMAT_VERSION, **record, "arrays": described}

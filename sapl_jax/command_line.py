@@ -1,11 +1,13 @@
 """What command lines share: names of commands, checks, and --config.NAME=VALUE passed on."""
 
 import argparse
+import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from sapl_jax.errors import UserError
+from sapl_jax.errors import UserError, printable
 
 # `sapl NAME` is `python -m MODULE`.
 COMMANDS = {
@@ -25,9 +27,12 @@ TILE_HELP = "larger pictures' maps in tiles of this many pixels; default: the ch
 WHICH_HELP = "checkpoint of a run, best by validation I-AUC; default: what its train.keep says"
 
 
-def printable(text: object) -> str:
-    """Text without what a hostile file name could do to a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+def call(command: list[str]) -> int:
+    """Runs a command to its end, which Ctrl-C leaves to it; returns its exit status."""
+    with subprocess.Popen(command) as child:
+        while True:
+            with suppress(KeyboardInterrupt):
+                return child.wait()
 
 
 def print_files(what: str, found: Sequence[tuple[Path, str]], where: str) -> None:

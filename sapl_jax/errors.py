@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import io
 import logging
 import os
 import re
@@ -37,11 +38,13 @@ def run_main(main: Callable[[], int | None]) -> None:
     # Imports and tracing make many objects and next to no garbage; at 700 new ones a collection, a
     # tenth of a short command's time went into looking for it.
     gc.set_threshold(_NEW_OBJECTS)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # Names of files may hold what no encoding has.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = main()
     except BrokenPipeError:
         status = 141
-    except UserError as error:
+    except (UserError, PermissionError) as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
@@ -55,6 +58,11 @@ def run_main(main: Callable[[], int | None]) -> None:
             status = 141
     gc.freeze()  # The last collection, .3 s with JAX loaded, has nothing to look at then.
     sys.exit(status or 0)
+
+
+def printable(text: object) -> str:
+    """Text without what a hostile file name could do to a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 class Parser(argparse.ArgumentParser):

@@ -16,8 +16,8 @@ from data_pipelines.duplicates import without_training_pictures
 from data_pipelines.listing import Listing
 from data_pipelines.readers import READERS, parse_dataset, read_dataset
 from sapl_jax import files
-from sapl_jax.command_line import TILE_HELP, TILES, WHICH_HELP, print_files, printable
-from sapl_jax.errors import Parser, UserError, check_checkpoint, check_numbers, run_main
+from sapl_jax.command_line import TILE_HELP, TILES, WHICH_HELP, print_files
+from sapl_jax.errors import Parser, UserError, check_checkpoint, check_numbers, printable, run_main
 from sapl_jax.evaluation import protocols, results
 from sapl_jax.evaluation.baselines import CLASSICS, TRIVIAL
 from sapl_jax.evaluation.map_folders import MapFolder
@@ -96,8 +96,8 @@ def load_methods(arguments: argparse.Namespace, sets: list[str]) -> list[Method]
     ours = set() if arguments.checkpoint is None else {"SAPL"}
     for text in arguments.maps:  # before the checkpoint: mistakes are told first
         name, _, folder = text.partition("=")
-        taken = {method.name for method in methods} | ours | set(TRIVIAL)
-        if not name or not folder or "/" in name or name in taken:
+        taken = {other.replace(" ", "_") for other in (*(m.name for m in methods), *ours, *TRIVIAL)}
+        if not name or not folder or "/" in name or name.replace(" ", "_") in taken:
             raise UserError(f"--maps {text!r} is not NAME=FOLDER with a name that is still free")
         source = {"folder": folder, "sha256": files.tree_sha256(Path(folder).expanduser())}
         methods.append(Method(name, MapFolder(folder, sets), source))
@@ -166,7 +166,7 @@ def main() -> None:
         from sapl_jax.evaluation import report  # matplotlib, only for reports
 
         with saving():
-            report.write(session, arguments.output, methods[0].detector, listings)
+            report.write(session, arguments.output, listings)
     print(results.table(session))
     print(f"protocol {session.protocol.name}; details in {arguments.output}")
 

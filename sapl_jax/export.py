@@ -8,15 +8,13 @@ checkpoint on real pictures before it is called done.
 import logging
 from pathlib import Path
 
-from sapl_jax.command_line import WHICH_HELP
+from sapl_jax.command_line import WHICH_HELP, print_files
 from sapl_jax.errors import Parser, UserError, check_checkpoint, run_main
 from sapl_jax.files import make_output_folder
 from sapl_jax.inference.export_folder import refuse_foreign
-from sapl_jax.inference.inputs import find_pictures
+from sapl_jax.inference.inputs import Found, find_pictures
 
 log = logging.getLogger(__name__)
-
-FORMATS = ("orbax", "stablehlo", "onnx", "huggingface")
 
 
 def main() -> None:
@@ -26,7 +24,7 @@ def main() -> None:
     add("--checkpoint", type=Path, required=True, help="a training run's folder, or an export")
     add("--which", choices=("last", "best"), help=WHICH_HELP)
     add("--output", type=Path, required=True, help="folder to make; an earlier export is replaced")
-    add("--format", required=True, choices=FORMATS)
+    add("--format", required=True, choices=("orbax", "stablehlo", "onnx", "huggingface"))
     text = "pictures to check the export on; by default two photographs that are installed"
     add("--pictures", nargs="+", help=text)
     arguments = parser.parse_args()
@@ -35,14 +33,15 @@ def main() -> None:
     if arguments.output.resolve() == arguments.checkpoint.resolve():
         raise UserError(f"{arguments.output} is the checkpoint itself; give another --output.")
     make_output_folder(arguments.output.parent)  # A mistake in it is told now.
-    given = arguments.pictures and find_pictures(arguments.pictures).pictures
+    given = find_pictures(arguments.pictures) if arguments.pictures else Found()
+    print_files("skipped", given.skipped, "what was named")
     from data_pipelines.generator.photographs import installed_photographs
     from sapl_jax.exporting import writing  # loads JAX: not for a mistake
     from sapl_jax.inference.opening import load_model
 
     trained = load_model(arguments.checkpoint, dtype="float32", which=arguments.which)
     log.info("checkpoint %s of %s", trained.source["checkpoint"], arguments.checkpoint)
-    pictures = given or installed_photographs()
+    pictures = given.pictures or installed_photographs()
     found = writing.export(trained, arguments.format, arguments.output, pictures)
     for item in found:
         print(

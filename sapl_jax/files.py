@@ -1,5 +1,6 @@
 """Files and what is installed: the one atomic write, the one lock, hashes, versions."""
 
+import errno
 import fcntl
 import hashlib
 import importlib.metadata
@@ -68,6 +69,10 @@ def hold_lock(lock_file: Path, *, busy: str = "", waiting_for: str = "") -> Iter
                 raise UserError(busy) from error
             print(f"waiting for another process that {waiting_for}", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:  # such as Lustre's without flock
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK):
+                raise
+            print(f"{lock_file} cannot be locked: start nothing else there", file=sys.stderr)
         yield
 
 
@@ -107,7 +112,8 @@ def tree_sha256(path: Path) -> str:
         return file_sha256(path)
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        digest.update(f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n".encode())
+        line = f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n"
+        digest.update(os.fsencode(line))
     return digest.hexdigest()
 
 

@@ -34,6 +34,7 @@ def start_runtime() -> None:
     A process that is lost is noticed HEARTBEAT_S seconds later at the latest.
     """
     use_compilation_cache()
+    jax.config.update("jax_enable_preemption_service", False)  # It would swallow SIGTERM.
     if coordinator := os.environ.get("SAPL_COORDINATOR", ""):
         known: dict[str, Any] = {}
         if coordinator != "auto":
@@ -144,7 +145,7 @@ def _visible_gpus() -> int:
     """GPUs that this process could use, found without asking their driver."""
     for name in _VISIBLE:
         if name in os.environ:
-            return len([x for x in os.environ[name].split(",") if x.strip()])
+            return len([x for x in os.environ[name].split(",") if x.strip() not in ("", "-1")])
     on_node = os.environ.get("SLURM_GPUS_ON_NODE", "")
     found = sum(path.name[6:].isdigit() for path in Path("/dev").glob("nvidia[0-9]*"))
     return int(on_node) if on_node.isdigit() else found

@@ -48,6 +48,8 @@ def required_token(host: str, no_token: bool) -> str:
             f"On {host} other machines can reach this. Set SAPL_TOKEN to a secret that they must "
             "know, or let everyone in with --no-token."
         )
+    if not token.isascii() or token != token.strip():
+        raise UserError("SAPL_TOKEN: expected ASCII, without blanks or a line's end around it")
     return "" if no_token else token
 
 
@@ -110,9 +112,10 @@ def serve(arguments: argparse.Namespace, token: str, folder: Path) -> None:
     }
     api = build_api(localizer, limits, model=model, token=token)
     examples = [] if arguments.no_examples else write_examples(folder / "examples")
-    notice, host, port = "" if arguments.checkpoint else NOTICE, arguments.host, arguments.port
+    notice, port = "" if arguments.checkpoint else NOTICE, arguments.port
+    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
     page = pages.build_page(localizer, limits, Downloads(folder), notice=notice, examples=examples)
-    check_address(host, port)  # Loading takes time to be overtaken in.
+    check_address(arguments.host, port)  # Loading takes time to be overtaken in.
     log.info("open http://%s:%d in a browser; Ctrl-C ends it", host, port)
     pages.launch(page, limits, host=host, port=port, routes=api.routes, token=token)
 

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from data_pipelines.prepared import Prepared, fingerprint, open_prepared
@@ -32,13 +33,19 @@ log = logging.getLogger(__name__)
 
 
 def record_data(prepared: Prepared, config: ConfigDict) -> "TrainingData":
-    """This process's share of prepared records."""
+    """This process's share of prepared records; UserError where `data.pairs` finds no pairs."""
     import jax
 
     from data_pipelines import record_batches
     from sapl_jax.training.loop import TrainingData
 
     data, train, count = config.data, config.train, jax.process_count()
+    if data.pairs and not prepared.pairs:
+        raise UserError(
+            f"data.pairs: {prepared.dir} has no tampered picture with an authentic one of the "
+            "same source. If an earlier version made that folder, delete it, so that it is "
+            "prepared again; otherwise set data.pairs to False"
+        )
     place = {"process_index": jax.process_index(), "process_count": count}
     train_batches = partial(
         record_batches.train_batches,
@@ -142,6 +149,7 @@ def main() -> int | None:
         # Under the next: a process of several that must leave does not wait for it.
         pool = stack.enter_context(ThreadPoolExecutor(1))
         stack.enter_context(processes.leave_on_error())
+        multihost_utils.sync_global_devices("met")  # A first collective later waits only 30 s.
         first = jax.process_index() == 0
         if first and not alone:
             stack.enter_context(open_workdir(workdir, config))
@@ -154,7 +162,9 @@ def main() -> int | None:
         reading = pool.submit(read)
         del read  # It holds the file.
         prepared = prepare_records(config, model.clip.config.vision.patch_size, workdir)
-        multihost_utils.sync_global_devices("data is prepared")
+        mark = np.uint32(int(prepared.fingerprint[:8], 16))
+        if len(set(multihost_utils.process_allgather(mark).flat)) > 1:
+            raise UserError("The processes of this run have different pictures: give all the same.")
         if first:
             remember_data(workdir, prepared.dir, prepared.fingerprint)
         log.info(summary(prepared))

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from sapl_jax.errors import UserError
 from sapl_jax.files import hold_lock, write_json, writing
@@ -54,9 +54,9 @@ def read_config(workdir: Path) -> ConfigDict:
 
 def config_of(stored: dict[str, Any]) -> ConfigDict:
     """The locked configuration of a JSON object, fields newer than it filled in."""
-    tree = _as_tuples(stored)
+    tree = FrozenConfigDict(stored).to_dict()  # JSON has no tuples; configurations have no lists.
     heat_map = tree.get("model", {}).setdefault("heat_map", {})
-    heat_map |= {"colours": 0.0, "tile": 0} | heat_map
+    heat_map |= {"colours": 0.0} | heat_map
     return ConfigDict(tree).lock()
 
 
@@ -82,7 +82,7 @@ def remember_data(workdir: Path, folder: Path, fingerprint: str) -> None:
 
 def _check_config(workdir: Path, config: ConfigDict) -> None:
     path = workdir / CONFIG_FILE
-    if not any((workdir / "checkpoints").glob("*/[0-9]*")):
+    if not any(p.name.isdigit() for p in (workdir / "checkpoints").glob("*/*")):
         (workdir / DATA_FILE).unlink(missing_ok=True)
     elif path.exists():
         before, now = flat(read_config(workdir).to_dict()), flat(config.to_dict())
@@ -115,10 +115,3 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[prefix + key] = tuple(value) if isinstance(value, list) else value
     return found
-
-
-def _as_tuples(value: Any) -> Any:
-    """JSON has no tuples; configurations have no lists."""
-    if isinstance(value, dict):
-        return {key: _as_tuples(item) for key, item in value.items()}
-    return tuple(value) if isinstance(value, list) else value

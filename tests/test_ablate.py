@@ -1,6 +1,11 @@
 """The ablation study runs every row once, continues after a stop, and tabulates what is done."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -124,6 +129,25 @@ def test_a_failed_row_does_not_stop_the_others_and_is_tried_again(tmp_path) -> N
     assert "| CoOp | .878 / .178 | - | - |" in text
     again = Launcher()
     assert _run(tmp_path, again, rows) == [] and again.trained == ["coop"]
+
+
+def test_ctrl_c_leaves_a_training_the_time_to_save(tmp_path) -> None:
+    saves = (
+        "import signal, sys, time\n"
+        "def stop(*_): time.sleep(1.5); open('saved', 'w').close(); sys.exit(130)\n"
+        "signal.signal(signal.SIGINT, stop); open('ready', 'w').close(); time.sleep(60)\n"
+    )
+    study = f"from sapl_jax.ablate import call; print(call([{sys.executable!r}, '-c', {saves!r}]))"
+    with subprocess.Popen(
+        [sys.executable, "-c", study], cwd=tmp_path, stdout=subprocess.PIPE, start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(Path(ablate.__file__).parents[1])},
+    ) as parent:  # fmt: skip
+        while not (tmp_path / "ready").exists():
+            assert parent.poll() is None
+            time.sleep(0.1)
+        os.killpg(parent.pid, signal.SIGINT)
+        assert parent.communicate(timeout=60)[0] == b"130\n"
+    assert (tmp_path / "saved").exists()
 
 
 def test_flags_of_training_pass_through_and_others_are_refused() -> None:

@@ -67,6 +67,16 @@ def test_only_the_newest_stay(tmp_path, state):
     assert sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit()) == [2, 3]
 
 
+def test_an_earlier_step_takes_the_place_of_a_later_one(tmp_path, state):
+    """As where a run continues from before its best, and is better earlier this time."""
+    checkpoints = CheckpointFolder(tmp_path, keep=1)
+    for step in (5, 4):
+        checkpoints.save(step, state, {"i_auc": step / 10})
+        checkpoints.wait()
+    assert checkpoints.latest_step() == 4 and checkpoints.record(4)["i_auc"] == 0.4
+    checkpoints.close()
+
+
 def test_what_a_killed_run_left_beyond_the_newest_goes_when_the_next_one_opens(tmp_path, state):
     series = CheckpointFolder(tmp_path)
     for step in (1, 2, 3):

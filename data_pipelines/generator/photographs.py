@@ -22,7 +22,7 @@ from numpy.random import Generator
 
 from data_pipelines.generator import forgeries
 from data_pipelines.generator.examples import Example, draw_shrink, finish, stream
-from data_pipelines.images import UnreadableImage, read_image, read_mask
+from data_pipelines.images import UnreadableImage, read_image, read_levels
 from data_pipelines.listing import list_pictures
 from data_pipelines.progress_bars import ProgressBar
 from sapl_jax.errors import UserError
@@ -189,7 +189,7 @@ def _view(
     picture = read_image(path)
     height, width = picture.shape[:2]
     label_file = library.segments.get(path.stem) if objects else None
-    labels = read_mask(label_file) if label_file else None
+    labels = read_levels(label_file) if label_file else None
     if labels is not None and labels.shape != (height, width):
         raise UserError(
             f"{label_file}: {labels.shape[1]} x {labels.shape[0]} pixels, but its photograph has "
@@ -197,7 +197,7 @@ def _view(
         )
     # Near its own scale, at which its own traces are left; yet wide enough to show objects.
     share = min(max(longer / (rng.uniform(0.8, 1) * max(height, width)), 0.25), 1.0)
-    tall, wide = max(2, round(share * height)), max(2, round(share * width))
+    tall, wide = (min(max(2, round(share * side)), side) for side in (height, width))
     tall, wide = min(tall, 4 * wide), min(wide, 4 * tall)  # A strip has no room for regions.
     y, x = int(rng.integers(height - tall + 1)), int(rng.integers(width - wide + 1))
     window = np.s_[y : y + tall, x : x + wide]

@@ -22,34 +22,25 @@ LORA_TARGETS = ("q", "k", "v", "out", "fc1", "fc2")
 
 @dataclasses.dataclass(frozen=True)
 class TowerConfig:
-    """What both towers share. Names are those of the Hugging Face configuration."""
+    """What both towers share. Names are those of the Hugging Face configuration.
 
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
-
-
-@dataclasses.dataclass(frozen=True)
-class VisionConfig(TowerConfig):
-    """The vision tower. Pixels of `image_size` squared give the native grid of patches.
-
-    What a file leaves out, here and in the text tower, is as in `transformers`.
+    What a file leaves out, here and in the towers, is as in `transformers`.
     """
 
     hidden_size: int = 768
     intermediate_size: int = 3072
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig(TowerConfig):
+    """The vision tower. Pixels of `image_size` squared give the native grid of patches."""
+
     patch_size: int = 32
     image_size: int = 224
-
-    @property
-    def grid(self) -> int:
-        """Patches along one side of the native grid."""
-        return self.image_size // self.patch_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +49,6 @@ class TextConfig(TowerConfig):
 
     hidden_size: int = 512
     intermediate_size: int = 2048
-    num_hidden_layers: int = 12
     num_attention_heads: int = 8
     vocab_size: int = 49408
     max_position_embeddings: int = 77

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sapl_jax.clip.config import BUILT_IN, LoRAConfig, read_config
-from sapl_jax.clip.model import CLIP, CLIPSource, add_lora
+from sapl_jax.clip.model import CLIP, RANDOM, CLIPSource, add_lora
 from sapl_jax.clip.weight_files import FORMATS
 from sapl_jax.clip.weights import check_fit, fill
 from sapl_jax.errors import UserError
@@ -24,7 +24,6 @@ from sapl_jax.files import file_sha256
 
 _Opened = tuple[CLIP, Callable[[], None]]  # shapes, and what gives them their values
 _LOG = logging.getLogger(__name__)
-_RANDOM = "random:"
 _LFS_POINTER = b"version https://git-lfs"
 
 # Commits of OpenAI's repositories, so that a later change of the hub changes no experiment.
@@ -127,7 +126,7 @@ def open_clip(
     """
     name = str(name_or_folder)
     dtype = jnp.dtype(dtype)
-    if name.startswith(_RANDOM):
+    if name.startswith(RANDOM):
         clip, read = _random(name, dtype, seed)
     else:
         clip, read = _stored(name, revision, dtype)
@@ -137,7 +136,7 @@ def open_clip(
 
 
 def _random(name: str, dtype: jnp.dtype, seed: int) -> _Opened:
-    folder = Path(name.removeprefix(_RANDOM))
+    folder = Path(name.removeprefix(RANDOM))
     built_in = str(folder).removeprefix("openai/clip-")
     if not folder.is_dir() and built_in not in BUILT_IN:
         raise UserError(

@@ -10,6 +10,8 @@ from sapl_jax.clip.blocks import Linear, LoRAParam, l2_normalize
 from sapl_jax.clip.config import LORA_TARGETS, CLIPConfig, LoRAConfig
 from sapl_jax.clip.towers import TextTower, VisionTower
 
+RANDOM = "random:"  # before the name of CLIP's configuration, in place of weights
+
 
 @dataclasses.dataclass(frozen=True)
 class CLIPSource:

@@ -5,11 +5,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from sapl_jax.clip.model import CLIP, CLIPSource
+from sapl_jax.clip.model import CLIP, RANDOM, CLIPSource
 from sapl_jax.errors import UserError
 
 _LOG = logging.getLogger(__name__)
-_RANDOM = "random:"
 
 # In OpenAI's vocabulary of 49,408 entries.
 _OPENAI_SIZE = 49408
@@ -27,7 +26,7 @@ def class_token_ids(clip: CLIP, words: Sequence[str]) -> list[list[int]]:
     Raises:
         UserError: a word is not built in and there is no tokenizer for it, or a word is empty.
     """
-    size, folder = clip.config.text.vocab_size, Path(clip.source.name.removeprefix(_RANDOM))
+    size, folder = clip.config.text.vocab_size, Path(clip.source.name.removeprefix(RANDOM))
     ids = {} if size < _OPENAI_SIZE and _has_tokenizer(folder) else dict(BUILT_IN_IDS)
     if others := [word for word in words if word not in ids]:
         ids |= _tokenize(clip.source, others)
@@ -43,7 +42,7 @@ def _tokenize(source: CLIPSource, words: list[str]) -> dict[str, list[int]]:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import transformers
 
-    name = source.name.removeprefix(_RANDOM)
+    name = source.name.removeprefix(RANDOM)
     try:
         if Path(name).is_dir() and not _has_tokenizer(Path(name)):
             raise OSError(f"no tokenizer files in {name}")

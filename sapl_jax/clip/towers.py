@@ -68,7 +68,7 @@ class VisionTower(nnx.Module):
         self.dtype = jnp.dtype(dtype)
         self.class_embedding = normal(rngs, (width,), width**-0.5, dtype)
         self.patch_kernel = normal(rngs, (patch, patch, 3, width), 0.02, dtype)
-        self.positions = normal(rngs, (1 + config.grid**2, width), 0.02, dtype)
+        self.positions = normal(rngs, (1 + (config.image_size // patch) ** 2, width), 0.02, dtype)
         self.pre_norm = LayerNorm(width, config.layer_norm_eps, dtype)
         self.blocks = make_blocks(config, dtype, rngs)
         self.post_norm = LayerNorm(width, config.layer_norm_eps, dtype)

@@ -1,6 +1,5 @@
 """Which Hugging Face tensor goes where: one table of names, read from files and written to them."""
 
-import json
 from collections.abc import Iterator, Mapping
 from operator import attrgetter
 from pathlib import Path
@@ -17,6 +16,7 @@ from sapl_jax.clip.config import to_hugging_face
 from sapl_jax.clip.model import CLIP, merge_lora
 from sapl_jax.clip.weight_files import Tensor
 from sapl_jax.errors import UserError
+from sapl_jax.files import write_json
 
 # The parameters of each kind of layer: the endings of our name, of the Flax file's and of the
 # PyTorch file's, and the axes with which `torch_array.transpose(axes)` has our layout.
@@ -143,7 +143,6 @@ def save_clip(clip: CLIP, folder: str | Path) -> Path:
     other files in it stay, except that these two are replaced. Returns the path of the weights.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     merged = merge_lora(clip)
     tensors: dict[str, np.ndarray] = {}
     for entry in _entries(merged, "torch"):
@@ -152,7 +151,7 @@ def save_clip(clip: CLIP, folder: str | Path) -> Path:
             layer = layer if entry.axes is None else layer.transpose(np.argsort(entry.axes))
             tensors[name] = np.asarray(layer, order="C")
     config = to_hugging_face(merged.config) | {"torch_dtype": str(merged.dtype)}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_json(folder / "config.json", config)
     file = folder / "model.safetensors"
     save_file(tensors, file, metadata={"format": "pt"})
     return file

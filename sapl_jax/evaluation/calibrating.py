@@ -13,8 +13,7 @@ from data_pipelines.prepared import fingerprint
 from data_pipelines.progress_bars import ProgressBar
 from data_pipelines.readers import read_dataset
 from data_pipelines.splits import split_samples
-from sapl_jax.command_line import printable
-from sapl_jax.errors import UserError
+from sapl_jax.errors import UserError, printable
 from sapl_jax.evaluation.evaluator import loaded_batches
 from sapl_jax.inference.calibration import BINS
 from sapl_jax.inference.detector import Detector, is_finite

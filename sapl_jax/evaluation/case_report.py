@@ -15,7 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from data_pipelines.images import encode_jpeg, read_bytes, read_header
+from data_pipelines.images import encode_jpeg, read_bytes, read_header, upright
 from data_pipelines.preprocess import resize
 from data_pipelines.soft_edges import soft_edge_map
 from sapl_jax.errors import UserError
@@ -50,7 +50,7 @@ def case_report(
     mask = heat_map > settings["threshold"]
     sections = [
         Section("Finding", _finding(localizer, settings, record)),
-        Section("Picture and maps", _pictures(localizer, picture.rgb, heat_map, mask)),
+        Section("Picture and maps", _pictures(localizer, picture, heat_map, mask)),
         Section("Regions", _regions(record)),
         Section("The file", [[f"path: {name}", f"SHA-256: {picture.sha256}",
                               *_metadata(path, picture.sha256),
@@ -80,12 +80,12 @@ def _finding(localizer: Localizer, settings: dict, record: dict) -> list:
 
 
 def _pictures(
-    localizer: Localizer, rgb: np.ndarray, heat_map: np.ndarray, mask: np.ndarray
+    localizer: Localizer, picture: reading.Picture, heat_map: np.ndarray, mask: np.ndarray
 ) -> list[Picture]:
-    small, small_map = drawing.shrink(rgb, _SIDE), drawing.shrink(heat_map, _SIDE)
+    small, small_map = drawing.shrink(picture.rgb, _SIDE), drawing.shrink(heat_map, _SIDE)
     size = small_map.shape[::-1]
     small_mask = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-    edges = soft_edge_map(resize(rgb, localizer.geometry), localizer.edge_options)
+    edges = soft_edge_map(resize(picture.rgb, localizer.geometry), localizer.edge_options)
     edges = cv2.resize(drawing.heat_map_to_grey(edges), size, interpolation=cv2.INTER_NEAREST)
     over = drawing.overlay(small, small_map, small_mask)
     shown = {
@@ -95,9 +95,10 @@ def _pictures(
         "Mask": drawing.mask_to_grey(small_mask),
         f"Soft edge map of the whole picture at {localizer.geometry.size} pixels": edges,
     }
+    turned = {caption: upright(pixels, picture.orientation) for caption, pixels in shown.items()}
     return [
         Picture("", drawing.encode_png(p) if p.ndim == 2 else encode_jpeg(p, 95, "4:2:0"), caption)
-        for caption, p in shown.items()
+        for caption, p in turned.items()
     ]
 
 
@@ -105,11 +106,10 @@ def _regions(record: dict) -> list:
     found = record["regions"]
     if not found:
         return ["The mask is empty."]
-    keys = ("x", "y", "width", "height", "pixels")
-    rows = [[str(n), *(str(r[key]) for key in keys)] for n, r in enumerate(found[:_REGIONS], 1)]
+    rows = [[str(n), *map(str, r.values())] for n, r in enumerate(found[:_REGIONS], 1)]
     more = f"; the largest {_REGIONS} of {len(found)}" if len(found) > _REGIONS else ""
-    size = f"The picture has {record['width']} x {record['height']} pixels"
-    return [f"{size}; boxes from its top left corner{more}.", Table(["region", *keys], rows)]
+    size = f"The picture has {record['width']} x {record['height']} pixels as stored"
+    return [f"{size}; boxes from their top left corner{more}.", Table(["region", *found[0]], rows)]
 
 
 def _metadata(path: Path, sha256: str) -> list[str]:

@@ -154,7 +154,10 @@ def load_sample(sample: Sample, perturbation: Perturbation | None = None) -> Loa
         except UserError as error:
             problems.append(f"not in the pixel measures: {error}")
     if image is not None and perturbation is not None:
-        image = perturbation(image, sample.name)
+        try:
+            image = perturbation(image, sample.name)
+        except UserError as error:
+            image, problems = None, [*problems, str(error)]
     return Loaded(sample, image, mask, problems, sha256_of(os.fsencode("\n".join(hashes))))
 
 

@@ -46,17 +46,13 @@ TABLE_1 = (  # method, P-F1 / I-AUC per column, means
 )  # fmt: skip
 
 
-def write(
-    session: Session,
-    output: Path,
-    detector: Any = None,
-    listings: Sequence[tuple[str, Listing]] = (),
-) -> None:
+def write(session: Session, output: Path, listings: Sequence[tuple[str, Listing]] = ()) -> None:
     """Writes report.md, report.html and figures/*.png into `output`.
 
-    detector: the first method's; if it has `edge_features`, as `Localizer`, its edge
-    patches of the (name, listing) pairs are shown.
+    listings: if the first method's detector has `edge_features`, as `Localizer`, its edge patches
+    of these (name, listing) pairs are shown.
     """
+    detector: Any = session.methods[0].detector
     patches = []
     try:
         for name, listing in listings if hasattr(detector, "edge_features") else ():
@@ -64,7 +60,7 @@ def write(
                 patches.append(figures.embedding(*found, name))
     except UserError as error:
         log.warning("the report has no t-SNE of edge patches: %s", error)
-    calibration = getattr(session.methods[0].detector, "calibration", None)
+    calibration = getattr(detector, "calibration", None)
     rule = [calibration.rule] if calibration else []
     reliability = figures.reliability_curves(session)
     options = getattr(detector, "edge_options", DEFAULT_OPTIONS)

@@ -140,10 +140,8 @@ def rows(session: Session) -> list[list[str]]:
                 + ALIKE * (m in beside and not beside[m]["apart"])
                 for m in MEASURES
             ]
-            images, masks, skipped = (
-                str(result.summary[k]) for k in ("images", "masks", "skipped")
-            )
-            found.append([result.name, method, images, masks, *cells, skipped])
+            counts = [str(result.summary[k]) for k in ("images", "masks", "skipped")]
+            found.append([result.name, method, *counts[:2], *cells, counts[2]])
         if len(results) > 1:
             cells = []
             for m, mean in mean_of(results.values()).items():

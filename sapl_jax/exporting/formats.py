@@ -29,7 +29,6 @@ from sapl_jax.checkpoints import CheckpointFolder, flatten
 from sapl_jax.clip.attention import plain_attention
 from sapl_jax.clip.weights import save_clip
 from sapl_jax.errors import UserError
-from sapl_jax.exporting.description import describe
 from sapl_jax.inference.opening import ORBAX_WEIGHTS, TrainedModel
 from sapl_jax.models.sapl import score_and_patch_map, with_parts
 from sapl_jax.training.state import merge_model, split_model
@@ -67,8 +66,7 @@ def write_orbax(trained: TrainedModel, folder: Path) -> None:
     params, frozen = split_model(trained.model)
     checkpoint = CheckpointFolder(folder / ORBAX_WEIGHTS)
     tree = {"trained": params, "clip": optax.tree.cast(frozen.params, jnp.float32)}
-    clip = describe(trained, "orbax")["source"]["clip"]
-    checkpoint.save(int(trained.source["step"]), tree, {"clip": clip})
+    checkpoint.save(int(trained.source["step"]), tree, {})  # export.json has the rest.
     checkpoint.wait()
     checkpoint.close()
     for note in (folder / ORBAX_WEIGHTS).rglob("commit_success.txt"):

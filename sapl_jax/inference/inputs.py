@@ -67,6 +67,8 @@ def find_pictures(specifications: Sequence[str], leave_out: Path | None = None) 
             paths = sorted(glob.glob(text, recursive=True))
             if not paths:
                 found.skipped.append((Path(text), "no file has a name of this pattern"))
+            if barred:
+                paths = [p for p in paths if not Path(os.path.realpath(p)).is_relative_to(barred)]
         for path in paths:
             if not os.path.isdir(path):
                 take(path)

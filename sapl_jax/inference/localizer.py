@@ -49,7 +49,7 @@ class Localizer:
         config: ConfigDict,
         source: dict[str, Any],
         tile: int | None = None,
-        overlap: float = 0.25,
+        overlap: float = TiledDetector.overlap,
     ):
         """Places the model's weights on all local devices; `load` is the usual way in."""
         self.config, self.source = config, source
@@ -61,7 +61,8 @@ class Localizer:
         self._share: float | None = config.model.pooled_share if configured else None
         self.level: float = config.model.heat_map.normalize
         self.threshold: float = config.model.heat_map.threshold
-        stored, other_tiles = source.get("calibration"), self.tile != configured
+        stored, given = source.get("calibration"), (self.tile, overlap)
+        other_tiles = given != (configured, TiledDetector.overlap) and any((configured, self.tile))
         # Other tiles have maps of another kind than was calibrated, and scores if they give those.
         if configured and other_tiles:
             stored = None
@@ -104,7 +105,7 @@ class Localizer:
         dtype: str | None = None,
         which: str | None = None,
         tile: int | None = None,
-        overlap: float = 0.25,
+        overlap: float = TiledDetector.overlap,
     ) -> "Localizer":
         """A trained model from a training run's folder or from an export.
 

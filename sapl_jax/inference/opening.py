@@ -18,7 +18,7 @@ from sapl_jax.clip.config import CLIPConfig, TextConfig, VisionConfig
 from sapl_jax.clip.model import CLIP, CLIPSource
 from sapl_jax.errors import UserError, check_checkpoint
 from sapl_jax.inference import calibration
-from sapl_jax.inference.export_folder import is_export, read_description
+from sapl_jax.inference.export_folder import FILE, read_description
 from sapl_jax.models.sapl import SAPL, assemble_sapl, build_sapl
 from sapl_jax.training.state import init_state, make_optimizer, merge_model, split_model
 from sapl_jax.workdir import FREE_FIELDS, config_of, flat, read_config
@@ -58,7 +58,7 @@ def load_model(
         log.warning(NOTICE)
     folder = Path(checkpoint or SHIPPED)
     check_checkpoint(folder)
-    if not is_export(folder):
+    if not (folder / FILE).is_file():
         trained = _load_run(folder, dtype, which)
     elif which:
         raise UserError(f"{folder} is an export, which has one checkpoint: leave out --which.")

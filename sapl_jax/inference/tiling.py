@@ -48,7 +48,7 @@ class TiledDetector:
 
     whole: Callable[[Sequence[np.ndarray]], Sequence[Result]]
     tile: int
-    overlap: float = 0.25
+    overlap: float = 0.25  # that calibrations are made with
     batch: int = 8
     threshold: float = 0.5
     share: float | None = None

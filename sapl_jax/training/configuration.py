@@ -48,11 +48,12 @@ _AT_LEAST_ZERO = (
     "train.background_weight data.jpeg_share train.max_bad_steps train.eval_batch_size "
     "model.logit_scale model.hecl.weight model.heat_map.sigma model.heat_map.tile "
     "model.attention_reach model.test_reach model.heat_map.normalize model.heat_map.colours "
-    "model.heat_map.threshold"
+    "model.heat_map.threshold seed"
 )
 _AT_MOST = {
-    "image.size": 2**14, "train.num_steps": 10**9, "train.epochs": 10**6, "data.jpeg_share": 1,
-    "model.heat_map.threshold": 1, "model.pooled_share": 1, "train.background_share": 1,
+    "seed": 2**32 - 1, "image.size": 2**14, "train.num_steps": 10**9, "train.epochs": 10**6,
+    "data.jpeg_share": 1, "model.heat_map.threshold": 1, "model.pooled_share": 1,
+    "train.background_share": 1,
 }  # fmt: skip
 
 

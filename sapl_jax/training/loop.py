@@ -54,7 +54,7 @@ def train(
     workdir: Path,
     model: SAPL,
     data: TrainingData,
-    finish_reading: Callable[[], None] | None = None,
+    finish_reading: Callable[[], None] = lambda: None,
 ) -> int | None:
     """Trains in an entered `workdir` until the last step; continues where an earlier run stopped.
 
@@ -82,9 +82,8 @@ def train(
         params, frozen = split_model(model)
         mapped = make_train_step(frozen.graph, tx, config, rate, weight, jax.devices())
         train_step = compile_train_step(mapped, model, tx, config)
-        if finish_reading is not None:
-            finish_reading()
-            params, frozen = split_model(model)
+        finish_reading()
+        params, frozen = split_model(model)
         checkpoints = RunCheckpoints(workdir, dataclasses.asdict(model.clip.source))
         fresh = init_state(params, tx, config, model.feature_dim)
         state, start, validation_due, best_auc = checkpoints.restore(fresh)

@@ -17,14 +17,13 @@ class StopRequest:
 
     `signum` is the signal that came, or None. A second one of any kind interrupts at once.
 
-    After SIGTERM the process is ended with status 143 when it has not left this context `grace_s`
+    After SIGTERM the process is ended with status 143 when it has not left this context GRACE_S
     seconds later: a compilation or a very long step cannot be interrupted otherwise. That loses no
     more than SIGKILL would: the steps since the last checkpoint.
     """
 
-    def __init__(self, grace_s: float = GRACE_S) -> None:
+    def __init__(self) -> None:
         self.signum: int | None = None
-        self._grace_s = grace_s
         self._left = threading.Event()
         self._previous: dict[int, Any] = {}
 
@@ -56,9 +55,9 @@ class StopRequest:
 
     def _end_in_time(self) -> None:
         while received := self._reader.recv(64):
-            if signal.SIGTERM in received and not self._left.wait(self._grace_s):
+            if signal.SIGTERM in received and not self._left.wait(GRACE_S):
                 long = "a compilation, step, validation or checkpoint took longer than"
-                what = f"{long} {self._grace_s:g} s"
+                what = f"{long} {GRACE_S:g} s"
                 do = "run the same command to continue from the last checkpoint"
                 print(f"stopped by SIGTERM: {what}; {do}", file=sys.stderr, flush=True)
                 os._exit(128 + signal.SIGTERM)

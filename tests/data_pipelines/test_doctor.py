@@ -1,6 +1,8 @@
 """The doctor finds what is wrong, says how to mend it, and exits with the right status."""
 
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -53,6 +55,17 @@ def test_an_unreadable_picture_fails_and_is_named(healthy, monkeypatch, capsys) 
     (healthy / "Au/a0.png").write_bytes(b"\x89PNG\r\n\x1a\nnonsense")
     status, out = _run(monkeypatch, capsys, "--dataset", "folder", "--root", str(healthy))
     assert status == 1 and "1 pictures cannot be read" in out and "a0.png" in out
+
+
+def test_names_cannot_harm_the_terminal_nor_the_encoding(tmp_path) -> None:
+    write_random(tmp_path / "Au/Au_ani_0001.jpg", 1, (70, 80))
+    for name in (b"Au_ani_0002 \x1b[31m.jpg", b"\xb8\xb4\xbc\xfe Au_ani_0003.jpg"):
+        (tmp_path / "Au" / os.fsdecode(name)).write_bytes(b"nonsense")
+    command = [sys.executable, "-m", "data_pipelines.doctor", "--dataset", "casia_v1", "--all"]
+    done = subprocess.run([*command, "--root", tmp_path], capture_output=True, check=False)
+    assert done.returncode == 1 and b"Traceback" not in done.stderr
+    assert b"\\x1b[31m.jpg" in done.stdout and b"\\udcb8\\udcb4" in done.stdout
+    assert b"\x1b" not in done.stdout
 
 
 def test_a_root_of_another_layout_fails(tmp_path, monkeypatch, capsys) -> None:

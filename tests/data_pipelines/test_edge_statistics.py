@@ -106,11 +106,6 @@ def test_a_set_without_masks_is_refused(monkeypatch, tmp_path) -> None:
         _run(monkeypatch, tmp_path, tmp_path / "out")
 
 
-def test_an_even_window_is_refused(monkeypatch, tmp_path) -> None:
-    with pytest.raises(UserError, match="odd"):
-        _run(monkeypatch, tmp_path, tmp_path / "out", "--window", "8")
-
-
 def test_band_and_window_reach_the_measures(monkeypatch) -> None:
     rgb, mask = _scene()
     assert es.regions(rgb, mask, band=6)[0].sum() > 1.5 * es.regions(rgb, mask, band=3)[0].sum()
@@ -123,8 +118,8 @@ def test_band_and_window_reach_the_measures(monkeypatch) -> None:
     grey = np.where(mask, 255, 100).astype(np.uint8)  # 100 is not tampered
     monkeypatch.setattr(es, "read_image", lambda _: rgb)
     monkeypatch.setattr(es, "load_mask", lambda *_: Mask(grey))
-    means, reasons = es.measure_all([sample], band=5, window=11)
-    np.testing.assert_array_equal(means, [es.measure_picture(rgb, mask, 5, 11)])
+    means, reasons = es.measure_all([sample])
+    np.testing.assert_array_equal(means, [es.measure_picture(rgb, mask)])
     assert reasons == []
 
 

@@ -132,11 +132,24 @@ def test_objects_of_even_colour_are_found() -> None:
 def test_strips_are_forged_in_bounded_time(tmp_path) -> None:
     """A scrolled screenshot is so long that no region of it fits."""
     china, flower = installed_photographs()
-    cv2.imwrite(str(tmp_path / "strip.png"), cv2.resize(cv2.imread(str(china)), (60, 1500)))
-    library = Library((tmp_path / "strip.png", flower), {}, "train")
-    for number in range(8):
-        found = photograph_example(library, 3, number, 128)
-        assert (found.mask is None) == (number % 2 == 0)
+    for width in (60, 1):
+        strip = cv2.resize(cv2.imread(str(china)), (width, 1500))
+        cv2.imwrite(str(tmp_path / "strip.png"), strip)
+        library = Library((tmp_path / "strip.png", flower), {}, "train")
+        for number in range(8):
+            found = photograph_example(library, 3, number, 128)
+            assert (found.mask is None) == (number % 2 == 0)
+
+
+def test_objects_of_16_bit_label_images_keep_apart(folders, tmp_path) -> None:
+    pictures, labels = folders
+    for path in labels.iterdir():
+        few = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(np.uint16)
+        write_picture(tmp_path / "many" / path.name, np.where(few > 0, few + 300, 0).astype("u2"))
+    library, many = open_library(pictures, labels), open_library(pictures, tmp_path / "many")
+    for number in range(6):
+        wanted = photograph_example(library, 3, number, 96)
+        assert photograph_example(many, 3, number, 96).jpeg == wanted.jpeg
 
 
 def test_an_interrupted_run_is_continued_and_a_changed_library_refused(folders, tmp_path) -> None:
@@ -174,6 +187,7 @@ def test_what_cannot_be_used_is_said(folders, tmp_path) -> None:
         (["--photographs", "x", "--world", "seam"], "--world is for generated pictures"),
         (["--segments", "x"], "are for photographs"),
         (["--split", "test"], "are for photographs"),
+        (["--seed", str(2**32)], "--seed is 4294967296; expected 0 to 1000000000"),
         (["--workers", "-1"], "--workers is -1; expected 1 to 1024"),
     ],
 )

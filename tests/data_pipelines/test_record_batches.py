@@ -21,7 +21,9 @@ from data_pipelines.record_batches import (
     train_batches,
 )
 from sapl_jax.errors import UserError
+from sapl_jax.train import record_data
 from tests.data_pipelines.picture_trees import SMALL
+from tests.tiny import tiny_configuration
 
 
 def take(batches, count: int) -> list[Batch]:
@@ -163,8 +165,10 @@ def test_pairs_are_refused_where_there_are_none_or_batches_are_odd(
 ) -> None:
     with pytest.raises(UserError, match="batch size 3 per process: data.pairs takes even ones"):
         next(train_batches(small_prepared, batch_size=3, seed=0, pairs=True))
+    config = tiny_configuration()
+    config.data.pairs = True
     with pytest.raises(UserError, match="no tampered picture with an authentic one"):
-        next(train_batches(replace(small_prepared, pairs=[]), batch_size=2, seed=0, pairs=True))
+        record_data(replace(small_prepared, pairs=[]), config)
 
 
 def test_flips_are_fair_and_differ_between_epochs() -> None:

@@ -1,5 +1,7 @@
 """A case report says what was found, on which file, by which model, and how surely."""
 
+import base64
+import io
 import re
 import shutil
 import sys
@@ -67,6 +69,27 @@ def test_the_page_has_everything_and_loads_nothing(monkeypatch, trained_run, tmp
     assert _predict(monkeypatch, *flags, tmp_path / "tiles", *tiles) == 0
     page = (tmp_path / "tiles" / file.name).read_text()
     assert "--tile 64 --tile-overlap 0.5 --report" in page and "larger than 64 pixels in" in page
+
+
+def test_a_picture_that_exif_turns_stands_upright_on_the_page(
+    monkeypatch, trained_run, tmp_path
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    pixels = np.random.default_rng(0).integers(0, 99, (60, 90, 3), np.uint8)
+    pixels[:, :30] = 250  # on the left as stored; at the top as shown
+    Image.fromarray(pixels).save(tmp_path / "phone.jpg", quality=95, exif=exif)
+    flags = ("--checkpoint", trained_run, "--report", "--output", tmp_path / "out")
+    assert _predict(monkeypatch, *flags, tmp_path / "phone.jpg") == 0
+    page = (tmp_path / "out" / "phone_report.html").read_text()
+    shown = [
+        Image.open(io.BytesIO(base64.b64decode(data)))
+        for data in re.findall(r"data:image/[a-z]+;base64,([^\"]+)", page)
+    ]
+    assert [picture.size for picture in shown] == [(60, 90)] * 5
+    first = np.asarray(shown[0].convert("L"))
+    assert first[:25].mean() > 240 and first[35:].mean() < 110
+    assert "90 x 60 pixels as stored" in page
 
 
 def test_a_report_of_the_shipped_model_on_a_png_names_its_editor_and_no_checkpoint(

@@ -14,6 +14,7 @@ from sapl_jax.errors import UserError
 from sapl_jax.evaluate import read_datasets
 from sapl_jax.evaluation import evaluator, results
 from sapl_jax.evaluation.evaluator import evaluate_dataset
+from sapl_jax.evaluation.perturbations import SWEEPS, perturbation
 from sapl_jax.evaluation.protocols import PROTOCOLS
 from sapl_jax.evaluation.session import Method, Session
 from sapl_jax.files import write_json
@@ -96,6 +97,14 @@ def test_bad_files_are_named_and_counted_and_the_run_goes_on(detector, folder) -
     write_grey(folder / "Gt" / "e_gt.png", np.full((20, 40), 255, np.uint8))
     notes = {path.name: note for path, note in _evaluate(detector, folder).notes}
     assert "marks over 90 %: inverted" in notes["e.png"]
+
+
+def test_a_picture_that_jpeg_cannot_hold_is_left_out_of_that_sweep(detector, folder) -> None:
+    write_rgb(folder / "Au" / "wide.png", np.zeros((2, 70_000, 3), np.uint8))
+    assert _evaluate(detector, folder).skipped == []
+    saved = perturbation(SWEEPS["jpeg"], 90, 0)
+    ((path, reason),) = _evaluate(detector, folder, perturbation=saved).skipped
+    assert path.name == "wide.png" and "no JPEG" in reason
 
 
 def test_unusual_pictures_are_evaluated_and_noted(detector, folder) -> None:

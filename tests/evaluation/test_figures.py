@@ -42,7 +42,7 @@ def test_edge_patches_of_two_kinds_are_two_clusters(folder) -> None:
 def test_the_report_shows_edge_patches_of_the_detector_that_gives_them(folder, tmp_path) -> None:
     listings, detector = [("m", read_dataset("folder", folder))], _FeatureDetector()
     session = run([Method("red", detector, {})], listings, PROTOCOLS["sapl"])
-    report.write(session, tmp_path, detector, listings)
+    report.write(session, tmp_path, listings)
     assert (tmp_path / "figures" / "tsne_m.png").read_bytes()[:4] == PNG
     assert "Edge-patch features" in (tmp_path / "report.md").read_text()
 

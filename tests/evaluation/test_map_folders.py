@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -199,6 +200,7 @@ def test_the_command_puts_maps_beside_methods_in_one_table(
     for name in NAMES[1:]:
         write_grey(tmp_path / "m" / f"{name}.png", np.uint8(_truth(folder, name) * 255))
     write_grey(tmp_path / "none" / "other.png", np.eye(4, dtype=np.uint8) * 255)
+    (tmp_path / "m" / os.fsdecode(b"caf\xe9.txt")).write_text("of a file system before UTF-8")
     arguments = ["--method", "noi1", "--maps", f"Tool={tmp_path / 'm'}", "--dataset", f"s={folder}"]
     arguments += ["--maps", f"Empty={tmp_path / 'none'}", "--output", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
@@ -223,7 +225,9 @@ def test_a_table_that_holds_no_scores_is_refused(tmp_path, table) -> None:
         MapFolder(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["x", "=m", "x=", "random=m", "x=/nowhere", "a/b=m"])
+@pytest.mark.parametrize(
+    "text", ["x", "=m", "x=", "random=m", "edge_map_alone=m", "x=/nowhere", "a/b=m"]
+)
 def test_wrong_map_flags_are_clear_errors(monkeypatch, folder, tmp_path, text) -> None:
     monkeypatch.chdir(tmp_path)
     write_grey(tmp_path / "m" / "a.png", np.eye(4, dtype=np.uint8))

@@ -213,6 +213,9 @@ def test_an_export_of_another_version_is_refused(exports, tmp_path):
     (folder / "export.json").write_text(json.dumps(described))
     with pytest.raises(UserError, match="format 99.*reads format 1"):
         Localizer.load(folder)
+    (folder / "export.json").write_text('{"format":')
+    with pytest.raises(UserError, match="export.json is not a readable description"):
+        Localizer.load(folder)
 
 
 def test_a_run_or_export_without_a_field_of_this_version_is_refused(exports, trained_run, tmp_path):

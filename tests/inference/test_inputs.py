@@ -68,6 +68,8 @@ def test_the_output_folder_inside_the_input_is_left_out(tree):
     write(tree / "out" / "a_overlay.png", picture())
     found = find_pictures([str(tree)], leave_out=tree / "out")
     assert names(found) == ["a.png", "b.jpg", "c.png"]
+    pattern = str(tree / "**" / "*.png")
+    assert names(find_pictures([pattern], leave_out=tree / "out")) == ["a.png", "c.png"]
 
 
 def test_what_is_not_there_is_named_and_the_rest_goes_on(tree):

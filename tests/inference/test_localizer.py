@@ -67,9 +67,11 @@ def test_larger_pictures_get_map_and_score_from_tiles_where_the_configuration_sa
         # Its scores are of another kind, and nothing promises how often they are wrong.
         assert not Localizer(*calibrated, tile=tile).calibration
         assert Localizer(*calibrated, tile=tile).threshold == 0.5
+    assert not Localizer(*calibrated, overlap=0.5).calibration
     small = Localizer(*trained)(picture(20, 32))
     np.testing.assert_allclose(small.heat_map, whole(picture(20, 32)).heat_map, atol=1e-5)
     trained.config.model.heat_map.tile = 0
+    assert Localizer(*calibrated, overlap=0.5).calibration  # where nothing is tiled
     asked_for = Localizer(*trained, tile=32)(image)
     assert asked_for.score == pytest.approx(whole(image).score, abs=1e-5)
 

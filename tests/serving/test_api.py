@@ -173,3 +173,7 @@ def test_beyond_this_machine_a_token_is_required(monkeypatch):
         required_token("0.0.0.0", False)
     monkeypatch.setenv("SAPL_TOKEN", "secret")
     assert required_token("0.0.0.0", False) == "secret"
+    for never_sent in ("schlüssel", "secret\n", " secret"):
+        monkeypatch.setenv("SAPL_TOKEN", never_sent)
+        with pytest.raises(UserError, match="ASCII"):
+            required_token("127.0.0.1", False)

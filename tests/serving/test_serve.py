@@ -39,15 +39,20 @@ def test_without_gradio_it_says_what_to_install(monkeypatch):
 
 
 @pytest.mark.skipif(find_spec("gradio") is None, reason="Gradio is not installed")
-def test_a_server_that_is_told_to_end_leaves_no_file_behind(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as free:
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_server_that_is_told_to_end_leaves_no_file_behind(tmp_path, host):
+    if host == "::1" and not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    family = socket.AF_INET6 if host == "::1" else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "sapl_jax.serve", "--port", str(port)]
+    command = [sys.executable, "-m", "sapl_jax.serve", "--host", host, "--port", str(port)]
+    address = f"[{host}]:{port}" if host == "::1" else f"{host}:{port}"
     with subprocess.Popen(command, env=environment(devices=1, TMPDIR=str(tmp_path))) as server:
         try:
             for _ in range(600):
                 try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health").close()
+                    urllib.request.urlopen(f"http://{address}/health").close()
                     break
                 except urllib.error.URLError:
                     assert server.poll() is None
@@ -56,7 +61,7 @@ def test_a_server_that_is_told_to_end_leaves_no_file_behind(tmp_path):
             # A picture of a minute, which is still analysed as the server ends.
             noise = np.random.default_rng(0).integers(0, 256, (2500, 3000, 3), np.uint8)
             body = encode_jpeg(noise, 90, "4:2:0")
-            with socket.create_connection(("127.0.0.1", port)) as client:
+            with socket.create_connection((host, port)) as client:
                 head = f"POST /analyse HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
                 client.sendall(head.encode() + body)
                 time.sleep(3)

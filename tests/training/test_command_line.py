@@ -38,6 +38,8 @@ def test_overrides_reach_the_configuration():
         ("--config.train.num_steps=-1", "num_steps is -1; expected at least 0"),
         ("--config.train.num_steps=99999999999", "num_steps is 99999999999; expected at most 10"),
         ("--config.train.epochs=1e30", "epochs is 1e+30; expected at most 1000000"),
+        ("--config.seed=4294967296", "seed is 4294967296; expected at most 4294967295"),
+        ("--config.seed=-1", "seed is -1; expected at least 0"),
         ("--config.image.size=99999999", "size is 99999999; expected at most 16384"),
         (
             "--config.image.canny_low=300",

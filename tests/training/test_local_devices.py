@@ -111,6 +111,11 @@ def test_visible_gpus_are_those_that_are_named(env, kind):
     assert idle_gpus(0) == 2
 
 
+def test_no_gpu_is_visible_where_minus_one_is_named(env):
+    env(SLURM, CUDA_VISIBLE_DEVICES="-1")
+    assert idle_gpus(0) == 0
+
+
 def test_gpus_that_slurm_gave_the_node_are_counted_where_none_are_named(env):
     env(SLURM, SLURM_GPUS_ON_NODE="5")
     assert idle_gpus(1) == 4

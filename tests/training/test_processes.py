@@ -1,14 +1,19 @@
 """Two processes over loopback (gloo): losses of one, killed, resumed, stopped, never hanging."""
 
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sapl_jax.files import write_json
+from tests.data_pipelines.picture_trees import make_casia
+from tests.test_train_command import flags
 from tests.training.run_in_memory import command, environment, last_logged_step
 from tests.training.run_records import checkpoint_digests, losses, metric_lines
 
@@ -99,6 +104,50 @@ def test_two_processes_equal_one_and_survive_kills_and_stops(start, tmp_path):
     assert [row["step"] for row in aucs[0]] == [20, 40, 60]
     for a, b in zip(*aucs, strict=True):
         assert a["val_i_auc"] == pytest.approx(b["val_i_auc"], abs=0.1)  # 16 pictures: ties.
+
+
+def test_sigterm_before_the_first_step_ends_a_process_of_several(tmp_path):
+    code = "import time; from sapl_jax import processes as p; p.start_runtime()\n"
+    code += "open('up', 'w').close(); time.sleep(60)"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        more = {"SAPL_COORDINATOR": f"127.0.0.1:{free.getsockname()[1]}"}
+    more |= {"SAPL_PROCESS_COUNT": "1", "SAPL_PROCESS_ID": "0", "PYTHONPATH": str(Path.cwd())}
+    run = subprocess.Popen([sys.executable, "-c", code], env=environment(**more), cwd=tmp_path)
+    try:
+        while not (tmp_path / "up").exists():
+            assert run.poll() is None
+            time.sleep(0.1)
+        run.terminate()
+        assert run.wait(10) == -signal.SIGTERM
+    finally:
+        run.kill()
+
+
+@pytest.mark.slow
+def test_hosts_with_different_pictures_do_not_train_together(tmp_path):
+    roots = [make_casia(tmp_path / "a")]
+    roots += [shutil.copytree(roots[0], tmp_path / "b")]
+    one = min((roots[1] / "Au").iterdir())
+    one.rename(one.with_name(f"Au_ani_77777{one.suffix}"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        more = {"SAPL_COORDINATOR": f"127.0.0.1:{free.getsockname()[1]}", "SAPL_PROCESS_COUNT": "2"}
+    run = []
+    for n, root in enumerate(roots):
+        given = flags(root, tmp_path / f"prepared{n}", tmp_path / "run")
+        with open(tmp_path / f"{n}.log", "w") as log:
+            run.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "sapl_jax.train", *map(str, given)],
+                    env=environment(**more, SAPL_PROCESS_ID=str(n)),
+                    stderr=log,
+                )
+            )
+    try:
+        assert statuses(run) == [2, 2]
+    finally:
+        for process in run:
+            process.kill()
+    assert "have different pictures" in (tmp_path / "0.log").read_text()
 
 
 @pytest.mark.slow

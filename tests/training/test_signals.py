@@ -65,8 +65,9 @@ def test_a_stop_while_the_step_is_compiled_ends_after_one_step(tiny_config, tmp_
 
 STUCK = """
 import os, signal, time
-from sapl_jax.training.signals import StopRequest
-with StopRequest(grace_s=0.5):
+from sapl_jax.training import signals
+signals.GRACE_S = 0.5
+with signals.StopRequest():
     os.kill(os.getpid(), signal.{signal})
     time.sleep({seconds})  # Like a compilation: the main thread does not come back.
 """
