@@ -180,9 +180,7 @@ def test_a_command_without_an_output_ends_as_it_should():
 
 
 def test_a_file_that_may_not_be_opened_is_told_in_words():
-    code = (
-        "from sapl_jax.errors import *\ndef main(): raise PermissionError(13, 'No', '/data')"
-    )
+    code = "from sapl_jax.errors import *\ndef main(): raise PermissionError(13, 'No', '/data')"
     command = [sys.executable, "-c", f"{code}\nrun_main(main)"]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     assert (done.stderr, done.returncode) == ("error: [Errno 13] No: '/data'\n", 2)
