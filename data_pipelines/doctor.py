@@ -96,7 +96,7 @@ def diagnose(
     return [
         *_classes(listing),
         *_if_any(skipped, "files are not used", mend),
-        *_if_any(unreadable, "pictures cannot be read", "download them again"),
+        *_if_any(unreadable, "pictures cannot be read", "download them again, or convert them"),
         *_if_any(small, what, "check that they are pictures, not thumbnails"),
         *_masks(examined),
         *_duplicates(listing, against),
@@ -234,8 +234,8 @@ def main() -> int:
     arguments = parser.parse_args()
     against = []
     for text in arguments.against:
-        name, layout, path = parse_dataset(text, "--against")
-        against.append((name, read_dataset(layout, path)))
+        _, layout, path = parse_dataset(text, "--against")
+        against.append((text.partition("=")[0], read_dataset(layout, path)))
     try:
         listing = read_dataset(arguments.dataset, arguments.root)
     except UserError as error:

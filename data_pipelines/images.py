@@ -133,7 +133,7 @@ def decode_pixels(data: bytes, origin: str | Path, mode: int, max_pixels: int) -
     header = read_header(data, origin)
     announced = f"{header.width} x {header.height} pixels"
     if header.width * header.height > max_pixels:
-        limit = f"more than the limit of {max_pixels}; make it smaller or raise the limit"
+        limit = f"more than the limit of {max_pixels}; make it smaller (or see --max-megapixels)"
         raise UnreadableImage(f"{origin}: {announced}, {limit}")
     if header.format == "JPEG" and not _is_whole_jpeg(data):
         raise UnreadableImage(f"{origin}: truncated JPEG, or one with damaged segments")

@@ -152,8 +152,12 @@ def test_duplicates_inside_across_classes_and_against_training_are_found(healthy
     ]
 
 
-def test_training_pictures_can_be_left_out(healthy, tmp_path) -> None:
+def test_training_pictures_can_be_left_out(healthy, tmp_path, monkeypatch, capsys) -> None:
     shutil.copytree(healthy / "Au", tmp_path / "training/Au")
+    against = ("--against", f"old:folder={tmp_path / 'training'}")
+    given = ("--dataset", "folder", "--root", str(healthy))
+    out = _run(monkeypatch, capsys, *given, *against)[1]
+    assert "evaluate with --exclude old:folder=PATH" in out
     listing = read_dataset("folder", healthy)
     rest = without_training_pictures(listing, read_dataset("folder", tmp_path / "training"))
     assert [sample.label for sample in rest.samples] == [1, 1, 1]
