@@ -34,7 +34,7 @@ venv=${SAPL_VENV:-.venv}
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 
 find_python() {
-  for candidate in ${PYTHON:-python3.12 python3.11 python3.13 python3}; do
+  for candidate in ${PYTHON:+"$PYTHON"} ${PYTHON:-python3.12 python3.11 python3.13 python3}; do
     if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
       2>/dev/null; then
       echo "$candidate"
@@ -48,7 +48,7 @@ find_python() {
 accelerator() { # The jax extra for the accelerator of this machine, or nothing.
   if nvidia-smi >/dev/null 2>&1; then
     echo cuda12 # Every driver since CUDA 12 runs it; with CUDA 13, cuDNN's attention can fail.
-  elif [ -e /dev/accel0 ] || [ -n "${TPU_NAME:-}" ]; then
+  elif [ -e /dev/accel0 ] || [ -e /dev/vfio/0 ] || [ -n "${TPU_NAME:-}" ]; then
     echo tpu
   fi
 }
@@ -56,10 +56,13 @@ accelerator() { # The jax extra for the accelerator of this machine, or nothing.
 setup() {
   local stamp python extra version
   stamp=$(cat requirements.lock pyproject.toml | cksum)
-  if [ "$(cat "$venv/ready" 2>/dev/null)" = "$stamp" ]; then return; fi
+  case $(cat "$venv/ready" 2>/dev/null) in
+    "$stamp "?*) return ;;                        # with an accelerator's JAX
+    "$stamp") [ -n "$(accelerator)" ] || return 0 ;; # A login node has no GPU, others may.
+  esac
   python=$(find_python)
   echo "creating $venv with $("$python" --version); this takes a few minutes the first time" >&2
-  [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+  "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv "$venv"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements.lock
   extra=$(accelerator)
   if [ -n "$extra" ]; then
@@ -67,7 +70,7 @@ setup() {
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "jax[$extra]==$version"
   fi
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-  echo "$stamp" >"$venv/ready"
+  echo "$stamp${extra:+ $extra}" >"$venv/ready"
 }
 
 extra() { # Installs an optional part of the project when its package is not there yet.
@@ -86,7 +89,7 @@ hosts() { # One process per host; when one ends badly, the others are stopped.
     exit 2
   fi
   for host in "${names[@]}"; do
-    printf -v command '%q ' env "SAPL_COORDINATOR=${names[0]}:$port" \
+    printf -v command '%q ' env "SAPL_COORDINATOR=${names[0]#*@}:$port" "SAPL_VENV=$venv" \
       "SAPL_PROCESS_COUNT=$count" "SAPL_PROCESS_ID=$index" "$PWD/launch.sh" "$@"
     ${SAPL_SSH:-ssh} "$host" "$command" &
     index=$((index + 1))
@@ -109,9 +112,9 @@ case $command in
     [ "$command" != serve ] || extra serve gradio
     exec "$venv/bin/python" -m sapl_jax "$command" "$@"
     ;;
-  ablation) setup && exec "$venv/bin/python" -m sapl_jax.demo.ablation "$@" ;;
+  ablation) setup; exec "$venv/bin/python" -m sapl_jax.demo.ablation "$@" ;;
   hosts) hosts "$@" ;;
-  test) setup && exec "$venv/bin/python" -m pytest --numprocesses 2 --dist loadfile "$@" ;;
+  test) setup; exec "$venv/bin/python" -m pytest --numprocesses 2 --dist loadfile "$@" ;;
   check)
     setup
     "$venv/bin/ruff" check .
@@ -124,7 +127,7 @@ case $command in
     "$venv/bin/uv" pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
       --no-header --no-annotate --upgrade --output-file requirements.lock
     ;;
-  python) setup && exec "$venv/bin/python" "$@" ;;
+  python) setup; exec "$venv/bin/python" "$@" ;;
   help | -h | --help) usage ;;
   *)
     echo "error: no command '$command'" >&2

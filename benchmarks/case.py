@@ -53,6 +53,7 @@ PEAK_FLOPS = {
     ("L40S", "bfloat16"): 362e12,
     ("RTX 4090", "bfloat16"): 165e12,
     ("RTX 3090", "bfloat16"): 71e12,
+    ("L40", "bfloat16"): 181e12,
     ("L4", "bfloat16"): 121e12,
     ("TPU v4", "bfloat16"): 275e12,
     ("TPU v5 lite", "bfloat16"): 197e12,

@@ -175,8 +175,9 @@ def probe_forgeries(
             if sample.label == TAMPERED and sample.mask is not None:
                 truth = [np.stack([p.seam for p in parts]), np.stack([p.mask for p in parts])]
                 aucs.append([roc_auc(t[valid], scored[valid][:, k]) for k, t in enumerate(truth)])
-        for column in zip(*aucs, strict=True):
-            found.append(float(np.mean([auc for auc in column if auc is not None])))
+        for k in (0, 1):
+            known = [auc[k] for auc in aucs if auc[k] is not None]
+            found.append(float(np.mean(known)) if known else None)
         found.append(roc_auc(np.array(labels), np.array(scores)))
     return found
 

@@ -64,7 +64,7 @@ def commands(args: argparse.Namespace) -> list[list[str]]:
 
 
 def main() -> None:
-    """Runs, writes the JSON lines beside the page, and the page."""
+    """Runs, prints the JSON lines, writes the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer-python", help="Python with torch, transformers, peft and numpy")
     parser.add_argument("--batch", type=int, nargs="+", help="default: 1 2; on a GPU 12 32 64")
@@ -94,7 +94,7 @@ def main() -> None:
             lines.append(run_one(command, args.timeout))
             ProgressBar.write(json.dumps(lines[-1]))
     write_page(args.output, lines)
-    print(f"wrote {args.output}")
+    print(f"wrote {args.output}", file=sys.stderr)
 
 
 def _has_gpu() -> bool:

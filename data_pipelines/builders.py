@@ -64,7 +64,7 @@ class PictureBuilder(tfds.core.ShardBasedBuilder):
     BUILDER_CONFIGS = [PictureConfig(name="512p14", description="The paper's geometry.")]
     # TFDS 4.9.10 would find this file through importlib_resources, which it does not install.
     code_path = Path(__file__)
-    workers: int = (os.cpu_count() or 1) + 1  # threads that make pictures, while one writes
+    workers: int = len(os.sched_getaffinity(0)) + 1  # threads that make pictures, while one writes
 
     @property
     @abstractmethod

@@ -239,7 +239,7 @@ def main() -> int:
     try:
         listing = read_dataset(arguments.dataset, arguments.root)
     except UserError as error:
-        print(f"1. cannot be read as {arguments.dataset}: {error}")
+        print(f"1. cannot be read as {arguments.dataset}: {printable(error)}")
         return 1
     examined = examine(listing)
     findings = diagnose(listing, examined, against)

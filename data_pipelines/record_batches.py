@@ -139,7 +139,7 @@ def _batches(
     prepared: Prepared, split: str, plan: Iterator[_Item], batch_size: int
 ) -> Iterator[Batch]:
     """Reads, decodes and batches the examples that `plan` names."""
-    threads = os.cpu_count() or 1
+    threads = len(os.sched_getaffinity(0))
     # The order of the shards' names is that in which they were written.
     shards = sorted(map(str, prepared.dir.glob(f"*-{split}.array_record*")))
     records = lru_cache(partial(ArrayRecordDataSource, shards))  # which threads may share

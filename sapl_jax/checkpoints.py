@@ -92,10 +92,8 @@ class CheckpointFolder:
         Raises:
             UserError: this or an earlier checkpoint could not be written.
         """
-        if step in (steps := self._manager.all_steps()):
+        if step in self._manager.all_steps():
             return
-        for later in [s for s in steps if s > step]:  # Beside it Orbax would silently save nothing.
-            self._manager.delete(later)
         arrays = {name: np.asarray(value) for name, value in jax.device_get(flatten(state)).items()}
         described = {name: _describe(value) for name, value in arrays.items()}
         record = {"format_version": FORMAT_VERSION, **record, "arrays": described}
@@ -103,7 +101,8 @@ class CheckpointFolder:
         signed = ocp.args.JsonSave(record | {"sha256": _digest_of_json(record)})
         args = ocp.args.Composite(state=ocp.args.StandardSave(arrays), record=signed)
         with self._write_errors():
-            self._manager.save(step, args=args)
+            # Else Orbax silently saves nothing beside a later step.
+            self._manager.save(step, args=args, force=True)
 
     def record(self, step: int) -> dict[str, Any]:
         """The JSON record of a checkpoint.

@@ -4,7 +4,6 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from sapl_jax.errors import UserError, printable
@@ -30,9 +29,10 @@ WHICH_HELP = "checkpoint of a run, best by validation I-AUC; default: what its t
 def call(command: list[str]) -> int:
     """Runs a command to its end, which Ctrl-C leaves to it; returns its exit status."""
     with subprocess.Popen(command) as child:
-        while True:
-            with suppress(KeyboardInterrupt):
-                return child.wait()
+        try:
+            return child.wait()
+        except KeyboardInterrupt:
+            return child.wait() or 130  # A training that was at its last step ends with 0.
 
 
 def print_files(what: str, found: Sequence[tuple[Path, str]], where: str) -> None:

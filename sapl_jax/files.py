@@ -1,6 +1,5 @@
 """Files and what is installed: the one atomic write, the one lock, hashes, versions."""
 
-import errno
 import fcntl
 import hashlib
 import importlib.metadata
@@ -58,7 +57,7 @@ def hold_lock(lock_file: Path, *, busy: str = "", waiting_for: str = "") -> Iter
         waiting_for: what stderr then says: "waiting for another process that `waiting_for`".
 
     Raises:
-        UserError: another process holds it, and `busy` is given.
+        UserError: another process holds it, and `busy` is given; or the file system has no locks.
         OSError: the file cannot be made.
     """
     with lock_file.open("a") as lock:
@@ -69,10 +68,8 @@ def hold_lock(lock_file: Path, *, busy: str = "", waiting_for: str = "") -> Iter
                 raise UserError(busy) from error
             print(f"waiting for another process that {waiting_for}", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:  # such as Lustre's without flock
-            if error.errno not in (errno.ENOSYS, errno.ENOLCK):
-                raise
-            print(f"{lock_file} cannot be locked: start nothing else there", file=sys.stderr)
+        except OSError as error:  # as Lustre's that was mounted without flock
+            raise UserError(f"{lock_file} cannot be locked: choose another file system") from error
         yield
 
 

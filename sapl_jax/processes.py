@@ -71,7 +71,7 @@ def _check_address(address: str, coordinates: bool) -> None:
         if coordinates:  # Else JAX would join the run that listens there, which that ends.
             socket.create_server(("", int(port))).close()
     except OSError as error:
-        raise UserError(f"SAPL_COORDINATOR is {address}: {error}; give another port.") from error
+        raise UserError(f"SAPL_COORDINATOR is {address}: {error}; give another.") from error
 
 
 def report_devices(dtype: jnp.dtype) -> None:
@@ -103,7 +103,7 @@ def leave_on_error() -> Iterator[None]:
         if jax.process_count() == 1:
             raise
         status = 2
-        if isinstance(error, UserError):
+        if isinstance(error, (UserError, PermissionError)):
             print(f"error: {error}", file=sys.stderr)
         elif isinstance(error, jax.errors.JaxRuntimeError):
             print(

@@ -39,8 +39,10 @@ def test_each_host_is_told_its_number_and_one_port_drawn_for_the_run(tmp_path: P
         (found,) = {re.search(r"SAPL_COORDINATOR=ends0:(\d+) ", text)[1] for text in told}
         ports.add(int(found))
     assert len(ports) > 1 and all(20000 <= port < 32000 for port in ports)
-    _, told = run(tmp_path, "ends0", SAPL_PORT="1234")
-    assert "SAPL_COORDINATOR=ends0:1234 " in told[0]
+    _, told = run(tmp_path, "ends0", SAPL_PORT="1234", SAPL_VENV="/shared/env")
+    assert "SAPL_COORDINATOR=ends0:1234 SAPL_VENV=/shared/env " in told[0]
+    _, told = run(tmp_path, "me@ends0")
+    assert "SAPL_COORDINATOR=ends0:" in told[0]
 
 
 @pytest.mark.parametrize("hosts", ["ends3 slow", "slow ends3", "ends0 ends3"])

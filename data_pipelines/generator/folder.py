@@ -97,7 +97,7 @@ def generate(
             # Before the pictures: of what an interrupted call leaves the sources are known.
             _write_sources(folder, images, recipe)
             missing = [n for n in range(images) if not (folder / recipe.path(n)).is_file()]
-            done = _write_all(folder, missing, recipe, workers or os.cpu_count() or 1)
+            done = _write_all(folder, missing, recipe, workers or len(os.sched_getaffinity(0)))
             look = {"desc": f"generating {folder.name}", "unit": "pictures"}
             for _ in ProgressBar(done, total=images, initial=images - len(missing), **look):
                 pass

@@ -95,7 +95,7 @@ def _readable(pictures: list[Path], flag: str) -> list[Path]:
         except UnreadableImage as error:
             return str(error)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         look = {"desc": f"checking {flag}", "unit": "pictures", "leave": False}
         found = list(ProgressBar(pool.map(damage, pictures), total=len(pictures), **look))
     if bad := [text for text in found if text]:

@@ -37,6 +37,7 @@ from sapl_jax.demo import captioned_batches as batches
 from sapl_jax.demo.objective import MAX_SCALE, build_clip, pretraining_loss, small_config
 from sapl_jax.demo.vocabulary import Vocabulary
 from sapl_jax.errors import Parser, UserError, check_numbers, run_main
+from sapl_jax.files import make_output_folder
 
 _REPORT_EVERY = 250  # steps
 
@@ -61,7 +62,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--clip-weight", type=float, default=0.05, help="weight of the whole-image contrast")
     add("--patch-weight", type=float, default=1.0, help="weight of the patches' phrases")
     add("--seed", type=int, default=10**6, help="of the pictures and of everything else")
-    add("--workers", type=int, default=os.cpu_count() or 1, help="processes that generate")
+    add("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes")
     return parser.parse_args()
 
 
@@ -95,11 +96,12 @@ def main() -> None:
     check_numbers(flags, sheets=(0, 1), **limits)
     if flags.width % 4:
         raise UserError(f"--width {flags.width}: expected a multiple of 4")
-    if flags.canvas % flags.patch or flags.canvas > flags.size:
+    if flags.canvas % flags.patch or not flags.patch < flags.canvas <= flags.size:
         raise UserError(
-            f"--canvas {flags.canvas}: expected a multiple of --patch {flags.patch}, at most "
+            f"--canvas {flags.canvas}: expected more than one --patch {flags.patch}, at most "
             f"--size {flags.size}"
         )
+    make_output_folder(flags.output)
     vocabulary = Vocabulary(batches.WORDS)
     config = small_config(vocabulary.size, flags.canvas, flags.patch, flags.width)
     clip = load_clip(flags.start) if flags.start else None

@@ -157,7 +157,7 @@ def load_sample(sample: Sample, perturbation: Perturbation | None = None) -> Loa
         try:
             image = perturbation(image, sample.name)
         except UserError as error:
-            image, problems = None, [*problems, str(error)]
+            image, problems = None, [str(error)]
     return Loaded(sample, image, mask, problems, sha256_of(os.fsencode("\n".join(hashes))))
 
 

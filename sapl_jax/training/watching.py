@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,8 @@ class Progress:
     def message(self, text: str) -> None:
         """A line above the bar."""
         if not self._bar.disable:
-            self._bar.write(text)
+            with suppress(OSError):  # as in the bar's own lines
+                self._bar.write(text)
 
     def close(self) -> None:
         """Leaves the bar on the screen as it is."""

@@ -273,13 +273,13 @@ def test_a_second_process_waits_for_the_first(tmp_path, capsys) -> None:
     assert len(list(folder.rglob("*.jpg"))) == 4
 
 
-def test_a_file_system_without_locks_is_told_and_used(tmp_path, capsys, monkeypatch) -> None:
+def test_a_file_system_without_locks_is_refused_in_words(tmp_path, monkeypatch) -> None:
     def flock(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", flock)
-    generate(tmp_path / "set", 2, seed=5, size=64, workers=1)
-    assert "cannot be locked" in capsys.readouterr().err
+    with pytest.raises(UserError, match="cannot be locked"):
+        generate(tmp_path / "set", 2, seed=5, size=64, workers=1)
 
 
 def test_another_seed_or_a_foreign_folder_is_refused_and_left_alone(tmp_path) -> None:

@@ -145,8 +145,10 @@ def test_objects_of_16_bit_label_images_keep_apart(folders, tmp_path) -> None:
     pictures, labels = folders
     for path in labels.iterdir():
         few = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(np.uint16)
+        few[: len(few) // 2] //= 2  # two objects
+        write_picture(tmp_path / "few" / path.name, few.astype("u1"))
         write_picture(tmp_path / "many" / path.name, np.where(few > 0, few + 300, 0).astype("u2"))
-    library, many = open_library(pictures, labels), open_library(pictures, tmp_path / "many")
+    library, many = (open_library(pictures, tmp_path / name) for name in ("few", "many"))
     for number in range(6):
         wanted = photograph_example(library, 3, number, 96)
         assert photograph_example(many, 3, number, 96).jpeg == wanted.jpeg

@@ -41,11 +41,12 @@ def test_without_gradio_it_says_what_to_install(monkeypatch):
 @pytest.mark.skipif(find_spec("gradio") is None, reason="Gradio is not installed")
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_a_server_that_is_told_to_end_leaves_no_file_behind(tmp_path, host):
-    if host == "::1" and not socket.has_dualstack_ipv6():
-        pytest.skip("no IPv6 here")
     family = socket.AF_INET6 if host == "::1" else socket.AF_INET
-    with socket.create_server((host, 0), family=family) as free:
-        port = free.getsockname()[1]
+    try:
+        with socket.create_server((host, 0), family=family) as free:
+            port = free.getsockname()[1]
+    except OSError:
+        pytest.skip(f"no {host} here")
     command = [sys.executable, "-m", "sapl_jax.serve", "--host", host, "--port", str(port)]
     address = f"[{host}]:{port}" if host == "::1" else f"{host}:{port}"
     with subprocess.Popen(command, env=environment(devices=1, TMPDIR=str(tmp_path))) as server:

@@ -180,7 +180,7 @@ def test_jax_is_left_all_devices(env, free_port, scheduler, coordinator, more):
         ("localhost:abc", "expected HOST:PORT, or auto"),
         ("localhost:99999", "expected HOST:PORT, or auto"),
         ("localhost:0", "expected HOST:PORT, or auto"),
-        ("no.such.host.invalid:9476", "another port"),
+        ("no.such.host.invalid:9476", "give another"),
     ],
 )
 def test_a_coordinator_that_is_none_is_refused(env, monkeypatch, coordinator, message):
@@ -203,7 +203,7 @@ def test_auto_where_there_is_no_cluster_is_refused(env, monkeypatch):
 def test_a_port_on_which_another_run_listens_is_refused_by_the_one_that_coordinates(env):
     with socket.create_server(("", 0)) as other:
         env(BY_HAND, SAPL_COORDINATOR=f"127.0.0.1:{other.getsockname()[1]}")
-        with pytest.raises(UserError, match="in use.*another port"):
+        with pytest.raises(UserError, match="in use.*give another"):
             start_runtime()
 
 

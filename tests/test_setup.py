@@ -1,0 +1,75 @@
+"""`launch.sh setup`: complete or not marked as done, and an accelerator that comes later is met."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# In place of Python: writes down what pip was to do, and fails as it is told.
+PYTHON = """#!/bin/sh
+case "$*" in
+  *"-m venv"*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  *"-m pip --version"*) [ ! -e "$(dirname "$0")/no_pip" ] ;;
+  *"-m pip"*) echo "$*" >>pip.log; exit "${PIP_STATUS:-0}" ;;
+  *importlib*) echo 0.10.2 ;;
+esac
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs `launch.sh` in a folder of its own; gives its status and what pip was told."""
+    if Path("/dev/accel0").exists() or Path("/dev/vfio/0").exists():
+        pytest.skip("this machine may have a TPU")
+    for name in ("launch.sh", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    tools = tmp_path / "a folder"
+    tools.mkdir()
+    (tools / "python").write_text(PYTHON)
+    (tools / "python").chmod(0o755)
+    (tools / "nvidia-smi").write_text("#!/bin/sh\n")
+
+    def run(command: str, gpu: bool = False, **more: str) -> tuple[int, str]:
+        (tools / "nvidia-smi").chmod(0o755 if gpu else 0o644)
+        path = f"{tools}:/usr/bin:/bin"
+        environment = {"PATH": path, "PYTHON": str(tools / "python"), **more}
+        environment |= {"HOME": os.environ.get("HOME", "/")}
+        (tmp_path / "pip.log").write_text("")
+        done = subprocess.run(
+            ["bash", "launch.sh", command], cwd=tmp_path, env=environment, capture_output=True
+        )
+        return done.returncode, (tmp_path / "pip.log").read_text()
+
+    return run
+
+
+def test_an_environment_made_without_a_gpu_gets_cuda_where_there_is_one(run) -> None:
+    if shutil.which("nvidia-smi", path="/usr/bin:/bin"):
+        pytest.skip("this machine has a GPU")
+    status, told = run("setup")
+    assert status == 0 and "requirements.lock" in told and "jax[" not in told
+    assert run("setup") == (0, "")
+    status, told = run("setup", gpu=True)
+    assert status == 0 and "jax[cuda12]==0.10.2" in told
+    for gpu in (True, False):  # as on GPU and login nodes in turns
+        assert run("setup", gpu=gpu) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["setup", "test", "ablation", "python", "train"])
+def test_a_setup_that_failed_is_not_taken_for_done(run, tmp_path, command) -> None:
+    assert run(command, PIP_STATUS="1")[0] != 0
+    assert not (tmp_path / ".venv" / "ready").exists()
+    assert run("setup")[0] == 0 and (tmp_path / ".venv" / "ready").exists()
+
+
+def test_a_half_made_environment_is_completed(run, tmp_path) -> None:
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    broken = tmp_path / ".venv" / "bin" / "python"
+    broken.write_text(PYTHON + "\nexit 1\n")
+    broken.chmod(0o755)
+    (broken.parent / "no_pip").write_text("")
+    assert run("setup")[0] == 0
+    assert broken.read_text() == PYTHON
