@@ -118,7 +118,7 @@ def prepare(target: Target, plugins: Path | None) -> None:
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
         return
-    nvcc = importlib.util.find_spec("nvidia.cuda_nvcc")
+    nvcc = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.cuda_nvcc")
     if nvcc and nvcc.submodule_search_locations:
         folder = f"--xla_gpu_cuda_data_dir={list(nvcc.submodule_search_locations)[0]}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {folder}".strip()

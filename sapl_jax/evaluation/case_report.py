@@ -56,7 +56,7 @@ def case_report(
                               *_metadata(path, picture.sha256),
                               *(f"note: {note}" for note in picture.notes)]]),
         Section("What this cannot say", [_limits(localizer)]),
-        Section("How to reproduce it", _provenance(localizer, settings, name)),
+        Section("How to reproduce it", _provenance(localizer, settings, record, name)),
     ]  # fmt: skip
     return to_html(f"Case report: {Path(name).name}", sections, columns=2).encode()
 
@@ -169,11 +169,13 @@ def _limits(localizer: Localizer) -> list[str]:
     ]
 
 
-def _provenance(localizer: Localizer, settings: dict, name: str) -> list:
+def _provenance(localizer: Localizer, settings: dict, record: dict, name: str) -> list:
     source, clip = localizer.source, localizer.source["clip"]
     tile = ""
     if settings["tile"]:
         tile = f" --tile {settings['tile']} --tile-overlap {settings['tile_overlap']}"
+    if (pixels := record["width"] * record["height"]) > reading.MAX_PIXELS:
+        tile += f" --max-megapixels {-(-pixels // 10**6)}"
     shipped = Path(source["weights"]).is_relative_to(SHIPPED)
     given = "" if shipped else " --checkpoint CHECKPOINT"
     if source["weights"].endswith(f"/{source['checkpoint']}"):  # a run's

@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from sapl_jax import predict
 from sapl_jax.files import file_sha256
-from sapl_jax.inference import calibration
+from sapl_jax.inference import calibration, reading
 from sapl_jax.inference.localizer import Localizer
 
 
@@ -99,8 +99,9 @@ def test_a_report_of_the_shipped_model_on_a_png_names_its_editor_and_no_checkpoi
     text.add_text("Software", "An <i>editor</i>")
     Image.new("RGB", (90, 60)).save(tmp_path / "a.png", pnginfo=text)
     flags = ("--report", tmp_path / "a.png", "--output", tmp_path / "out")
+    monkeypatch.setattr(reading, "MAX_PIXELS", 1000)  # so that the picture is a large one
     assert _predict(monkeypatch, *flags) == 0
     (file,) = (tmp_path / "out").glob("*_report.html")
     page = file.read_text()
-    assert "sapl_jax.predict --threshold" in page
+    assert "sapl_jax.predict --threshold" in page and "--max-megapixels 1 --report" in page
     assert "PNG Software: An &lt;i&gt;editor" in page and "metadata: none" not in page
