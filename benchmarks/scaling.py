@@ -88,8 +88,8 @@ def tables(lines: dict[str, Any]) -> str:
     """The measured part of the page."""
     out = [
         "### Compiled step of ViT-L/14 at 512 pixels, float32, CPU program\n",
-        "Around batch 1, four taps, queues of 1024, `mlp` recomputed. Arguments: weights, state and batch; "
-        "temporary: activations and gradients.\n",
+        "Around batch 1, four taps, queues of 1024, `mlp` recomputed. Arguments: weights, state "
+        "and batch; temporary: activations and gradients.\n",
         "| varies | value | arguments GB | temporary GB | TFLOP of products |",
         "| --- | --- | --- | --- | --- |",
     ]
