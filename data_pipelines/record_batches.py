@@ -62,11 +62,16 @@ def train_batches(
     pairs: takes `prepared.pairs` instead of single pictures, so an authentic picture and one made
     from it follow each other, turned and saved alike; an epoch has all pairs once.
 
-    Raises UserError where the batch is odd for pairs, or the records cannot be read.
+    Raises UserError for no pairs, an odd batch for them, or records that cannot be read.
     """
     total = prepared.num_examples("train")
     if pairs:
-        total = len(prepared.pairs)
+        if not (total := len(prepared.pairs)):
+            raise UserError(
+                f"data.pairs: {prepared.dir} has no tampered picture with an authentic one of the "
+                "same source. If an earlier version made that folder, delete it, so that it is "
+                "prepared again; otherwise set data.pairs to False"
+            )
         if batch_size % 2:
             raise UserError(f"batch size {batch_size} per process: data.pairs takes even ones")
 

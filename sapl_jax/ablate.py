@@ -20,7 +20,7 @@ from typing import Any
 
 from configs import ablations
 from data_pipelines.readers import parse_dataset
-from sapl_jax.command_line import INTERRUPTED, call, parse_with_config_flags
+from sapl_jax.command_line import INTERRUPTED, parse_with_config_flags, run_command
 from sapl_jax.errors import Parser, UserError, run_main
 from sapl_jax.evaluation.document import Section, Table, to_markdown
 from sapl_jax.evaluation.protocols import DEFAULT, PROTOCOLS
@@ -74,7 +74,7 @@ def run_rows(
     datasets: Sequence[str],
     protocol: str,
     config_flags: Sequence[str],
-    launch: Callable[[list[str]], int] = call,
+    launch: Callable[[list[str]], int] = run_command,
     base: str = "",
 ) -> list[str]:
     """Runs the rows that are not finished and writes the tables after each; returns failed rows.

@@ -26,7 +26,7 @@ TILE_HELP = "larger pictures' maps in tiles of this many pixels; default: the ch
 WHICH_HELP = "checkpoint of a run, best by validation I-AUC; default: what its train.keep says"
 
 
-def call(command: list[str]) -> int:
+def run_command(command: list[str]) -> int:
     """Runs a command to its end, which Ctrl-C leaves to it; returns its exit status."""
     with subprocess.Popen(command) as child:
         try:

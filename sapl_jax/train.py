@@ -33,19 +33,13 @@ log = logging.getLogger(__name__)
 
 
 def record_data(prepared: Prepared, config: ConfigDict) -> "TrainingData":
-    """This process's share of prepared records; UserError where `data.pairs` finds no pairs."""
+    """This process's share of prepared records."""
     import jax
 
     from data_pipelines import record_batches
     from sapl_jax.training.loop import TrainingData
 
     data, train, count = config.data, config.train, jax.process_count()
-    if data.pairs and not prepared.pairs:
-        raise UserError(
-            f"data.pairs: {prepared.dir} has no tampered picture with an authentic one of the "
-            "same source. If an earlier version made that folder, delete it, so that it is "
-            "prepared again; otherwise set data.pairs to False"
-        )
     place = {"process_index": jax.process_index(), "process_count": count}
     train_batches = partial(
         record_batches.train_batches,
@@ -58,6 +52,7 @@ def record_data(prepared: Prepared, config: ConfigDict) -> "TrainingData":
         batch_size=train.batch_size // count,
         **place,
     )
+    train_batches()  # What it refuses is told before anything is compiled.
     each = (train.eval_batch_size or train.batch_size) // count
     val_batches = partial(record_batches.eval_batches, prepared, batch_size=each, **place)
     seen = 2 * len(prepared.pairs) if data.pairs else prepared.num_examples("train")

@@ -137,7 +137,8 @@ def test_ctrl_c_leaves_a_training_the_time_to_save(tmp_path) -> None:
         "def stop(*_): time.sleep(1.5); open('saved', 'w').close(); sys.exit(130)\n"
         "signal.signal(signal.SIGINT, stop); open('ready', 'w').close(); time.sleep(60)\n"
     )
-    study = f"from sapl_jax.ablate import call; print(call([{sys.executable!r}, '-c', {saves!r}]))"
+    study = "from sapl_jax.ablate import run_command; "
+    study += f"print(run_command([{sys.executable!r}, '-c', {saves!r}]))"
     with subprocess.Popen(
         [sys.executable, "-c", study], cwd=tmp_path, stdout=subprocess.PIPE, start_new_session=True,
         env=os.environ | {"PYTHONPATH": str(Path(ablate.__file__).parents[1])},

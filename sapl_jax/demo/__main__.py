@@ -11,7 +11,7 @@ from pathlib import Path
 
 from configs import demo
 from data_pipelines.generator.folder import generate
-from sapl_jax.command_line import INTERRUPTED, call, parse_with_config_flags
+from sapl_jax.command_line import INTERRUPTED, parse_with_config_flags, run_command
 from sapl_jax.errors import Parser, check_numbers, run_main
 from sapl_jax.files import writing
 from sapl_jax.training.configuration import load_config
@@ -52,7 +52,7 @@ def main() -> int:
             "--workdir", str(output / "run"), f"--config.data.root={train}",
             f"--config.data.prepared={output / 'prepared'}", *config_flags,
         ]  # fmt: skip
-        status = call(command)
+        status = run_command(command)
         if status in INTERRUPTED:
             print("stopped; run the same command to continue", file=sys.stderr)
         if status:

@@ -98,10 +98,9 @@ def main() -> None:
         raise UserError(f"--width {flags.width}: expected a multiple of 4")
     if flags.canvas % flags.patch or not flags.patch < flags.canvas <= flags.size:
         raise UserError(
-            f"--canvas {flags.canvas}: expected more than one --patch {flags.patch}, at most "
+            f"--canvas {flags.canvas}: expected --patch {flags.patch} twice or more, at most "
             f"--size {flags.size}"
         )
-    make_output_folder(flags.output)
     vocabulary = Vocabulary(batches.WORDS)
     config = small_config(vocabulary.size, flags.canvas, flags.patch, flags.width)
     clip = load_clip(flags.start) if flags.start else None
@@ -109,6 +108,7 @@ def main() -> None:
         raise UserError(f"--start {flags.start}: a CLIP of other sizes than this command's")
     photographs = open_library(flags.photographs).pictures if flags.photographs else ()
     properties = batches.LOCAL_OF_PHOTOGRAPHS if photographs else batches.LOCAL
+    make_output_folder(flags.output)
     pictures = batches.make_pictures(
         flags.seed, flags.pictures, flags.size, flags.workers, photographs
     )
