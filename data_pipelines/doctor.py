@@ -17,7 +17,7 @@ import numpy as np
 from data_pipelines.duplicates import identical_across, identical_groups
 from data_pipelines.images import MIN_SIDE, decode_image, oddities, read_bytes
 from data_pipelines.listing import AUTHENTIC, LABEL_NAMES, TAMPERED, Listing, Sample
-from data_pipelines.masks import SUSPECT, load_mask
+from data_pipelines.masks import SUSPECT, load_mask, looks_inverted
 from data_pipelines.progress_bars import ProgressBar
 from data_pipelines.read_ahead import read_ahead
 from data_pipelines.readers import READERS, parse_dataset, read_dataset
@@ -98,7 +98,7 @@ def diagnose(
         *_if_any(skipped, "files are not used", mend),
         *_if_any(unreadable, "pictures cannot be read", "download them again, or convert them"),
         *_if_any(small, what, "check that they are pictures, not thumbnails"),
-        *_masks(examined),
+        *_masks(examined, listing.name),
         *_duplicates(listing, against),
     ]
 
@@ -125,10 +125,10 @@ def _if_any(files: Iterable[object], what: str, mend: str) -> list[Finding]:
     return [Finding(f"{len(found)} {what}", mend, found)] if found else []
 
 
-def _masks(examined: Sequence[Examined]) -> list[Finding]:
+def _masks(examined: Sequence[Examined], layout: str) -> list[Finding]:
     tampered = [item for item in examined if item.sample.label == TAMPERED and not item.unreadable]
     with_mask = [item for item in tampered if item.sample.mask is not None]
-    if not with_mask:
+    if not with_mask and layout not in EXPECTED:  # whose masks are part of the set
         return []
     bare = (item.sample.image for item in tampered if item.sample.mask is None)
     what = f"of {len(tampered)} tampered pictures have no mask"
@@ -141,9 +141,7 @@ def _masks(examined: Sequence[Examined]) -> list[Finding]:
     mend = "check the polarity (white = tampered) and that the file is the right one"
     findings += _if_any(empty, "masks have no tampered pixel", mend)
     shares = [item.share for item in with_mask if item.share is not None]
-    # Forgers paste objects: in every known set the median mask covers far less than half.
-    if len(shares) >= 5 and (median := np.median(shares)) > 0.5:
-        what = f"masks look inverted: half of them mark over {median:.0%} as tampered"
+    if what := looks_inverted(shares):
         mend = "white must be tampered; invert the masks, or use the layout that knows them"
         return [*findings, Finding(what, mend)]
     whole = (item.sample.mask for item in with_mask if (item.share or 0) > SUSPECT)

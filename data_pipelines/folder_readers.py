@@ -40,7 +40,8 @@ def read_casia_v2(root: Path) -> Listing:
     (copy-move) in 99 names. Names of tampered pictures carry the authentic ones, their `sources`.
     Raises UserError where most names are not CASIA's, too.
     """
-    listing = _read_au_tp("casia_v2", root, ("Gt", "CASIA 2 Groundtruth", "CASIA2 Groundtruth"))
+    masks = ("CASIA 2 Groundtruth", "CASIA2 Groundtruth", "CASIA2.0_Groundtruth", "Groundtruth")
+    listing = _read_au_tp("casia_v2", root, ("Gt", *masks))
     strange = [sample for sample in listing.samples if not casia_sources(sample.image.stem)]
     if 2 * len(strange) > len(listing.samples):
         raise UserError(
@@ -74,10 +75,14 @@ def _read_au_tp(name: str, root: Path, mask_folders: tuple[str, ...]) -> Listing
             f" (folders found: {', '.join(entry.name for entry in inner[:8]) or 'none'}). Expected "
             "Au/ with authentic and Tp/ with tampered pictures (jpg, png, bmp, tif, webp)"
         )
-        if nested := [entry for entry in inner if listing.folder("Au", "Tp", below=entry)]:
+        nested = [entry for entry in inner if listing.folder("Au", "Tp", below=entry)]
+        if nested and nested[0].name.lower() not in ("au", "tp"):
             hint = f"; {nested[0]} has such folders, did you mean that?"
         raise UserError(f"{root}: found no picture in Au/ or Tp/ here{hint}")
     folder = listing.folder(*mask_folders)
+    if name == "casia_v2" and not folder:  # unpacked beside CASIA2.0_revised/
+        beside = listing.root.parent / "CASIA2.0_Groundtruth"
+        folder = beside if beside.is_dir() else None
     masks = listing.masks_in(folder)
     if name == "casia_v2":
         listing.pair_by_number((path.stem for path in tampered), masks)
@@ -182,7 +187,7 @@ def read_coverage(root: Path) -> Listing:
 def read_imd2020(root: Path) -> Listing:
     """Lists IMD2020: per scene `<id>/<id>_orig.jpg`, tampered `<x>.jpg|png`, `<x>_mask.png`."""
     listing = Listing("imd2020", root)
-    for folder in sorted(entry for entry in listing.root.iterdir() if entry.is_dir()):
+    for folder in sorted(entry for entry in listing.root.glob("[!.]*") if entry.is_dir()):
         masks = listing.masks_in(folder, "_mask")
         for path in listing.pictures_in(folder):
             if path.stem.lower().endswith("_mask"):

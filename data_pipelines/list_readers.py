@@ -113,7 +113,8 @@ def _read_list(name: str, path: Path, rows: Callable[[Listing, Path], Iterator[R
             listing.add(found, label, file, name, mask_style=style)
         names.add(name)
     if not names:
-        missing = f", for instance {listing.skipped[0][0]}" if listing.skipped else ""
+        first = (why if what == path else what for what, why in listing.skipped[:1])
+        missing = "".join(f", for instance {reason}" for reason in first)
         raise UserError(
             f"{path}: none of the pictures it lists is there{missing}; relative paths are looked "
             f"for in {path.parent}, {path.parent.parent} and {Path.cwd()}"

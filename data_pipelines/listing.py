@@ -14,6 +14,7 @@ from sapl_jax.errors import UserError
 AUTHENTIC, TAMPERED = 0, 1
 LABEL_NAMES = ("authentic", "tampered")
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+_NO_PICTURES = ("thumbs.db", "desktop.ini", "_list.txt")  # Windows', and CASIA v2.0's own lists
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Listing:
 
     def folder(self, *names: str, below: Path | None = None) -> Path | None:
         """The first folder of `names`, in any case, directly below the root or another folder."""
-        entries = (below or self.root).iterdir()
+        entries = sorted((below or self.root).iterdir())
         there = {entry.name.lower(): entry for entry in entries if entry.is_dir()}
         return next((there[name.lower()] for name in names if name.lower() in there), None)
 
@@ -130,7 +131,8 @@ class Listing:
     def finished(self, expected: str) -> "Listing":
         """Sorts the samples. UserError where there are none: `expected` is what a root holds."""
         if not self.samples:
-            raise UserError(f"{self.root}: found no picture of {self.name}; expected {expected}")
+            seen = "; {}: {}".format(*self.skipped[0]) if self.skipped else ""
+            raise UserError(f"{self.root}: no picture of {self.name}; expected {expected}{seen}")
         self.samples.sort(key=lambda sample: sample.name)
         return self
 
@@ -169,11 +171,11 @@ def walk_files(
 def list_pictures(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Picture files directly in `folder`, sorted by name, and (other file, reason) pairs.
 
-    Hidden files are passed over. A name that is no text is told with its bytes escaped.
+    Hidden files and `_NO_PICTURES` are passed over. A name that is no text is told escaped.
     """
     pictures, others = [], []
     for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
+        if path.name.startswith(".") or path.name.lower() in _NO_PICTURES:
             continue
         text = path.name.encode(errors="surrogateescape").decode(errors="backslashreplace")
         if path.name != text:

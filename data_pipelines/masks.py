@@ -10,6 +10,7 @@ Data sets store masks in different ways, which a sample's mask style names:
 Where a mask is no picture, its `Outlines` are in the style's place. Training opens no mask.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,6 +58,16 @@ def load_mask(path: Path, image: np.ndarray, style: str | Outlines = "white") ->
         return Mask(resized, f"mask is {found}, picture {wanted}: resized")
     mend = "the shapes do not match, so check that it belongs to this picture"
     raise UserError(f"{path}: mask is {found} but its picture is {wanted}; {mend}")
+
+
+def looks_inverted(shares: Sequence[float]) -> str:
+    """What to say where half of five or more masks mark over half of their picture, else "".
+
+    shares: what each marks, 0 to 1. In every known set the median is far less: objects are pasted.
+    """
+    median = float(np.median(shares)) if len(shares) >= 5 else 0.0
+    found = f"masks look inverted: half of them mark over {median:.0%} as tampered"
+    return found if median > 0.5 else ""
 
 
 def _read(path: Path, style: str) -> np.ndarray:

@@ -46,6 +46,7 @@ def parse_dataset(text: str, flag: str = "--dataset") -> tuple[str, str, Path]:
     if "/" in name or name.startswith("."):
         raise UserError(f"{flag} {text!r}: {name!r} cannot be a name, it is part of file names")
     known = {_plain(layout): layout for layout in READERS}
+    known |= {f"casia{n}": f"casia_v{n[0]}" for n in ("1", "10", "2", "20")}  # as mirrors name them
     if layout and _plain(layout) not in known:
         raise UserError(
             f"{flag} {text!r}: no layout {layout!r}; there are {', '.join(sorted(READERS))}"

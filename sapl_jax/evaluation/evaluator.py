@@ -22,7 +22,7 @@ import numpy as np
 
 from data_pipelines.images import decode_image, oddities, read_bytes
 from data_pipelines.listing import TAMPERED, Listing, Outlines, Sample
-from data_pipelines.masks import SUSPECT, load_mask
+from data_pipelines.masks import SUSPECT, load_mask, looks_inverted
 from data_pipelines.progress_bars import ProgressBar
 from data_pipelines.read_ahead import batches_ahead
 from sapl_jax.errors import UserError
@@ -194,6 +194,7 @@ def evaluate_dataset(
     start = time.monotonic()
     label = label or listing.name
     records: list[Record] = []
+    shares: list[float] = []  # that masks mark
     skipped = list(listing.skipped)
     notes: list[tuple[Path, str]] = [(listing.root, note) for note in listing.notes]
     if isinstance(detector, MapFolder):
@@ -219,6 +220,7 @@ def evaluate_dataset(
                 found = skipped if item.image is None else notes
                 found.extend((item.sample.image, problem) for problem in item.problems)
             readable = [item for item in batch if item.image is not None]
+            shares += [(m > 127).mean() for item in readable if (m := item.mask) is not None]
             held = readable + [item for item, _, _ in pending]
             if sum(item.pixels for item in held) > MAX_PIXELS:
                 collect()
@@ -236,11 +238,14 @@ def evaluate_dataset(
     if unscored := sum(math.isnan(record.scores.score) for record in records):
         reason = f"{unscored} of {len(records)} pictures have no score: no image-level measures"
         notes.append((listing.root, reason))
+    if inverted := looks_inverted(shares):
+        notes.append((listing.root, inverted))
     tampered = [sample for sample in listing.samples if sample.label == TAMPERED]
     reason = "has no mask: not in the pixel measures"
     lacking = [(sample.image, reason) for sample in tampered if sample.mask is None]
     # Last, so that they do not hide the other notes; and a set may have no masks at all.
-    notes += lacking if len(lacking) < len(tampered) else []
+    none = [(listing.root, "no tampered picture has a mask: no pixel measures")]
+    notes += lacking if len(lacking) < len(tampered) else none * bool(tampered)
     if not records:
         reasons = "; ".join(f"{path}: {reason}" for path, reason in skipped[:3])
         raise UserError(f"{label}: none of {listing.root}'s pictures can be used ({reasons})")

@@ -16,7 +16,7 @@ def casia_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = make_casia(tmp_path_factory.mktemp("casia"))
     whole = (root / "Au" / "Au_ani_00001.jpg").read_bytes()
     (root / "Au" / "Au_ani_00099.jpg").write_bytes(whole[: len(whole) // 2])
-    (root / "Tp" / "Thumbs.db").write_bytes(b"not a picture")
+    (root / "Tp" / "notes.db").write_bytes(b"not a picture")
     return root
 
 

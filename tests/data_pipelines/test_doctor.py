@@ -90,6 +90,14 @@ def test_a_set_without_any_mask_is_not_blamed_for_it(healthy) -> None:
     assert _findings(healthy) == []
 
 
+def test_a_benchmark_without_its_masks_is_told(tmp_path) -> None:
+    write_random(tmp_path / "4cam_auth/a.tif", 0, (70, 80))
+    write_random(tmp_path / "4cam_splc/b.tif", 1, (70, 80))
+    listing = read_dataset("columbia", tmp_path)
+    whats = [finding.what for finding in doctor.diagnose(listing, doctor.examine(listing))]
+    assert "1 of 1 tampered pictures have no mask" in whats
+
+
 def test_masks_of_other_names_are_noted(healthy, monkeypatch, capsys) -> None:
     for path in (healthy / "Gt").iterdir():
         path.rename(path.with_name(path.name.replace("_gt", "_mask")))

@@ -124,6 +124,16 @@ def test_casia_v2_read_as_v1_says_so(tmp_path: Path) -> None:
         read_dataset("casia_v1", tmp_path)
 
 
+def test_of_two_folders_that_differ_in_case_one_is_always_taken(tmp_path, monkeypatch) -> None:
+    write_tree(tmp_path, ["Au/a.jpg", "Tp/b.jpg", "TP/c.jpg"])
+    listed = Path.iterdir
+    taken = set()
+    for turned in (False, True):  # As another file system would list them.
+        monkeypatch.setattr(Path, "iterdir", lambda p, t=turned: iter(sorted(listed(p), reverse=t)))
+        taken.add(tuple(pairs(read_dataset("folder", tmp_path))))
+    assert len(taken) == 1
+
+
 def test_columbia(tmp_path: Path) -> None:
     write_tree(
         tmp_path,
@@ -172,6 +182,7 @@ def test_imd2020(tmp_path: Path) -> None:
             "1a1ogs/c8tx3_0.png",
             "1a1ogs/c8tx3_0_mask.png",
             "1a1ogs/stray.jpg",
+            ".ipynb_checkpoints/a_orig.jpg",
         ],
     )
     listing = read_dataset("imd2020", tmp_path)

@@ -109,3 +109,6 @@ def test_a_list_of_missing_pictures_says_where_they_were_looked_for(tmp_path: Pa
     path.write_text("gone.jpg None 0\n")
     with pytest.raises(UserError, match="gone.jpg; relative paths are looked for"):
         read_dataset("mvss_txt", path)
+    path.write_text("Au/a.jpg,None,Au/a.jpg\n")  # CAT-Net's form
+    with pytest.raises(UserError, match="for instance line 1 is not `image mask label`"):
+        read_dataset("mvss_txt", path)

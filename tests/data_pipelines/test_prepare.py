@@ -58,7 +58,7 @@ def test_corrupt_and_foreign_files_are_skipped_and_listed(small_prepared: Prepar
     skipped = {row["file"]: row["reason"] for row in rows}
     assert small_prepared.num_skipped == 2
     assert "truncated JPEG" in skipped["Au/Au_ani_00099.jpg"]
-    assert "not a picture file" in skipped["Tp/Thumbs.db"]
+    assert "not a picture file" in skipped["Tp/notes.db"]
 
 
 def test_splits_are_disjoint_complete_and_stratified(small_prepared: Prepared) -> None:

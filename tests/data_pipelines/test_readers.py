@@ -42,14 +42,26 @@ def test_masks_pair_by_exact_stem_dots_included(tmp_path: Path) -> None:
     assert [s.label for s in listing.samples] == [AUTHENTIC, TAMPERED, TAMPERED, TAMPERED]
 
 
-@pytest.mark.parametrize("folder", ["Gt", "CASIA 2 Groundtruth"])
-def test_casia_masks_are_found_in_either_folder(tmp_path: Path, folder: str) -> None:
+@pytest.mark.parametrize(
+    "folder", ["Gt", "CASIA 2 Groundtruth", "CASIA2.0_Groundtruth", "Groundtruth"]
+)
+def test_casia_masks_are_found_in_any_of_their_folders(tmp_path: Path, folder: str) -> None:
     stem = "Tp_D_CRN_M_N_ani00100_ani10101_10089"
     root = tree(tmp_path, "Au/Au_ani_00100.jpg", f"Tp/{stem}.tif", f"{folder}/{stem}_gt.png")
     listing = read_dataset("casia_v2", root)
     assert pairs(listing)[f"Tp/{stem}.tif"] == f"{folder}/{stem}_gt.png"
     assert [s.sources for s in listing.samples] == [("ani00100",), ("ani00100", "ani10101")]
     assert listing.notes == []
+
+
+def test_casia_masks_unpacked_beside_the_pictures_are_found(tmp_path: Path) -> None:
+    stem = "Tp_D_CRN_M_N_ani00100_ani10101_10089"
+    pictures = tmp_path / "CASIA2.0_revised"
+    tree(tmp_path, f"CASIA2.0_revised/Tp/{stem}.tif", f"CASIA2.0_Groundtruth/{stem}_gt.png")
+    (sample,) = read_dataset("casia_v2", pictures).samples
+    assert sample.mask == tmp_path / f"CASIA2.0_Groundtruth/{stem}_gt.png"
+    (sample,) = read_dataset("folder", pictures).samples  # Others' neighbours are not its own.
+    assert sample.mask is None
 
 
 def test_casia_masks_may_have_a_digit_after_their_ending(tmp_path: Path) -> None:
@@ -79,11 +91,12 @@ def test_misnamed_casia_mask_pairs_by_serial_number_when_unambiguous(tmp_path: P
 
 
 def test_other_files_are_listed_with_reasons_and_hidden_ones_passed_over(tmp_path: Path) -> None:
-    root = tree(tmp_path, "Au/a.jpg", "Au/.DS_Store", "Tp/b.jpg", "Tp/Thumbs.db", "Tp/deep/c.jpg")
+    root = tree(tmp_path, "Au/a.jpg", "Au/.DS_Store", "Tp/b.jpg", "Tp/x.db", "Tp/deep/c.jpg")
+    tree(root, "Au/Thumbs.db", "Tp/_list.txt", "Tp/desktop.ini")  # as untouched copies have them
     listing = read_dataset("folder", root)
     assert [(p.name, reason.split(";")[0]) for p, reason in listing.skipped] == [
-        ("Thumbs.db", "not a picture file (.db)"),
         ("deep", "a folder"),
+        ("x.db", "not a picture file (.db)"),
     ]
 
 
@@ -125,6 +138,10 @@ def test_errors_say_what_was_found_and_what_to_do(tmp_path: Path) -> None:
         read_dataset("folder", tree(tmp_path / "e", "readme.txt"))
     with pytest.raises(UserError, match="did you mean that"):
         read_dataset("folder", tree(tmp_path / "g", "CASIA2/Au/a.jpg"))
+    with pytest.raises(UserError, match=r"folders found: Au, Tp\)"):  # ROOT/Au is half of it.
+        read_dataset("folder", tree(tmp_path / "d", "Au/Au/a.jpg", "Tp/Tp/b.jpg"))
+    with pytest.raises(UserError, match="4cam_auth: a folder; pictures are only looked for"):
+        read_dataset("columbia", tree(tmp_path / "c", "4cam_auth/4cam_auth/a.tif"))
     with pytest.raises(UserError, match=r"not CASIA v2\.0.*--dataset folder"):
         read_dataset("casia_v2", tree(tmp_path / "h", "Au/dog.jpg", "Tp/cat.jpg"))
     with pytest.raises(UserError, match=r"choose one of: .*casia_v2, .*folder"):

@@ -147,6 +147,21 @@ class _BrokenDetector(RedDetector):
         return [RedAnalysis(float("nan"), found[0].heat_map), *found[1:]]
 
 
+def test_inverted_masks_are_noted(detector, tmp_path) -> None:
+    for number in range(5):
+        write_rgb(tmp_path / f"Tp/t{number}.png", picture(4 + number))
+        write_grey(tmp_path / f"Gt/t{number}_gt.png", 255 - 255 * (picture(8)[..., 0] > 0))
+    result = _evaluate(detector, tmp_path)
+    assert (tmp_path, "masks look inverted: half of them mark over 80% as tampered") in result.notes
+
+
+def test_a_set_without_any_mask_is_noted(detector, folder) -> None:
+    for mask in (folder / "Gt").iterdir():
+        mask.unlink()
+    result = _evaluate(detector, folder)
+    assert (folder, "no tampered picture has a mask: no pixel measures") in result.notes
+
+
 def test_a_score_that_is_not_finite_is_skipped_with_its_reason(folder) -> None:
     result = _evaluate(_BrokenDetector(), folder, batch_size=5)
     assert result.summary["images"] == 4
@@ -196,6 +211,9 @@ def test_the_mean_row_takes_the_data_sets_that_have_the_measure(detector, folder
         ("casia_v2=/d", ("casia_v2", "casia_v2", Path("/d"))),
         ("CASIAv2=/d=x", ("CASIAv2", "casia_v2", Path("/d=x"))),
         ("mine=/d", ("mine", "folder", Path("/d"))),
+        ("CASIA2=/d", ("CASIA2", "casia_v2", Path("/d"))),  # as mirrors name them
+        ("CASIA1.0=/d", ("CASIA1.0", "casia_v1", Path("/d"))),
+        ("CASIA2:folder=/d", ("CASIA2", "folder", Path("/d"))),
         ("old:casia-v2=/d", ("old", "casia_v2", Path("/d"))),
     ],
 )
