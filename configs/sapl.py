@@ -52,6 +52,7 @@ def get_config() -> ConfigDict:
     # [ours] Soft edges: the picture's "own", or "another" picture's, a control: it must not gain.
     model.edges = "own"
     model.logit_scale = 0.0  # [ours] Of all cosines. 0: CLIP's, about 100. AnomalyCLIP has 1 / .07.
+    model.tap_affine = False  # [ours] A learned scale and bias of each tap's cosines.
     model.value_attention = False  # [ours] Patches from V-V attention, as in AnomalyCLIP.
     # [ours] Patches attend to those at most so many rows and columns away alone; 0: as in CLIP.
     model.attention_reach = 0

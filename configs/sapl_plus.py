@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     config.clip.lora_targets = ("v", "out", "fc1", "fc2")
 
     config.model.image_logits = "both"  # The class token's loss and one of the patches.
+    config.model.tap_affine = True  # Depths that tell more may weigh more.
 
     train = config.train
     train.background_share = 1.0  # Every patch of an authentic picture is authentic: its label.

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from data_pipelines.preprocess import PADDING
 from sapl_jax.clip.attention import product
-from sapl_jax.clip.blocks import KEEP, Recompute, l2_normalize
+from sapl_jax.clip.blocks import KEEP, Recompute, Trainable, l2_normalize
 from sapl_jax.clip.config import LoRAConfig
 from sapl_jax.clip.loading import open_clip
 from sapl_jax.clip.model import CLIP
@@ -38,7 +38,7 @@ class Outputs(NamedTuple):
     # [S,B,2], of each source of a verdict: logit_scale * cos(image, prompt), and pooled from the
     # patches (`pooled_logits`), or one of them.
     logits: Array
-    similarity: Array  # [L,B,T,2], cosine of patch and prompt
+    similarity: Array  # [L,B,T,2], cosine of patch and prompt; `tap_affine` changes it
     embeddings: Array  # [L,B,T,P] patch features, joint space, compute dtype, not normalised
     edge_map: Array  # [B,T], the soft edges that were used
 
@@ -51,6 +51,8 @@ class SAPL(nnx.Module):
     ):
         """`heads`: HECL's own, where it has them; `options`: `model` of a configuration.
 
+        With `tap_affine` each tap's cosines have a learned scale, and those of "fake" a bias.
+
         Edges of "another" picture are those of the one half a batch (of this device) further, a
         batch of one has its own: the neighbour may be what this one was made from (`data.pairs`).
         """
@@ -58,6 +60,9 @@ class SAPL(nnx.Module):
         self.prompts = prompts
         self.heads = heads
         self.options = options
+        by_tap = len(options.taps), 1, 1, 1
+        self.tap_scale = nnx.data(Trainable(jnp.ones(by_tap)) if options.tap_affine else None)
+        self.tap_bias = nnx.data(Trainable(jnp.zeros(by_tap)) if options.tap_affine else None)
 
     @property
     def feature_dim(self) -> int:
@@ -114,6 +119,8 @@ class SAPL(nnx.Module):
         products = product("lbtp,bcp->lbtc", embeddings, text.astype(embeddings.dtype))
         squares = jnp.sum(jnp.square(embeddings.astype(jnp.float32)), axis=-1, keepdims=True)
         similarity = products * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
+        if self.tap_scale is not None and self.tap_bias is not None:
+            similarity = similarity * self.tap_scale[...] + self.tap_bias[...] * np.float32([0, 1])
         sources = []
         if options.image_logits != "patches":
             image_embedding = l2_normalize(self.clip.visual_projection(features.pooled))

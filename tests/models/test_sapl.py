@@ -116,6 +116,19 @@ def test_the_value_path_changes_the_map_and_not_the_verdict(tiny_config, batch):
     np.testing.assert_allclose(*verdicts, atol=1e-4)
 
 
+def test_each_tap_may_have_a_scale_and_a_bias(tiny_config, batch):
+    plain = np.array(build_sapl(tiny_config, jnp.float32)(*batch).similarity)
+    tiny_config.model.tap_affine = True
+    model = build_sapl(tiny_config, jnp.float32)
+    np.testing.assert_array_equal(model(*batch).similarity, plain)  # before anything is learned
+    scale, bias = np.random.default_rng(0).normal(size=(2, len(plain), 1, 1)).astype(np.float32)
+    model.tap_scale[...], model.tap_bias[...] = jnp.asarray(scale[..., None]), bias[..., None]
+    expected = plain * scale[..., None]
+    expected[..., 1] += bias
+    np.testing.assert_allclose(model(*batch).similarity, expected, rtol=1e-5, atol=1e-6)
+    assert {"tap_scale", "tap_bias"} < set(split_model(model)[0])  # Both train.
+
+
 def with_edge_tokens(config):
     """A model whose edge tokens say something: their last kernel is zero at the start."""
     model = build_sapl(config, jnp.float32)
