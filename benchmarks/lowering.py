@@ -90,4 +90,6 @@ def prediction_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Pro
 
     weights = jax.tree.map(lambda leaf: placed(leaf, shared), (params, frozen.params))
     batch = batch_shapes(config, patch, (config.train.batch_size,)).values()
-    return Program(split_batch(predict, mesh), (weights, *(placed(leaf, split) for leaf in batch)))
+    return Program(
+        split_batch(predict, list(devices)), (weights, *(placed(leaf, split) for leaf in batch))
+    )

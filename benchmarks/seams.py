@@ -33,7 +33,7 @@ from sapl_jax.metrics import roc_auc
 
 BAND = 13  # pixels: width of a seam
 MEASURES = {"i_auc": "I-AUC", "seam": "seam", "mask": "mask", "inverted": "inverted"}
-_MORE = (("sapl", "sapl_another"), ("sapl", "sapl_no_edge"))
+_MORE = (("sapl", "sapl_no_edge"),)
 
 
 def cells(values: np.ndarray) -> np.ndarray:

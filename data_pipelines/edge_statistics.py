@@ -41,10 +41,9 @@ _FLAT = 1.0
 _MIN_PIXELS = 50  # of a region, for its mean to say something
 
 
-def regions(rgb: np.ndarray, mask: np.ndarray, band: int = BAND) -> np.ndarray:
+def regions(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The four REGIONS, bool [4, H, W], disjoint. rgb: uint8 [H, W, 3]; mask: bool [H, W]."""
-    width = 2 * band + 1
-    near = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
+    near = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * BAND + 1, 2 * BAND + 1))
     inside = mask.astype(np.uint8)
     outline = (cv2.dilate(inside, near) > 0) & (cv2.erode(inside, near) == 0)
     edges = cv2.dilate(canny_edges(rgb).astype(np.uint8), near) > 0
@@ -53,7 +52,7 @@ def regions(rgb: np.ndarray, mask: np.ndarray, band: int = BAND) -> np.ndarray:
     return np.stack([outline, edges & ~beside, mask & ~outline & ~edges, ~mask & ~outline & ~edges])
 
 
-def local_statistics(rgb: np.ndarray, window: int = WINDOW) -> np.ndarray:
+def local_statistics(rgb: np.ndarray) -> np.ndarray:
     """The four STATISTICS per pixel, float64 [4, H, W], of the grey picture in grey levels 0-255.
 
     Skewness and excess kurtosis are NaN where the window is flat.
@@ -62,7 +61,7 @@ def local_statistics(rgb: np.ndarray, window: int = WINDOW) -> np.ndarray:
     gradient = cv2.magnitude(cv2.Sobel(grey, cv2.CV_64F, 1, 0), cv2.Sobel(grey, cv2.CV_64F, 0, 1))
     centred = grey - grey.mean()  # smaller powers, less cancellation
     m1, m2, m3, m4 = (
-        cv2.boxFilter(centred**k, cv2.CV_64F, (window, window), borderType=cv2.BORDER_REFLECT)
+        cv2.boxFilter(centred**k, cv2.CV_64F, (WINDOW, WINDOW), borderType=cv2.BORDER_REFLECT)
         for k in (1, 2, 3, 4)
     )
     variance = np.maximum(m2 - m1**2, 0)
@@ -72,17 +71,15 @@ def local_statistics(rgb: np.ndarray, window: int = WINDOW) -> np.ndarray:
     return np.stack([variance, gradient, third / textured**1.5, fourth / textured**2 - 3])
 
 
-def measure_picture(
-    rgb: np.ndarray, mask: np.ndarray, band: int = BAND, window: int = WINDOW
-) -> np.ndarray | None:
+def measure_picture(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
     """Means [4 regions, 4 statistics] of a picture, uint8 [H, W, 3], and its mask, bool [H, W].
 
     None where a region is absent or too small.
     """
-    found = regions(rgb, mask, band)
+    found = regions(rgb, mask)
     if found.sum((1, 2)).min() < _MIN_PIXELS:
         return None
-    statistics = local_statistics(rgb, window)
+    statistics = local_statistics(rgb)
     values = [statistics[:, region] for region in found]
     counts = np.array([np.isfinite(region).sum(1) for region in values])
     sums = np.array([np.nansum(region, 1) for region in values])

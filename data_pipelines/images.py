@@ -92,7 +92,7 @@ def read_bytes(path: str | Path, max_bytes: int | None = None) -> bytes:
     return data
 
 
-def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_image(path: str | Path) -> np.ndarray:
     """Reads a picture as uint8 RGB [H, W, 3].
 
     JPEG, PNG, BMP, TIFF (first page) and WebP, recognised by content. Grey and palette pictures
@@ -100,9 +100,9 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     EXIF orientation is ignored: masks and traces belong to the pixels as stored.
 
     Raises UnreadableImage for a missing, empty, truncated or corrupt file, one that is not a
-    picture, and one whose header announces more than `max_pixels` pixels.
+    picture, and one whose header announces more than MAX_PIXELS.
     """
-    return decode_image(read_bytes(path), path, max_pixels)
+    return decode_image(read_bytes(path), path)
 
 
 def decode_image(data: bytes, origin: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -133,7 +133,7 @@ def decode_pixels(data: bytes, origin: str | Path, mode: int, max_pixels: int) -
     header = read_header(data, origin)
     announced = f"{header.width} x {header.height} pixels"
     if header.width * header.height > max_pixels:
-        limit = f"more than the limit of {max_pixels}; make it smaller (or see --max-megapixels)"
+        limit = f"more than the limit of {max_pixels}; make it smaller"
         raise UnreadableImage(f"{origin}: {announced}, {limit}")
     if header.format == "JPEG" and not _is_whole_jpeg(data):
         raise UnreadableImage(f"{origin}: truncated JPEG, or one with damaged segments")

@@ -72,12 +72,13 @@ def _sharding(devices: list[jax.Device], *axes: str) -> NamedSharding:
     return NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(*axes))
 
 
-def split_batch(function: Callable, mesh: Mesh) -> jax.stages.Wrapped:
-    """`function`(weights, *arrays) compiled so that each device of a mesh runs it on its part.
+def split_batch(function: Callable, devices: list[jax.Device]) -> jax.stages.Wrapped:
+    """`function`(weights, *arrays) compiled so that each device runs it on its part.
 
     Arrays and results have the batch in front; one that the devices cannot share equally is run
     whole on each. Left to the compiler, attention by heads would gather the batch on each device.
     """
+    mesh = Mesh(np.asarray(devices), (AXIS,))
 
     def run(weights: Any, *arrays: jax.Array) -> Any:
         shared = PartitionSpec()
@@ -96,17 +97,17 @@ def stop_flags(devices: list[jax.Device]) -> tuple[dict[str, jax.Array], dict[st
 
 
 def shard_batches(
-    batches: Iterable[dict[str, np.ndarray]], devices: list[jax.Device], ahead: int = 2
+    batches: Iterable[dict[str, np.ndarray]], devices: list[jax.Device]
 ) -> Iterator[dict[str, jax.Array]]:
     """Batches on the devices, their first axis split over them: [B, ...] -> [N, B/N, ...].
 
-    The transfer of the next `ahead` batches is started before they are asked for.
+    The transfer of the next two batches is started before they are asked for.
     """
     waiting: list[dict[str, jax.Array]] = []
     sharding = _sharding(devices, AXIS)
     for batch in batches:
         split = {k: v.reshape(len(devices), -1, *v.shape[1:]) for k, v in batch.items()}
         waiting.append(jax.device_put(split, sharding))
-        if len(waiting) > ahead:
+        if len(waiting) > 2:
             yield waiting.pop(0)
     yield from waiting

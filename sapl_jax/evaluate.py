@@ -21,10 +21,8 @@ from sapl_jax.errors import Parser, UserError, check_checkpoint, check_numbers, 
 from sapl_jax.evaluation import protocols, results
 from sapl_jax.evaluation.baselines import CLASSICS, TRIVIAL
 from sapl_jax.evaluation.map_folders import MapFolder
-from sapl_jax.evaluation.perturbations import ALIASES, SWEEPS
+from sapl_jax.evaluation.perturbations import SWEEPS
 from sapl_jax.evaluation.session import Method, Session, floors, run
-from sapl_jax.inference.detector import Detector
-from sapl_jax.inference.tiling import TiledDetector
 
 _DATASET_HELP = """\
 NAME=PATH, repeatable. NAME is the name in the report; where it is a known layout ({layouts},
@@ -50,9 +48,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--exclude", **repeatable, metavar="NAME=PATH", help=text)
     add("--output", type=Path, required=True, help="folder for the results")
     add("--protocol", default=protocols.DEFAULT, choices=sorted(protocols.PROTOCOLS))
-    text = "sweeps to run as well; noise means noise_variance"
-    whole: dict[str, Any] = {"type": lambda name: ALIASES.get(name, name), "choices": SWEEPS}
-    add("--robustness", nargs="+", default=[], **whole, help=text)
+    add("--robustness", nargs="+", default=[], choices=SWEEPS, help="sweeps to run as well")
     add("--seed", type=int, default=0, help="of the sweeps' noise and of t-SNE")
     add("--tile", type=int, help=TILE_HELP)
     add("--tile-overlap", type=float, default=0.25, help="share of a tile, 0 to 0.9")
@@ -86,13 +82,8 @@ def read_datasets(specifications: list[str], exclude: list[str]) -> list[tuple[s
 def load_methods(arguments: argparse.Namespace, sets: list[str]) -> list[Method]:
     """The checkpoint's method first, then the training-free ones and other tools' maps."""
     methods: list[Method] = []
-    tiles = {"tile": arguments.tile, "overlap": arguments.tile_overlap}
-    sizes = {} if arguments.tile is None else tiles
     for name in dict.fromkeys(arguments.method):
-        classic: Detector = CLASSICS[name]
-        if sizes:
-            classic = TiledDetector(classic.analyse, **sizes, batch=arguments.batch_size or 8)
-        methods.append(Method(name, classic, {"training": "none", **sizes}))
+        methods.append(Method(name, CLASSICS[name], {"training": "none"}))
     ours = set() if arguments.checkpoint is None else {"SAPL"}
     for text in arguments.maps:  # before the checkpoint: mistakes are told first
         name, _, folder = text.partition("=")
@@ -107,6 +98,7 @@ def load_methods(arguments: argparse.Namespace, sets: list[str]) -> list[Method]
         from sapl_jax.inference.localizer import Localizer
 
         use_compilation_cache()
+        tiles = {"tile": arguments.tile, "overlap": arguments.tile_overlap}
         localizer = Localizer.load(arguments.checkpoint, which=arguments.which, **tiles)
         sha256 = files.tree_sha256(Path(localizer.source["weights"]))
         source = {"folder": str(arguments.checkpoint), **localizer.source, "sha256": sha256}

@@ -35,7 +35,6 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--max-megabytes", type=int, default=50, help="of an uploaded file")
     add("--max-megapixels", type=int, default=50, help="of an uploaded picture")
     add("--concurrency", type=int, default=2, help="pictures at once, of the page and of HTTP each")
-    add("--no-examples", action="store_true", help="offer no generated pictures")
     add("--no-token", action="store_true", help="let everyone in who reaches --host")
     return parser.parse_args(arguments)
 
@@ -111,7 +110,7 @@ def serve(arguments: argparse.Namespace, token: str, folder: Path) -> None:
         "sha256": tree_sha256(Path(localizer.source["weights"])),
     }
     api = build_api(localizer, limits, model=model, token=token)
-    examples = [] if arguments.no_examples else write_examples(folder / "examples")
+    examples = write_examples(folder / "examples")
     notice, port = "" if arguments.checkpoint else NOTICE, arguments.port
     host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
     page = pages.build_page(localizer, limits, Downloads(folder), notice=notice, examples=examples)

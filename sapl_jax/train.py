@@ -8,6 +8,7 @@ data root or a work directory is said before JAX is imported or weights fetched.
 import logging
 import os
 import signal
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -24,7 +25,7 @@ from data_pipelines.soft_edges import EdgeOptions
 from sapl_jax.errors import Parser, UserError, run_main
 from sapl_jax.inference.export_folder import is_export
 from sapl_jax.training.configuration import PAPER, check_data, load_config
-from sapl_jax.workdir import open_workdir, remember_data, trained_on
+from sapl_jax.workdir import flat, open_workdir, remember_data, trained_on
 
 if TYPE_CHECKING:
     from sapl_jax.training.loop import TrainingData  # loads JAX
@@ -157,9 +158,17 @@ def main() -> int | None:
         reading = pool.submit(read)
         del read  # It holds the file.
         prepared = prepare_records(config, model.clip.config.vision.patch_size, workdir)
-        mark = np.uint32(int(prepared.fingerprint[:8], 16))
+        if not alone:
+            reading.result()  # Several processes compile nothing meanwhile.
+        places = "data.root", "data.prepared", "clip.pretrained"
+        settings = {k: v for k, v in flat(config.to_dict()).items() if k not in places}
+        shared = prepared.counts, prepared.pairs, model.clip.source.sha256, settings
+        mark = np.uint32(zlib.crc32(f"{prepared.fingerprint} {shared}".encode()))
         if len(set(multihost_utils.process_allgather(mark).flat)) > 1:
-            raise UserError("The processes of this run have different pictures: give all the same.")
+            raise UserError(
+                "The processes of this run have different pictures, weights or settings: give all "
+                "the same. (Pictures that one host cannot read are listed in its skipped.json.)"
+            )
         if first:
             remember_data(workdir, prepared.dir, prepared.fingerprint)
         log.info(summary(prepared))

@@ -53,11 +53,8 @@ def read_config(workdir: Path) -> ConfigDict:
 
 
 def config_of(stored: dict[str, Any]) -> ConfigDict:
-    """The locked configuration of a JSON object, fields newer than it filled in."""
-    tree = FrozenConfigDict(stored).to_dict()  # JSON has no tuples; configurations have no lists.
-    heat_map = tree.get("model", {}).setdefault("heat_map", {})
-    heat_map |= {"colours": 0.0} | heat_map
-    return ConfigDict(tree).lock()
+    """The locked configuration of a JSON object, which has no tuples, where configurations do."""
+    return ConfigDict(FrozenConfigDict(stored).to_dict()).lock()
 
 
 def trained_on(workdir: Path) -> dict[str, str] | None:

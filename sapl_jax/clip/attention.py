@@ -19,7 +19,7 @@ FUSED = "fused_attention"
 
 # Up to this many scores per head the plain einsum is fastest everywhere and its memory is small.
 _DIRECT_SCORES = 256 * 256
-# Queries per block on CPUs, at most: larger blocks of scores fall out of the cache.
+# Queries per block on CPUs and TPUs, at most: larger blocks of scores fall out of the cache.
 _BLOCK = 704
 # From so many patches for each one that is seen, neighbours are gathered; below, the others masked.
 _GATHERED = 16
@@ -238,7 +238,7 @@ def _einsum(
 def _blocked_forward(
     fused: tuple[jax.ShapeDtypeStruct, ...], q: Array, k: Array, v: Array
 ) -> tuple[Array, Array, Arrays]:
-    """`_einsum`, not causal, for CPUs.
+    """`_einsum`, not causal, for CPUs and TPUs.
 
     One head and one block of queries at a time, so that the scores stay in the cache, and of the
     softmax only its logsumexp is kept for the backward pass (as in FlashAttention,

@@ -57,21 +57,15 @@ def l2_normalize(x: Array) -> Array:
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
 
 
-class LayerNorm(nnx.Module):
+def layer_norm(features: int, eps: float, dtype: jnp.dtype) -> nnx.LayerNorm:
     """Layer normalisation over the last axis, computed in float32, in the input's dtype."""
-
-    def __init__(self, features: int, eps: float, dtype: jnp.dtype):
-        self.eps = eps
-        self.scale = nnx.Param(jnp.ones((features,), dtype))
-        self.bias = nnx.Param(jnp.zeros((features,), dtype))
-
-    def __call__(self, x: Array) -> Array:
-        """x: [..., features] -> the same shape."""
-        h = x.astype(jnp.float32)
-        h = h - jnp.mean(h, axis=-1, keepdims=True)
-        h = h * jax.lax.rsqrt(jnp.mean(h * h, axis=-1, keepdims=True) + self.eps)
-        h = h * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)
-        return h.astype(x.dtype)
+    return nnx.LayerNorm(
+        features,
+        epsilon=eps,
+        use_fast_variance=False,  # It rounds small variances off.
+        param_dtype=dtype,
+        rngs=nnx.Rngs(0),
+    )
 
 
 class Linear(nnx.Module):
@@ -115,12 +109,12 @@ class Block(nnx.Module):
         std_in = features**-0.5 * (2 * config.num_hidden_layers) ** -0.5
         std_out = features**-0.5
         self.heads, self.activation = config.num_attention_heads, config.hidden_act
-        self.norm1 = LayerNorm(features, eps, dtype)
+        self.norm1 = layer_norm(features, eps, dtype)
         self.q = Linear(features, features, std_in, dtype, rngs)
         self.k = Linear(features, features, std_in, dtype, rngs)
         self.v = Linear(features, features, std_in, dtype, rngs)
         self.out = Linear(features, features, std_out, dtype, rngs)
-        self.norm2 = LayerNorm(features, eps, dtype)
+        self.norm2 = layer_norm(features, eps, dtype)
         self.fc1 = Linear(features, hidden, (2 * features) ** -0.5, dtype, rngs)
         self.fc2 = Linear(hidden, features, std_in, dtype, rngs)
 
@@ -198,7 +192,7 @@ def run_blocks(
     Returns:
         The tapped states in the order of `taps`, and the last hidden state. Each [B, T, D].
     """
-    depth = blocks.norm1.scale.shape[0]
+    depth = blocks.q.kernel.shape[0]
     kept, start = {0: x}, 0
     state: _State = (x,)
     for stop in sorted({tap for tap in taps if tap > 0} | {depth}):

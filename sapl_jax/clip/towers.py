@@ -15,9 +15,9 @@ from sapl_jax.clip.attention import attention, neighbour_attention
 from sapl_jax.clip.blocks import (
     KEEP,
     Attend,
-    LayerNorm,
     Linear,
     Recompute,
+    layer_norm,
     make_blocks,
     normal,
     run_blocks,
@@ -69,9 +69,9 @@ class VisionTower(nnx.Module):
         self.class_embedding = normal(rngs, (width,), width**-0.5, dtype)
         self.patch_kernel = normal(rngs, (patch, patch, 3, width), 0.02, dtype)
         self.positions = normal(rngs, (1 + (config.image_size // patch) ** 2, width), 0.02, dtype)
-        self.pre_norm = LayerNorm(width, config.layer_norm_eps, dtype)
+        self.pre_norm = layer_norm(width, config.layer_norm_eps, dtype)
         self.blocks = make_blocks(config, dtype, rngs)
-        self.post_norm = LayerNorm(width, config.layer_norm_eps, dtype)
+        self.post_norm = layer_norm(width, config.layer_norm_eps, dtype)
 
     def __call__(
         self,
@@ -125,7 +125,7 @@ class TextTower(nnx.Module):
         self.kept: tuple[int, ...] | None = None  # The ids, ascending, of its rows; None: all.
         self.positions = normal(rngs, (config.max_position_embeddings, width), 0.02, dtype)
         self.blocks = make_blocks(config, dtype, rngs)
-        self.final_norm = LayerNorm(width, config.layer_norm_eps, dtype)
+        self.final_norm = layer_norm(width, config.layer_norm_eps, dtype)
         self.projection = Linear(width, projection_dim, width**-0.5, dtype, rngs, bias=False)
 
     def keep(self, ids: Collection[int]) -> None:

@@ -1,1 +1,1 @@
-"""All that exists for the demo only: its run and report, its ablation, its small CLIP."""
+"""The demo: its run and report; the ablation at its size; pretraining of the small CLIPs."""

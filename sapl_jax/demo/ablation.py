@@ -31,10 +31,11 @@ _GROUPS = ("modules", "prompts", "edges")
 _NAME = "held-out"
 Found = dict[str, dict[str, list[float | None]]]  # by row and measure, one value a seed
 _MEASURES = {"i_auc": "I-AUC", "p_f1": "P-F1", "p_auc": "P-AUC"}
-# Differences of the paper's Table 2, each row above the other, and the control's.
+# Differences of the paper's Table 2, each row above the other, and the controls'.
 DIFFERENCES = (
     ("ecpl", "clip_lora"), ("hecl", "clip_lora"), ("sapl", "clip_lora"), ("ecpl", "ecpl_no_edge"),
     ("hecl", "hecl_no_edge"), ("sapl", "ecpl"), ("sapl", "hecl"), ("hecl", "hecl_another"),
+    ("ecpl_no_edge", "clip_lora"), ("hecl_no_edge", "clip_lora"), ("sapl", "sapl_another"),
 )  # fmt: skip
 
 

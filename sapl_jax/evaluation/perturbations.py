@@ -32,11 +32,10 @@ _ALL = (
     Sweep("jpeg", "JPEG compression", "quality", (100, 90, 80, 70, 60, 50)),
     Sweep("blur", "Gaussian blur", "kernel width in pixels", (3, 7, 11, 15, 19, 23)),
     # IMDL-BenCo gives these numbers to Albumentations' var_limit: they are variances.
-    Sweep("noise_variance", "Gaussian noise", "variance", (3, 7, 11, 15, 19, 23)),
+    Sweep("noise", "Gaussian noise", "variance", (3, 7, 11, 15, 19, 23)),
     Sweep("noise_sigma", "Gaussian noise", "sigma", (3, 7, 11, 15, 19, 23)),
 )
 SWEEPS = {sweep.name: sweep for sweep in _ALL}
-ALIASES = {"noise": "noise_variance"}
 
 
 def perturbation(sweep: Sweep, level: int, seed: int) -> Callable[[np.ndarray, str], np.ndarray]:

@@ -18,7 +18,6 @@ from sapl_jax.errors import UserError
 from sapl_jax.evaluation import figures, results
 from sapl_jax.evaluation.document import Part, Picture, Section, Table, to_html, to_markdown
 from sapl_jax.evaluation.evaluator import DatasetResult
-from sapl_jax.evaluation.features import edge_patch_embedding
 from sapl_jax.evaluation.results import pair
 from sapl_jax.evaluation.session import Session
 from sapl_jax.files import versions, write_atomically
@@ -56,7 +55,7 @@ def write(session: Session, output: Path, listings: Sequence[tuple[str, Listing]
     patches = []
     try:
         for name, listing in listings if hasattr(detector, "edge_features") else ():
-            if found := edge_patch_embedding(detector, listing, seed=session.seed):
+            if found := figures.edge_patch_embedding(detector, listing, seed=session.seed):
                 patches.append(figures.embedding(*found, name))
     except UserError as error:
         log.warning("the report has no t-SNE of edge patches: %s", error)

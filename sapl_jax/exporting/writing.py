@@ -1,6 +1,9 @@
 """Makes an export folder: written aside, checked, and moved into place only when it is right."""
 
+import dataclasses
+import datetime
 import inspect
+import itertools
 import re
 import shutil
 import tempfile
@@ -13,21 +16,22 @@ import numpy as np
 
 from data_pipelines import preprocess, soft_edges
 from data_pipelines.images import read_image
+from data_pipelines.preprocess import PADDING, Geometry
 from sapl_jax.clip.loading import load_clip
 from sapl_jax.clip.model import merge_lora
 from sapl_jax.errors import UserError
 from sapl_jax.exporting import standalone
-from sapl_jax.exporting.description import describe, readme
 from sapl_jax.exporting.formats import WRITERS
-from sapl_jax.files import write_json, writing
+from sapl_jax.files import versions, write_json, writing
 from sapl_jax.inference.detector import Detector
-from sapl_jax.inference.export_folder import FILE, refuse_foreign
+from sapl_jax.inference.export_folder import FILE, NAME, VERSION, refuse_foreign
 from sapl_jax.inference.localizer import Localizer
 from sapl_jax.inference.opening import TrainedModel
 from sapl_jax.models.localization import heat_map_of_picture, stretched
 from sapl_jax.models.sapl import with_parts
 
 TOLERANCE = 1e-3  # largest difference of heat maps and scores, all in float32
+_READMES = Path(__file__).parents[1] / "assets" / "export_readme"
 _STANDALONE = "run.py"  # the file of that name in StableHLO and ONNX exports
 
 
@@ -70,6 +74,59 @@ def export(
         exported: Any = detector_of_export(folder, kind, plain)
         expected.level = exported.level = 0.0  # Stretched maps would have larger differences.
         return compare(expected, exported, pictures)
+
+
+def describe(trained: TrainedModel, kind: str) -> dict[str, Any]:
+    """The content of export.json; kind: "orbax", "stablehlo", "onnx" or "huggingface"."""
+    config, clip = trained.config.copy_and_resolve_references(), trained.model.clip
+    # Where pictures and weights lay on the trainer's machine is the trainer's own business.
+    config.data.root = config.data.prepared = ""
+    config.clip.pretrained = _without_folders(config.clip.pretrained)
+    source = {key: value for key, value in trained.source.items() if key != "weights"}
+    source["clip"] = {**source["clip"], "name": _without_folders(source["clip"]["name"])}
+    geometry = Geometry(config.image.size, clip.config.vision.patch_size)
+    preprocessing = {"patch": geometry.patch, "canvas": geometry.canvas, "padding": list(PADDING)}
+    return {
+        "format": NAME,
+        "format_version": VERSION,
+        "kind": kind,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "source": source,
+        "preprocessing": config.image.to_dict() | preprocessing,
+        "heat_map": config.model.heat_map.to_dict(),
+        "clip": dataclasses.asdict(clip.config),
+        # Prompts hold each word's ids with EOT behind them, more than once behind a shorter word.
+        "class_ids": [
+            list(itertools.takewhile(lambda i: i != clip.eot_id, ids))
+            for ids in trained.model.prompts.class_ids
+        ],
+        "config": config.to_dict(),
+    }
+
+
+def _without_folders(name: str) -> str:
+    """The last part of a folder's path; hub names, which are relative, stay whole."""
+    prefix = "random:" if name.startswith("random:") else ""
+    path = Path(name.removeprefix(prefix))
+    return prefix + path.name if path.is_absolute() else name
+
+
+def readme(description: dict[str, Any], folder_name: str) -> str:
+    """Markdown for an export folder, from its description and its name."""
+    options, kind = description["preprocessing"], description["kind"]
+    grid = options["canvas"] // options["patch"]
+    text = (_READMES / f"{kind}.md").read_text()
+    return text.format(
+        kind=kind,
+        checkpoint=description["source"]["checkpoint"],
+        clip=description["source"]["clip"]["name"],
+        folder=folder_name,
+        **options,
+        grid=grid,
+        cells=grid * (2 if description["config"]["model"]["test_views"] else 1),
+        jax=description["versions"]["jax"],
+    )
 
 
 def _script() -> str:

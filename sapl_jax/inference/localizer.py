@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from data_pipelines.preprocess import Geometry, Preprocessed, preprocess
@@ -70,7 +69,6 @@ class Localizer:
         if self.calibration and not other_tiles:
             self.threshold = self.calibration.map_threshold
         self.batch_size = _BATCH_PER_DEVICE * jax.local_device_count()
-        self._mesh = Mesh(np.asarray(jax.local_devices()), (devices.AXIS,))
         params, frozen = split_model(model)
         self._weights: PyTree = devices.replicate((params, frozen.params), jax.local_devices())
 
@@ -94,8 +92,8 @@ class Localizer:
             features = jnp.take_along_axis(anchors.features, own, axis=2)[:, :, 0]
             return jnp.swapaxes(features, 0, 1), usable
 
-        self._analyse = devices.split_batch(analyse, self._mesh)
-        self._edge_features = devices.split_batch(edge_features, self._mesh)
+        self._analyse = devices.split_batch(analyse, jax.local_devices())
+        self._edge_features = devices.split_batch(edge_features, jax.local_devices())
 
     @classmethod
     def load(
@@ -155,8 +153,7 @@ class Localizer:
         sigma = 0.0 if heat_map.colours else heat_map.sigma  # Else it is the model's to smooth.
         options: dict[str, Any] = {"canvas": self.geometry.canvas, "sigma": sigma}
         for part, prepared in self._batches(images):
-            arrays = self._place(prepared)
-            scores, maps = jax.device_get(self._analyse(self._weights, *arrays))
+            scores, maps = jax.device_get(self._analyse(self._weights, *_stacked(prepared)))
             for image, item, score, patch_map in zip(part, prepared, scores, maps, strict=False):
                 heat_map = heat_map_of_picture(
                     patch_map, item.valid, resized=item.resized, original=image.shape[:2], **options
@@ -190,8 +187,7 @@ class Localizer:
             label = np.zeros(len(prepared), np.int32)
             label[: len(part)] = labels[done : done + len(part)]
             done += len(part)
-            arrays = self._place(prepared, label)
-            both = jax.device_get(self._edge_features(self._weights, *arrays))
+            both = jax.device_get(self._edge_features(self._weights, *_stacked(prepared), label))
             found.append([array[: len(part)] for array in both])
         features, usable = map(np.concatenate, zip(*found, strict=True))
         return features, usable
@@ -206,10 +202,7 @@ class Localizer:
             prepared = [preprocess(image, self.geometry, self.edge_options) for image in part]
             yield part, prepared + [prepared[-1]] * (size - len(part))
 
-    def _place(self, prepared: Sequence[Preprocessed], *more: np.ndarray) -> Sequence[jax.Array]:
-        """Images, edge maps, valid patches and `more`, all [B, ...], on the devices."""
-        images, edge_maps, valid, _ = map(np.stack, zip(*prepared, strict=True))
-        spread = len(prepared) % self._mesh.size == 0
-        spec = PartitionSpec(devices.AXIS) if spread else PartitionSpec()
-        arrays = (images, edge_maps, valid, *more)
-        return jax.device_put(arrays, NamedSharding(self._mesh, spec))
+
+def _stacked(prepared: Sequence[Preprocessed]) -> list[np.ndarray]:
+    """Images, edge maps and valid patches, all [B, ...]."""
+    return [np.stack(arrays) for arrays in list(zip(*prepared, strict=True))[:3]]

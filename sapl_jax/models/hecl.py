@@ -1,9 +1,9 @@
 """HECL's anchors, the patches with edges that a batch gives to the contrast, and its key queues.
 
 Selection (4): w_lc = softmax_c(scale * s_l)_c * M over the valid patches with M > 0; a picture
-gives its K best by w_l,fake as manipulated edges and its K best by w_l,real as authentic ones. The
-class probability, never the cosine: cosines are often negative, and s * M then prefers the patch
-with the *least* edge. The contrast itself, Eq. (5), is in `losses`.
+gives its K best by w_l,fake as manipulated edges, its K best by w_l,real as authentic ones, or both
+(GIVERS). The class probability, never the cosine: cosines are often negative, and s * M then
+prefers the patch with the *least* edge. The contrast itself, Eq. (5), is in `losses`.
 """
 
 from typing import NamedTuple

@@ -120,7 +120,8 @@ class SAPL(nnx.Module):
         squares = jnp.sum(jnp.square(embeddings.astype(jnp.float32)), axis=-1, keepdims=True)
         similarity = products * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
         if self.tap_scale is not None and self.tap_bias is not None:
-            similarity = similarity * self.tap_scale[...] + self.tap_bias[...] * np.float32([0, 1])
+            bias = self.tap_bias[...] * jnp.arange(2.0)  # Of "fake" alone.
+            similarity = similarity * self.tap_scale[...] + bias
         sources = []
         if options.image_logits != "patches":
             image_embedding = l2_normalize(self.clip.visual_projection(features.pooled))

@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
+from data_pipelines.preprocess import Geometry
 from sapl_jax.devices import AXIS
 from sapl_jax.errors import UserError
 from sapl_jax.models.losses import sapl_loss
@@ -95,8 +96,8 @@ def batch_shapes(
     config: ConfigDict, patch: int, lead: tuple[int, ...]
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """What a step takes of pictures, as shapes: image, edge_map and valid with `lead` in front."""
-    grid = -(-config.image.size // patch)
-    canvas = grid * patch
+    geometry = Geometry(config.image.size, patch)
+    canvas, grid = geometry.canvas, geometry.grid
     return {
         "image": jax.ShapeDtypeStruct((*lead, canvas, canvas, 3), jnp.uint8),
         "edge_map": jax.ShapeDtypeStruct((*lead, grid, grid), jnp.float32),

@@ -49,7 +49,8 @@ class Progress:
         """One more step is done."""
         self._steps += 1
         rates = self._rates()
-        self._bar.set_postfix_str(f"loss {loss:.4f}, {rates['images_per_s']:.1f} images/s", False)
+        text = f"loss {loss:.4f}, {rates['images_per_s']:.1f} images/s"
+        self._bar.set_postfix_str(f"{text}, {rates['input_wait']:.0%} waiting for data", False)
         self._bar.update()
 
     def _rates(self) -> dict[str, float]:

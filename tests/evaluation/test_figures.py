@@ -3,7 +3,7 @@
 import numpy as np
 
 from data_pipelines.readers import read_dataset
-from sapl_jax.evaluation import features, figures, report
+from sapl_jax.evaluation import figures, report
 from sapl_jax.evaluation.evaluator import SIDE, Loaded, Shown
 from sapl_jax.evaluation.perturbations import SWEEPS
 from sapl_jax.evaluation.protocols import PROTOCOLS
@@ -28,13 +28,13 @@ class _FeatureDetector(RedDetector):
 
 
 def test_edge_patches_of_two_kinds_are_two_clusters(folder) -> None:
-    found = features.edge_patch_embedding(_FeatureDetector(), read_dataset("folder", folder))
+    found = figures.edge_patch_embedding(_FeatureDetector(), read_dataset("folder", folder))
     points, tampered = found
     assert len(points) == 5 * 7 and tampered.sum() == 3 * 7
     centres = [points[tampered == kind].mean(0) for kind in (False, True)]
     nearest = np.linalg.norm(points[:, None] - np.array(centres)[None], axis=-1).argmin(1)
     assert (nearest == tampered).all()
-    again = features.edge_patch_embedding(_FeatureDetector(), read_dataset("folder", folder))
+    again = figures.edge_patch_embedding(_FeatureDetector(), read_dataset("folder", folder))
     np.testing.assert_array_equal(points, again[0])
     assert figures.embedding(*found, "m").png[:4] == PNG
 
@@ -50,7 +50,7 @@ def test_the_report_shows_edge_patches_of_the_detector_that_gives_them(folder, t
 def test_edge_patches_of_one_class_are_not_embedded(tmp_path) -> None:
     write_rgb(tmp_path / "Tp" / "a.png", picture(3))
     listing = read_dataset("folder", tmp_path)
-    assert features.edge_patch_embedding(_FeatureDetector(), listing) is None
+    assert figures.edge_patch_embedding(_FeatureDetector(), listing) is None
 
 
 def test_gallery_pictures_are_kept_small() -> None:

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sapl_jax.evaluation.perturbations import ALIASES, SWEEPS, perturbation
+from sapl_jax.evaluation.perturbations import SWEEPS, perturbation
 
 GREY = np.full((200, 300, 3), 128, np.uint8)
 TEXTURE = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
@@ -13,7 +13,7 @@ TEXTURE = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
 @pytest.mark.parametrize("level", [3, 23])
 def test_noise_has_the_variance_or_sigma_of_its_level(level: int) -> None:
     rounding = 1 / 12
-    by_variance = perturbation(SWEEPS["noise_variance"], level, 0)(GREY, "a")
+    by_variance = perturbation(SWEEPS["noise"], level, 0)(GREY, "a")
     assert by_variance.astype(float).var() == pytest.approx(level + rounding, rel=0.03)
     by_sigma = perturbation(SWEEPS["noise_sigma"], level, 0)(GREY, "a")
     assert by_sigma.astype(float).std() == pytest.approx(level, rel=0.03)
@@ -71,4 +71,4 @@ def test_noise_is_rounded_and_clipped() -> None:
 
 
 def test_plain_noise_is_of_a_variance() -> None:
-    assert SWEEPS[ALIASES["noise"]].unit == "variance"
+    assert SWEEPS["noise"].unit == "variance"

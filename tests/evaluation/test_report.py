@@ -205,9 +205,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(monkeypatch, capsys, fl
 
 def test_noise_means_variance_as_in_imdl_benco() -> None:
     flags = ["--dataset", "a=b", "--output", "c", "--robustness"]
-    assert evaluate.parse_arguments([*flags, "noise", "jpeg"]).robustness == [
-        *("noise_variance", "jpeg")
-    ]
+    assert evaluate.parse_arguments([*flags, "noise", "jpeg"]).robustness == [*("noise", "jpeg")]
 
 
 def test_numbers_are_as_the_papers_print_them() -> None:

@@ -49,7 +49,7 @@ def test_noise_of_a_sweep_is_drawn_by_the_seed(folder) -> None:
     methods, listings = [Method("red", RedDetector(), {})], [("m", read_dataset("folder", folder))]
     scores = []
     for seed in (0, 0, 1):
-        sweeps = [dataclasses.replace(SWEEPS["noise_variance"], levels=(2,))]
+        sweeps = [dataclasses.replace(SWEEPS["noise"], levels=(2,))]
         session = run(methods, listings, PROTOCOLS["sapl"], sweeps=sweeps, seed=seed)
-        scores.append([r.scores.score for r in session.sweeps["m"]["noise_variance"][1][1].records])
+        scores.append([r.scores.score for r in session.sweeps["m"]["noise"][1][1].records])
     assert scores[0] == scores[1] != scores[2]

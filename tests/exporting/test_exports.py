@@ -20,7 +20,7 @@ from sapl_jax import export as export_command
 from sapl_jax.clip.loading import load_clip
 from sapl_jax.errors import UserError
 from sapl_jax.exporting import writing
-from sapl_jax.exporting.description import describe
+from sapl_jax.exporting.writing import describe
 from sapl_jax.inference.calibration import Calibration, verdict
 from sapl_jax.inference.opening import load_model
 from sapl_jax.models.sapl import with_parts

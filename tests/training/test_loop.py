@@ -13,7 +13,6 @@ from tensorboardX.proto.event_pb2 import Event
 
 from sapl_jax.checkpoints import CheckpointFolder
 from sapl_jax.errors import UserError
-from sapl_jax.files import write_json
 from sapl_jax.models.sapl import build_sapl, open_sapl
 from sapl_jax.training import loop
 from sapl_jax.training.loop import total_steps, train
@@ -222,22 +221,6 @@ def test_a_work_directory_of_another_configuration_is_refused(tiny_config, tmp_p
         open_workdir(tmp_path, tiny_config),
     ):
         pass
-
-
-def test_a_run_from_before_a_field_continues_with_what_it_had_then(tiny_config, tmp_path):
-    (tmp_path / "checkpoints" / "last" / "3").mkdir(parents=True)
-    older = tiny_config.to_dict()
-    del older["model"]["heat_map"]["colours"]
-    write_json(tmp_path / "config.json", older)
-    tiny_config.model.heat_map.colours = 0.15
-    with (
-        pytest.raises(UserError, match=r"config\.model\.heat_map\.colours: 0.0 there, 0.15 now"),
-        open_workdir(tmp_path, tiny_config),
-    ):
-        pass
-    tiny_config.model.heat_map.colours = 0.0
-    with open_workdir(tmp_path, tiny_config):
-        assert read_config(tmp_path).model.heat_map.colours == 0
 
 
 def test_a_run_that_saved_nothing_can_be_started_again_otherwise(tiny_config, tmp_path):

@@ -123,16 +123,21 @@ def test_sigterm_before_the_first_step_ends_a_process_of_several(tmp_path):
         run.kill()
 
 
-def test_hosts_with_different_pictures_do_not_train_together(tmp_path):
+@pytest.mark.parametrize("what", ["names", "damage", "rate"])
+def test_hosts_that_differ_do_not_train_together(tmp_path, what):
     roots = [make_casia(tmp_path / "a")]
     roots += [shutil.copytree(roots[0], tmp_path / "b")]
     one = min((roots[1] / "Au").iterdir())
-    one.rename(one.with_name(f"Au_ani_77777{one.suffix}"))
+    if what == "names":
+        one.rename(one.with_name(f"Au_ani_77777{one.suffix}"))
+    if what == "damage":
+        one.write_bytes(bytes(one.stat().st_size))
     with socket.create_server(("127.0.0.1", 0)) as free:
         more = {"SAPL_COORDINATOR": f"127.0.0.1:{free.getsockname()[1]}", "SAPL_PROCESS_COUNT": "2"}
     run = []
     for n, root in enumerate(roots):
-        given = flags(root, tmp_path / f"prepared{n}", tmp_path / "run")
+        given = [*flags(root, tmp_path / f"prepared{n}", tmp_path / "run")]
+        given += ["--config.train.learning_rate=0.01"] if what == "rate" and n else []
         with open(tmp_path / f"{n}.log", "w") as log:
             run.append(
                 subprocess.Popen(
@@ -146,7 +151,7 @@ def test_hosts_with_different_pictures_do_not_train_together(tmp_path):
     finally:
         for process in run:
             process.kill()
-    assert "have different pictures" in (tmp_path / "0.log").read_text()
+    assert "have different pictures, weights or settings" in (tmp_path / "0.log").read_text()
 
 
 @pytest.mark.slow
