@@ -24,7 +24,7 @@ import json, os, sys, tempfile
 from sapl_jax.__main__ import run
 HEAVY = (
     "jax", "flax", "scipy.cluster", "scipy.optimize", "tensorflow", "transformers", "gradio",
-    "matplotlib",
+    "matplotlib", "sklearn",
 )
 results = []
 for arguments in json.load(sys.stdin):
@@ -73,6 +73,25 @@ def test_predict_imports_the_model_and_nothing_heavy_besides(tmp_path):
     command = ["predict", tmp_path / "picture.png", "--output", tmp_path / "out"]
     ((status, heavy, text),) = run_all([command])
     assert (status, heavy) == (0, ["jax", "flax"]), text
+
+
+def test_what_reads_pictures_imports_no_model(tmp_path):
+    root = tmp_path / "set"
+    given = ["--dataset", "folder", "--root", root]
+    commands = {
+        "generate": ["--images", "8", "--size", "64", "--output", root, "--workers", "1"],
+        "doctor": given,
+        "prepare": [*given, "--size", "64", "--patch", "8", "--output", tmp_path / "records"],
+        "edge-statistics": [*given, "--output", tmp_path / "edges"],
+        "evaluate": ["--dataset", f"a={root}", "--method", "cfa1", "--output", tmp_path / "out"],
+    }
+    found = run_all([[name, *flags] for name, flags in commands.items()])
+    heavy = dict(zip(commands, [heavy for _, heavy, _ in found], strict=True))
+    assert all(status in (0, 1) for status, _, _ in found), found
+    assert heavy == {
+        "generate": [], "doctor": [], "prepare": ["scipy.cluster"],  # which pictures are kin
+        "edge-statistics": ["matplotlib"], "evaluate": ["scipy.optimize", "matplotlib", "sklearn"],
+    }  # fmt: skip
 
 
 def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path):

@@ -4,11 +4,13 @@ import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from sapl_jax.training.watching import MetricWriter
+from sapl_jax.training import watching
+from sapl_jax.training.watching import MetricWriter, Progress
 from tests.training.run_records import metric_lines
 
 
@@ -17,6 +19,25 @@ def written(workdir, *, start, steps, **more):
     for step in steps:
         writer.write(step, {"loss": 1.0 / step})
     return writer
+
+
+def test_bar_and_rates_say_what_share_of_the_time_was_waited_for_data(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(watching, "time", SimpleNamespace(perf_counter=lambda: now))
+
+    def batches():
+        nonlocal now
+        for number in range(2):
+            now += 1  # second, to read it
+            yield number
+
+    progress = Progress(0, 2, batch_size=6, enabled=True)
+    for _ in progress.timed(batches()):
+        now += 3  # seconds, for the step
+        progress.step(0.5)
+    assert progress._bar.postfix == "loss 0.5000, 1.5 images/s, 25% waiting for data"
+    assert progress.take_rates() == {"images_per_s": 1.5, "input_wait": 0.25}
+    progress.close()
 
 
 def test_lines_after_the_checkpoint_and_torn_lines_are_dropped(tmp_path):
