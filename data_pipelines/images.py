@@ -45,6 +45,7 @@ _PLUGINS: dict[bytes, type[ImageFile]] = {
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 # Pillow warns of damaged metadata, which say nothing of the pixels.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # What it cannot read, we list.
 
 
 class UnreadableImage(UserError):
@@ -66,7 +67,7 @@ def read_header(data: bytes, origin: str | Path = "picture") -> ImageFile:
             except Exception as error:  # of any kind, by what is damaged
                 what = f"truncated or corrupt {plugin.format} header ({error})"
                 raise UnreadableImage(f"{origin}: {what}") from error
-    start = f"it starts with {data[:8]!r}"
+    start = f"it starts with {data[:12]!r}"
     raise UnreadableImage(f"{origin}: not a JPEG, PNG, BMP, TIFF or WebP picture ({start})")
 
 
@@ -148,7 +149,8 @@ def decode_pixels(data: bytes, origin: str | Path, mode: int, max_pixels: int) -
             rgb = np.array(read_header(data).convert("RGB"))
             pixels = rgb if mode == cv2.IMREAD_COLOR_RGB else cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     if pixels is None:
-        kind = "unsupported 32-bit" if header.mode in ("I", "F") else "truncated or corrupt"
+        bits = header.tag_v2.get(258, ()) if isinstance(header, _Tiff) else ()
+        kind = "unsupported 32-bit" if 32 in bits else "truncated or corrupt"
         raise UnreadableImage(f"{origin}: {kind} {header.format} data")
     if isinstance(header, _Tiff):
         pixels = _turned_back(pixels, header.tag_v2.get(_EXIF_ORIENTATION))

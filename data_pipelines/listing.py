@@ -13,7 +13,9 @@ from sapl_jax.errors import UserError
 
 AUTHENTIC, TAMPERED = 0, 1
 LABEL_NAMES = ("authentic", "tampered")
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+PICTURE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".tif", ".tiff", ".webp")
+)
 _NO_PICTURES = ("thumbs.db", "desktop.ini", "_list.txt")  # Windows', and CASIA v2.0's own lists
 
 
@@ -153,12 +155,13 @@ def walk_files(
     """Paths of all files below a folder, sorted within folders, behind links too.
 
     Each folder is walked once, even in a loop of links. Hidden files and folders are passed over,
-    and so is the folder whose real path is `barred`.
+    and, where `barred` is given, the folder of that real path and others that `predict` made.
     """
     visited = set()
     for folder, folders, names in os.walk(root, onerror=on_error, followlinks=True):
         real = os.path.realpath(folder)
-        if real in visited or (barred and Path(real).is_relative_to(barred)):
+        made = folder != str(root) and "predictions.jsonl" in names
+        if real in visited or (barred and (made or Path(real).is_relative_to(barred))):
             folders.clear()
             continue
         visited.add(real)

@@ -86,17 +86,14 @@ def _build(builder: PictureBuilder, root: Path) -> None:
     tfds.disable_progress_bar()  # ours counts pictures over the whole split and shows the rate
     options = {"manual_dir": root, "try_download_gcs": False, "compute_stats": "skip"}
     download = tfds.download.DownloadConfig(**options)
-    log = cv2.utils.logging
-    threads, level = cv2.getNumThreads(), log.getLogLevel()
+    threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the builder's own threads fill the cores
-    log.setLogLevel(log.LOG_LEVEL_SILENT)  # what OpenCV cannot read is listed by us
     try:
         # TFDS announces downloads that do not happen; errors are exceptions, not output.
         with redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_config=download, file_format="array_record")
     finally:
         cv2.setNumThreads(threads)
-        log.setLogLevel(level)
 
 
 def main() -> None:

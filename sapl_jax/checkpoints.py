@@ -45,6 +45,15 @@ def flatten(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
+def check_clip(then: dict[str, Any], now: dict[str, Any]) -> None:
+    """UserError unless the CLIP of a run, as its record has it, is the one that is there now."""
+    if then["sha256"] != now["sha256"]:
+        raise UserError(
+            f"The run was trained on other CLIP weights:\n  then: {json.dumps(then)}\n"
+            f"  now:  {json.dumps(now)}\nRestore those weights, or train in a new --workdir."
+        )
+
+
 class CheckpointFolder:
     """One series of checkpoints in a folder, written in the background, oldest removed.
 

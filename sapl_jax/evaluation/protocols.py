@@ -11,9 +11,8 @@ code base applies, odd corners included, over this project's heat maps at the pi
 `wscl`   WSCL `engine.py`: mask non-zero; a picture whose mask is empty counts as authentic; image
          score = mean of the map above Otsu's threshold, at most half the pixels; image "F1" as
          MVSS-Net. (Its `main_model.py` looks for that threshold from the median outwards, to the
-         first rise, on the map before it is enlarged: scores differ. It scores a tampered picture
-         that has no mask file against an all-tampered mask; that measures nothing, so such a
-         picture is left out of the pixel measures here.)
+         first rise, on the map before it is enlarged: scores differ. A tampered picture without a
+         mask file, which it scores against an all-tampered mask, is left out of pixel measures.)
 `benco`  IMDL-BenCo `PixelF1`, `PixelAUC`, `PixelIOU`: averaged over all pictures, an authentic one
          scoring 0; mask > 127.5; image score = the model's own. (Its pixel AUC orders tied pixels
          by chance; ties count half here.)

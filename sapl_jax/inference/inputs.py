@@ -12,7 +12,7 @@ from sapl_jax.errors import UserError
 
 _GLOB = frozenset("*?[")
 # Pictures, and nothing that is read here: in folders they are named, other files only counted.
-_UNREAD = {".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".dng"}
+_UNREAD = {".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".dng", ".cr2", ".nef"}
 
 
 @dataclass

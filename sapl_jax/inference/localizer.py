@@ -132,7 +132,7 @@ class Localizer:
         Raises:
             UserError: an array is not uint8 with three channels, or is empty.
         """
-        for array in map(np.asarray, images):
+        for array in (images := list(map(np.asarray, images))):
             if array.dtype != np.uint8 or array.shape[2:] != (3,) or not array.size:
                 raise UserError(
                     f"Expected an RGB picture, uint8 [H, W, 3]; found {array.dtype} "

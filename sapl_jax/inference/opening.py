@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from configs.sapl import get_config
 from sapl_jax import devices
-from sapl_jax.checkpoints import CheckpointFolder
+from sapl_jax.checkpoints import CheckpointFolder, check_clip
 from sapl_jax.clip.config import CLIPConfig, TextConfig, VisionConfig
 from sapl_jax.clip.model import CLIP, CLIPSource
 from sapl_jax.errors import UserError, check_checkpoint
@@ -93,13 +93,8 @@ def _load_run(workdir: Path, dtype: str | None, which: str | None) -> TrainedMod
     tx, dim = make_optimizer(config.train), model.feature_dim
     template = jax.eval_shape(lambda p: init_state(p, tx, config, dim), params)
     folder, step = _newest(checkpoints / series)
-    clip, now = folder.record(step)["clip"], model.clip.source
-    if clip["sha256"] != now.sha256:
-        raise UserError(
-            f"The run was trained on CLIP {clip['name']} ({clip['file']}, sha256 "
-            f"{clip['sha256']}); {now.name} now has {now.file} with sha256 {now.sha256}. "
-            "Restore the weights file the run was trained on."
-        )
+    clip = folder.record(step)["clip"]
+    check_clip(clip, dataclasses.asdict(model.clip.source))
     state = folder.restore(step, template)
     folder.close()
     weights = str(checkpoints / series / str(step))

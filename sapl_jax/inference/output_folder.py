@@ -57,9 +57,8 @@ class OutputFolder:
         busy = f"Another run is writing to {folder}. Wait for it or give another --output."
         with hold_lock(folder / LOCK, busy=busy):
             output._read()
-            with output._writing():
-                output._records = (folder / RECORDS).open("a", encoding="ascii")
-            with output._records:
+            with output._writing(), (folder / RECORDS).open("a", encoding="ascii") as records:
+                output._records = records
                 yield output
 
     def _writing(self) -> AbstractContextManager[None]:

@@ -19,8 +19,6 @@ from sapl_jax.workdir import flat, trained_on
 
 _PACKAGED = Path(configs.__file__).parent
 PAPER = str(_PACKAGED / "sapl.py")
-# What a name or type that the locked configuration does not have comes up as.
-_MISTAKES = (flags.Error, AttributeError, KeyError, OSError, SyntaxError, TypeError, ValueError)
 _MEMBERS = {"model.taps": int, "model.class_words": str, "clip.lora_targets": str}
 # Written out, not imported: what knows them also loads JAX, and mistakes are told before that.
 CHOICES: dict[str, Collection[str]] = {
@@ -76,7 +74,9 @@ def load_config(file: str, overrides: Sequence[str]) -> ConfigDict:
         if rest := values(argv)[1:]:
             raise UserError(f"Unexpected argument {rest[0]!r}. Flags look like --config.seed=1.")
         _check_values(config.value)  # Also meets a file that could not be loaded.
-    except _MISTAKES as error:
+    except UserError:
+        raise
+    except Exception as error:  # of any kind: the file is its user's program
         raise UserError(f"{_reason(error)}\nconfigs/sapl.py explains every field.") from error
     return config.value
 
@@ -158,7 +158,9 @@ def _check_values(config: ConfigDict) -> None:
     for field, most in _AT_MOST.items():
         check(field, value(field) <= most, f"at most {most}")
     clip = config.clip.pretrained  # A folder, random:NAME or a name on the hub.
-    if not (Path(clip).is_dir() or re.fullmatch(r"random:.+|\w[\w.-]*(/[\w.-]+)?", clip)):
+    if Path(clip).is_dir():  # So that the run opens from other folders too.
+        config.clip.pretrained = str(Path(clip).absolute())
+    elif not re.fullmatch(r"random:.+|\w[\w.-]*(/[\w.-]+)?", clip):
         raise UserError(f"{clip}: no such folder. Give a CLIP folder or a Hugging Face hub name.")
     profiled = re.fullmatch(r"(\d+):(\d+)|", config.train.profile_steps)
     in_order = bool(profiled and (not profiled[1] or int(profiled[1]) < int(profiled[2])))

@@ -1,6 +1,5 @@
 """The checkpoints of a training run: the last ones, to continue from, and the best."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from sapl_jax.checkpoints import CheckpointFolder, DamagedCheckpoint
+from sapl_jax.checkpoints import CheckpointFolder, DamagedCheckpoint, check_clip
 from sapl_jax.errors import UserError
 from sapl_jax.training.state import TrainState
 
@@ -50,12 +49,7 @@ class RunCheckpoints:
         start = Start(jax.device_get(fresh))
         if self._series:
             if last := self._series["last"].restore_newest(fresh):
-                if (before := last.record["clip"])["sha256"] != self._clip["sha256"]:
-                    raise UserError(
-                        "The run was started on other CLIP weights:\n  "
-                        f"then: {json.dumps(before)}\n  now:  {json.dumps(self._clip)}\n"
-                        "Restore those weights, or use a new --workdir."
-                    )
+                check_clip(last.record["clip"], self._clip)
                 start = Start(last.state, last.step, last.record["validation_due"])
             try:
                 if best := self._series["best"].restore_newest(fresh):

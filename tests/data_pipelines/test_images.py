@@ -75,6 +75,14 @@ def test_samples_of_32_bits_are_called_that_and_not_damaged(tmp_path: Path) -> N
         Image.fromarray(np.ones((5, 5), kind)).save(tmp_path / "deep.tif")
         with pytest.raises(UnreadableImage, match="unsupported 32-bit TIFF data"):
             read_image(tmp_path / "deep.tif")
+    assert cv2.imwrite(str(tmp_path / "deep.tif"), np.ones((5, 5, 3), np.float32))
+    with pytest.raises(UnreadableImage, match="unsupported 32-bit TIFF data"):
+        read_image(tmp_path / "deep.tif")
+
+
+def test_what_is_another_format_is_told_by_its_mark() -> None:
+    with pytest.raises(UnreadableImage, match="ftypheic"):
+        decode_image(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "phone.jpg")
 
 
 def test_palette_png_becomes_rgb() -> None:

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sapl_jax import Localizer, Result
 from sapl_jax.errors import UserError
@@ -87,6 +88,14 @@ def test_a_stretched_map_is_stretched_once_over_the_whole_picture(trained_run):
         np.testing.assert_array_equal(found.heat_map, stretched(plain.heat_map.copy(), 0.6))
         np.testing.assert_array_equal(found.mask, found.heat_map > 0.5)
         assert found.score == plain.score and found.heat_map.max() == pytest.approx(1)
+
+
+def test_pictures_may_come_from_an_iterator_or_pillow(localizer):
+    pictures = [picture(40, 56), picture(30, 30)]
+    expected = [result.score for result in localizer.analyse(pictures)]
+    assert [result.score for result in localizer.analyse(iter(pictures))] == expected
+    found = localizer.analyse(map(Image.fromarray, pictures))
+    assert [result.score for result in found] == expected
 
 
 def test_arrays_that_are_no_rgb_pictures_are_refused(localizer):

@@ -21,6 +21,7 @@ from sapl_jax.inference.predicting import predict, render
 from sapl_jax.inference.reading import Picture
 from tests.inference import hostile
 from tests.inference.hostile import picture, write
+from tests.small_files import largest_file
 
 SETTINGS = {"threshold": 0.5, "model_sha256": "abc"}
 
@@ -271,6 +272,11 @@ def test_a_full_disk_keeps_what_is_there(tmp_path, monkeypatch):
         run([first, second], tmp_path / "out")
     monkeypatch.undo()
     assert run([first, second], tmp_path / "out").already_there == 1
+    third = write(tmp_path / "in" / "c.png", picture(seed=2))
+    size = (tmp_path / "out" / "predictions.jsonl").stat().st_size
+    monkeypatch.setattr(module, "write_atomically", lambda *_: None)
+    with largest_file(size + 9), pytest.raises(UserError, match=r"File too large.*same command"):
+        run([first, second, third], tmp_path / "out")  # The line of the record does not fit.
 
 
 def predict_command(monkeypatch, *arguments):

@@ -102,6 +102,19 @@ def test_a_configuration_that_is_not_there_is_named(name):
         load_config(name, [])
 
 
+def test_any_mistake_in_a_file_of_one_s_own_is_told_in_words(tmp_path):
+    (tmp_path / "own.py").write_text('{"seed": true}')  # as config.json of a run
+    with pytest.raises(UserError, match="name 'true' is not defined"):
+        load_config(str(tmp_path / "own.py"), [])
+
+
+def test_a_folder_of_clip_is_kept_as_an_absolute_path(tmp_path, monkeypatch):
+    (tmp_path / "clip").mkdir()
+    monkeypatch.chdir(tmp_path)
+    config = load_config(PAPER, ["--config.clip.pretrained=clip"])
+    assert config.clip.pretrained == str(tmp_path / "clip")
+
+
 def test_the_package_has_the_configurations_where_the_folder_has_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_config("configs/ablations.py:demo/coop", []).model.prompts == "coop"
