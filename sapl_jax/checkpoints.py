@@ -74,9 +74,10 @@ class CheckpointFolder:
         if not read_only:
             with writing(f"The checkpoint folder {folder}", "Choose another."):
                 self.folder.mkdir(parents=True, exist_ok=True)
+            for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
         # Orbax does not support create=True for one process of several.
         how = {"max_to_keep": keep, "read_only": read_only, "create": False}
-        how |= {"cleanup_tmp_directories": not read_only}
         options = ocp.CheckpointManagerOptions(**how, multiprocessing_options=alone)
         handlers = {
             "state": ocp.StandardCheckpointHandler(multiprocessing_options=alone),

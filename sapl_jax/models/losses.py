@@ -6,7 +6,6 @@ replica of a data-parallel step; means over HECL's anchors are taken over all re
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 from ml_collections import ConfigDict
 
@@ -58,8 +57,8 @@ def classification_loss(logits: Array, label: Array, tampered_weight: float) -> 
 
     Tampered pictures have the weight `tampered_weight`, authentic ones 1.
     """
-    labels = jnp.broadcast_to(label, logits.shape[:2])
-    entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    own = jnp.take_along_axis(logits, label[None, :, None], axis=-1).squeeze(-1)
+    entropy = jax.nn.logsumexp(logits, axis=-1) - own
     return jnp.mean(jnp.where(label == TAMPERED, tampered_weight, 1.0) * jnp.sum(entropy, axis=0))
 
 
