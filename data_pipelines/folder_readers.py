@@ -81,7 +81,7 @@ def _read_au_tp(name: str, root: Path, mask_folders: tuple[str, ...]) -> Listing
         raise UserError(f"{root}: found no picture in Au/ or Tp/ here{hint}")
     folder = listing.folder(*mask_folders)
     if name == "casia_v2" and not folder:  # unpacked beside CASIA2.0_revised/
-        beside = listing.root.parent / "CASIA2.0_Groundtruth"
+        beside = listing.root.resolve().parent / "CASIA2.0_Groundtruth"
         folder = beside if beside.is_dir() else None
     masks = listing.masks_in(folder)
     if name == "casia_v2":

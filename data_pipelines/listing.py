@@ -16,6 +16,7 @@ LABEL_NAMES = ("authentic", "tampered")
 PICTURE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".tif", ".tiff", ".webp")
 )
+_RESULTS = ("_heatmap.png", "_mask.png", "_overlay.png")
 _NO_PICTURES = ("thumbs.db", "desktop.ini", "_list.txt")  # Windows', and CASIA v2.0's own lists
 
 
@@ -155,19 +156,19 @@ def walk_files(
     """Paths of all files below a folder, sorted within folders, behind links too.
 
     Each folder is walked once, even in a loop of links. Hidden files and folders are passed over,
-    and, where `barred` is given, the folder of that real path and others that `predict` made.
+    and, where `barred` is given, the folder of that real path and maps that `predict` made.
     """
     visited = set()
     for folder, folders, names in os.walk(root, onerror=on_error, followlinks=True):
         real = os.path.realpath(folder)
-        made = folder != str(root) and "predictions.jsonl" in names
-        if real in visited or (barred and (made or Path(real).is_relative_to(barred))):
+        if real in visited or (barred and Path(real).is_relative_to(barred)):
             folders.clear()
             continue
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        made = barred and folder != str(root) and "predictions.jsonl" in names
         for name in sorted(names):
-            if not name.startswith("."):
+            if not (name.startswith(".") or (made and name.endswith(_RESULTS))):
                 yield os.path.join(folder, name)
 
 

@@ -1,5 +1,6 @@
 """The data sets that can be read, by name: the `read_NAME` of one of the modules reads NAME."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,7 +47,6 @@ def parse_dataset(text: str, flag: str = "--dataset") -> tuple[str, str, Path]:
     if "/" in name or name.startswith("."):
         raise UserError(f"{flag} {text!r}: {name!r} cannot be a name, it is part of file names")
     known = {_plain(layout): layout for layout in READERS}
-    known |= {f"casia{n}": f"casia_v{n[0]}" for n in ("1", "10", "2", "20")}  # as mirrors name them
     if layout and _plain(layout) not in known:
         raise UserError(
             f"{flag} {text!r}: no layout {layout!r}; there are {', '.join(sorted(READERS))}"
@@ -57,4 +57,5 @@ def parse_dataset(text: str, flag: str = "--dataset") -> tuple[str, str, Path]:
 
 
 def _plain(name: str) -> str:
-    return "".join(c for c in name.lower() if c.isalnum())
+    plain = "".join(c for c in name.lower() if c.isalnum())
+    return re.sub(r"^casiav?([12])0?$", r"casiav\1", plain)  # CASIA2, CASIA_v2.0 and the like

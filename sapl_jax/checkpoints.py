@@ -47,7 +47,7 @@ def flatten(tree: Any) -> dict[str, Any]:
 
 def check_clip(then: dict[str, Any], now: dict[str, Any]) -> None:
     """UserError unless the CLIP of a run, as its record has it, is the one that is there now."""
-    if then["sha256"] != now["sha256"]:
+    if (then["sha256"] or then["name"]) != (now["sha256"] or now["name"]):  # Random has a name.
         raise UserError(
             f"The run was trained on other CLIP weights:\n  then: {json.dumps(then)}\n"
             f"  now:  {json.dumps(now)}\nRestore those weights, or train in a new --workdir."

@@ -81,9 +81,8 @@ def read_datasets(specifications: list[str], exclude: list[str]) -> list[tuple[s
 
 def load_methods(arguments: argparse.Namespace, sets: list[str]) -> list[Method]:
     """The checkpoint's method first, then the training-free ones and other tools' maps."""
-    methods: list[Method] = []
-    for name in dict.fromkeys(arguments.method):
-        methods.append(Method(name, CLASSICS[name], {"training": "none"}))
+    names = dict.fromkeys(arguments.method)
+    methods = [Method(name, CLASSICS[name], {"training": "none"}) for name in names]
     ours = set() if arguments.checkpoint is None else {"SAPL"}
     for text in arguments.maps:  # before the checkpoint: mistakes are told first
         name, _, folder = text.partition("=")

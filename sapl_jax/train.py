@@ -159,10 +159,11 @@ def main() -> int | None:
         del read  # It holds the file.
         prepared = prepare_records(config, model.clip.config.vision.patch_size, workdir)
         if not alone:
-            reading.result()  # Several processes compile nothing meanwhile.
+            reading.result()  # Several processes compile nothing while CLIP is read.
         places = "data.root", "data.prepared", "clip.pretrained"
-        settings = {k: v for k, v in flat(config.to_dict()).items() if k not in places}
-        shared = prepared.counts, prepared.pairs, model.clip.source.sha256, settings
+        settings = sorted((flat(config.to_dict()) | dict.fromkeys(places)).items())
+        clip = model.clip.source.sha256 or config.clip.pretrained  # A random one has no file.
+        shared = prepared.counts, prepared.pairs, clip, settings
         mark = np.uint32(zlib.crc32(f"{prepared.fingerprint} {shared}".encode()))
         if len(set(multihost_utils.process_allgather(mark).flat)) > 1:
             raise UserError(

@@ -16,9 +16,9 @@ DATA_FILE = "data.json"
 LOCK_FILE = ".lock"
 # Changing these continues a run; changing anything else would make it another experiment.
 FREE_FIELDS = (
-    "data.root", "data.prepared", "train.num_steps", "train.epochs", "train.log_every",
-    "train.eval_every", "train.checkpoint_every", "train.eval_batch_size", "train.max_bad_steps",
-    "train.profile_steps", "train.remat",
+    "data.root", "data.prepared", "clip.pretrained", "train.num_steps", "train.epochs",
+    "train.log_every", "train.eval_every", "train.checkpoint_every", "train.eval_batch_size",
+    "train.max_bad_steps", "train.profile_steps", "train.remat",
 )  # fmt: skip
 
 

@@ -58,13 +58,10 @@ def l2_normalize(x: Array) -> Array:
 
 
 def layer_norm(features: int, eps: float, dtype: jnp.dtype) -> nnx.LayerNorm:
-    """Layer normalisation over the last axis, computed in float32, in the input's dtype."""
+    """Layer normalisation over the last axis, computed in float32, in its parameters' dtype."""
+    # The fast variance rounds small ones off. Nothing is drawn: ones and zeros.
     return nnx.LayerNorm(
-        features,
-        epsilon=eps,
-        use_fast_variance=False,  # It rounds small variances off.
-        param_dtype=dtype,
-        rngs=nnx.Rngs(0),
+        features, epsilon=eps, use_fast_variance=False, param_dtype=dtype, rngs=nnx.Rngs(0)
     )
 
 

@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from sapl_jax.clip.config import to_hugging_face
 from sapl_jax.clip.model import CLIP, merge_lora
 from sapl_jax.clip.weight_files import Tensor
 from sapl_jax.errors import UserError
-from sapl_jax.files import write_atomically, write_json
+from sapl_jax.files import write_json
 
 # The parameters of each kind of layer: the endings of our name, of the Flax file's and of the
 # PyTorch file's, and the axes with which `torch_array.transpose(axes)` has our layout.
@@ -153,5 +154,8 @@ def save_clip(clip: CLIP, folder: str | Path) -> Path:
     config = to_hugging_face(merged.config) | {"torch_dtype": str(merged.dtype)}
     write_json(folder / "config.json", config)
     file = folder / "model.safetensors"
-    write_atomically(file, save(tensors, {"format": "pt"}))  # save_file has errors of its own.
+    try:
+        save_file(tensors, file, metadata={"format": "pt"})
+    except SafetensorError as error:  # Also for a full disk.
+        raise OSError(str(error)) from error
     return file

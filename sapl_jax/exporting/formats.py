@@ -109,7 +109,7 @@ def write_onnx(trained: TrainedModel, folder: Path) -> None:
 
 def write_huggingface(trained: TrainedModel, folder: Path) -> None:
     """Writes CLIP of a float32 model."""
-    save_clip(trained.model.clip, folder)
+    save_clip(trained.model.clip, folder).chmod(0o644)  # safetensors makes it private
 
 
 WRITERS: dict[str, Callable[[TrainedModel, Path], None]] = {

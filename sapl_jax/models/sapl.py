@@ -51,8 +51,6 @@ class SAPL(nnx.Module):
     ):
         """`heads`: HECL's own, where it has them; `options`: `model` of a configuration.
 
-        With `tap_affine` each tap's cosines have a learned scale, and those of "fake" a bias.
-
         Edges of "another" picture are those of the one half a batch (of this device) further, a
         batch of one has its own: the neighbour may be what this one was made from (`data.pairs`).
         """
@@ -120,8 +118,7 @@ class SAPL(nnx.Module):
         squares = jnp.sum(jnp.square(embeddings.astype(jnp.float32)), axis=-1, keepdims=True)
         similarity = products * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
         if self.tap_scale is not None and self.tap_bias is not None:
-            bias = self.tap_bias[...] * jnp.arange(2.0)  # Of "fake" alone.
-            similarity = similarity * self.tap_scale[...] + bias
+            similarity = similarity * self.tap_scale[...] + self.tap_bias[...] * jnp.arange(2.0)
         sources = []
         if options.image_logits != "patches":
             image_embedding = l2_normalize(self.clip.visual_projection(features.pooled))

@@ -109,7 +109,7 @@ def _reason(error: Exception) -> str:
     if isinstance(missing, KeyError):
         return f"The configuration has no field {missing.args[0]}"
     # An error inside a configuration file arrives with the text of its traceback.
-    what, _, trace = str(error).partition("\n\nTraceback")
+    what, _, trace = (str(error) or repr(error)).partition("\n\nTraceback")
     return f"{what} {trace.strip().splitlines()[-1]}" if trace else what
 
 

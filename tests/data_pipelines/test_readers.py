@@ -54,7 +54,7 @@ def test_casia_masks_are_found_in_any_of_their_folders(tmp_path: Path, folder: s
     assert listing.notes == []
 
 
-def test_casia_masks_unpacked_beside_the_pictures_are_found(tmp_path: Path) -> None:
+def test_casia_masks_unpacked_beside_the_pictures_are_found(tmp_path: Path, monkeypatch) -> None:
     stem = "Tp_D_CRN_M_N_ani00100_ani10101_10089"
     pictures = tmp_path / "CASIA2.0_revised"
     tree(tmp_path, f"CASIA2.0_revised/Tp/{stem}.tif", f"CASIA2.0_Groundtruth/{stem}_gt.png")
@@ -62,6 +62,8 @@ def test_casia_masks_unpacked_beside_the_pictures_are_found(tmp_path: Path) -> N
     assert sample.mask == tmp_path / f"CASIA2.0_Groundtruth/{stem}_gt.png"
     (sample,) = read_dataset("folder", pictures).samples  # Others' neighbours are not its own.
     assert sample.mask is None
+    monkeypatch.chdir(pictures)
+    assert read_dataset("casia_v2", ".").samples[0].mask is not None
 
 
 def test_casia_masks_may_have_a_digit_after_their_ending(tmp_path: Path) -> None:

@@ -213,6 +213,8 @@ def test_the_mean_row_takes_the_data_sets_that_have_the_measure(detector, folder
         ("mine=/d", ("mine", "folder", Path("/d"))),
         ("CASIA2=/d", ("CASIA2", "casia_v2", Path("/d"))),  # as mirrors name them
         ("CASIA1.0=/d", ("CASIA1.0", "casia_v1", Path("/d"))),
+        ("CASIA_v2.0=/d", ("CASIA_v2.0", "casia_v2", Path("/d"))),
+        ("casia1plus=/d", ("casia1plus", "folder", Path("/d"))),
         ("CASIA2:folder=/d", ("CASIA2", "folder", Path("/d"))),
         ("old:casia-v2=/d", ("old", "casia_v2", Path("/d"))),
     ],

@@ -75,12 +75,15 @@ def test_the_output_folder_inside_the_input_is_left_out(tree):
 def test_an_earlier_output_inside_the_input_is_left_out(tree):
     write(tree / "before" / "a_overlay.png", picture())
     (tree / "before" / "predictions.jsonl").touch()
-    write(tree / "before" / "b.png", picture())
+    write(tree / "before" / "original.png", picture())
+    write(tree / "its_mask.png", picture())
     write(tree / "web.jpg", picture()).rename(tree / "web.jfif")
     found = names(find_pictures([str(tree)], leave_out=tree / "out"))
-    assert sorted(found) == ["a.png", "b.jpg", "c.png", "web.jfif"]
+    assert sorted(found) == [
+        *("a.png", "b.jpg", "c.png", "its_mask.png", "original.png", "web.jfif")
+    ]
     found = names(find_pictures([str(tree / "before")], leave_out=tree / "out"))
-    assert sorted(found) == ["a_overlay.png", "b.png"]  # as it was named
+    assert sorted(found) == ["a_overlay.png", "original.png"]  # as it was named
 
 
 def test_what_is_not_there_is_named_and_the_rest_goes_on(tree):
