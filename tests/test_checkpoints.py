@@ -13,6 +13,7 @@ import pytest
 from sapl_jax import checkpoints
 from sapl_jax.checkpoints import CheckpointFolder, DamagedCheckpoint
 from sapl_jax.errors import UserError
+from sapl_jax.training.run_checkpoints import RunCheckpoints
 from tests.small_files import largest_file
 
 
@@ -200,3 +201,12 @@ def test_a_failed_write_is_one_error_in_words_and_no_tracebacks(tmp_path, monkey
     series.close()
     time.sleep(1)  # The others fail now.
     assert not shown
+
+
+def test_a_run_on_other_clip_weights_is_not_continued(tmp_path, state):
+    run = RunCheckpoints(tmp_path, {"sha256": "before"})
+    run.save("last", 1, state, validation_due=False)
+    run.close()
+    assert RunCheckpoints(tmp_path, {"sha256": "before"}).restore(state).step == 1
+    with pytest.raises(UserError, match="trained on other CLIP weights"):
+        RunCheckpoints(tmp_path, {"sha256": "now"}).restore(state)

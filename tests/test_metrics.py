@@ -112,7 +112,7 @@ def test_pooled_score_of_a_flat_map_is_its_value() -> None:
 
 
 def test_calibration_error_is_the_mean_gap_of_its_bins() -> None:
-    labels, scores = np.array([0, 1, 1, 1]), np.array([0.05, 0.05, 0.95, 1.0])
+    labels, scores = np.array([0, 1, 1, 1]), np.array([0.02, 0.08, 0.95, 1.0])
     np.testing.assert_allclose(reliability(labels, scores), [[0.05, 0.975], [0.5, 1], [2, 2]])
     assert expected_calibration_error(labels, scores) == pytest.approx(0.2375)
     drawn = np.random.default_rng(0).random(20_000)

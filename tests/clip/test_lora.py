@@ -45,6 +45,12 @@ def test_a_is_drawn_as_peft_does_and_b_is_zero(tiny_folder):
     assert not np.any(b)
 
 
+def test_targets_start_from_draws_of_their_own(tiny_folder):
+    blocks = load_clip(tiny_folder, lora=LoRAConfig(targets=ALL)).vision.blocks
+    drawn = [np.asarray(getattr(blocks, name).lora_a[...]) for name in ("q", "k", "v", "out")]
+    assert len({a.tobytes() for a in drawn}) == 4
+
+
 @pytest.mark.parametrize("recompute", [Recompute("none"), Recompute("blocks", unroll=True)])
 def test_gradients_reach_a_and_b_of_every_target(tiny_folder, expected, recompute):
     clip = with_random_b(load_clip(tiny_folder, lora=LoRAConfig(rank=2, targets=ALL)))

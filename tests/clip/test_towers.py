@@ -15,7 +15,7 @@ from flax import nnx
 
 from sapl_jax.clip import attention as attention_module
 from sapl_jax.clip.attention import attention
-from sapl_jax.clip.blocks import LEVELS, LoRAParam, Recompute, Trainable
+from sapl_jax.clip.blocks import LEVELS, LoRAParam, Recompute, Trainable, lecun_stacked
 from sapl_jax.clip.config import (
     ACTIVATIONS,
     BUILT_IN,
@@ -224,6 +224,11 @@ def test_random_weights_are_seeded_and_of_the_configuration(tiny_folder, expecte
     assert one.source == CLIPSource(f"random:{tiny_folder}")
     with pytest.raises(UserError, match="vit-large-patch14-336"):
         load_clip("random:vit-huge")
+
+
+def test_kernels_of_a_stack_are_drawn_each_for_its_own_inputs():
+    kernels = lecun_stacked(nnx.Rngs(0), (4, 400, 50))
+    assert np.std(kernels) == pytest.approx(400**-0.5, rel=0.02)
 
 
 def test_built_in_configurations_have_the_published_sizes():

@@ -51,7 +51,8 @@ def test_all_names_that_do_not_fit_are_one_error(folder_with):
     del tensors["logit_scale"]
     del tensors["text_model.encoder.layers.2.mlp.fc1.bias"]
     tensors["vision_model.head.weight"] = np.zeros((2, 2), np.float32)
-    tensors["text_model.embeddings.position_ids"] = np.arange(77)[None]  # known and ignored
+    for tower, count in (("text", 77), ("vision", 17)):  # known and ignored
+        tensors[f"{tower}_model.embeddings.position_ids"] = np.arange(count)[None]
     tensors["visual_projection.weight"] = np.zeros((24, 41), np.float32)
     tensors["vision_model.encoder.layers.1.mlp.fc2.weight"] = np.zeros((40, 96), np.int32)
     safetensors.numpy.save_file(tensors, folder / "model.safetensors")

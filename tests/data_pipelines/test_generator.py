@@ -13,7 +13,13 @@ from data_pipelines import generate as generate_command
 from data_pipelines.generator import captions, forgeries
 from data_pipelines.generator.camera import Camera, sample_camera
 from data_pipelines.generator.captions import CONTENT, HISTORY, captioned_picture
-from data_pipelines.generator.examples import kind_of, make_example, sources_of
+from data_pipelines.generator.examples import (
+    NOISE_RATIO,
+    _photograph,
+    kind_of,
+    make_example,
+    sources_of,
+)
 from data_pipelines.generator.folder import MARK, generate
 from data_pipelines.generator.forgeries import KINDS, Source, copy_move, draw_paste, remove, splice
 from data_pipelines.generator.scenes import KINDS as SCENES
@@ -81,6 +87,33 @@ def test_a_forgery_changes_the_picture_inside_its_mask_and_not_far_outside(kind:
         near = cv2.dilate(mask, np.ones((13, 13), np.uint8)) > 0
         assert not changed[~near].any()
         assert changed[mask > 0].mean() > 0.5
+
+
+def test_the_donor_of_a_splice_comes_from_a_camera_of_other_noise() -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        camera = sample_camera(rng)
+        ratio = _photograph(rng, (16, 16), camera)[1].noise / camera.noise
+        assert max(ratio, 1 / ratio) >= NOISE_RATIO
+
+
+def test_the_donor_of_a_splice_is_another_picture(monkeypatch) -> None:
+    given = []
+    monkeypatch.setattr(
+        forgeries, "splice", lambda rng, *both: given.append(both) or splice(rng, *both)
+    )
+    make_example(0, next(n for n in range(1, 40, 2) if kind_of(0, n) == "splicing"), 64)
+    ((target, donor),) = given
+    assert (target.picture != donor.picture).mean() > 0.5
+
+
+def test_a_plain_paste_is_of_whole_pixels() -> None:
+    target = photo(0)
+    colours = set(map(bytes, target.picture.reshape(-1, 3)))
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        moved, mask = draw_paste(rng, target, target, lambda: (1.0, 0.0))
+        assert set(map(bytes, moved[mask > 0])) <= colours
 
 
 @pytest.mark.parametrize("scene", SCENES)
@@ -302,7 +335,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_no_half_file(tmp_path, monkeypa
 
     def limited(self: Path, target: Path) -> Path:
         written.append(self)
-        if len(written) > 3:
+        if len(written) > 4:  # between a mask and its picture
             raise OSError(errno.ENOSPC, "No space left on device")
         return replace(self, target)
 
@@ -311,6 +344,8 @@ def test_a_full_disk_is_a_clear_error_and_leaves_no_half_file(tmp_path, monkeypa
         generate(tmp_path / "set", 6, seed=2, size=64, workers=1)
     monkeypatch.undo()
     assert not list(tmp_path.rglob(f"*{PARTIAL}"))
+    # A mask comes before its picture.
+    assert len(list(tmp_path.rglob("*_gt.png"))) == 1 and not list(tmp_path.rglob("Tp/*.jpg"))
     generate(tmp_path / "set", 6, seed=2, size=64, workers=1)
     assert len(list(tmp_path.rglob("*.jpg"))) == 6
 

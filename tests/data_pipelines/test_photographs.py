@@ -24,6 +24,7 @@ from data_pipelines.generator.photographs import (
     open_library,
     photograph_example,
 )
+from data_pipelines.images import decode_image
 from data_pipelines.readers import read_dataset
 from data_pipelines.splits import split_samples
 from sapl_jax.errors import UserError
@@ -76,6 +77,15 @@ def test_the_same_number_is_the_same_picture_and_its_pair_shows_the_same_photogr
         assert forged_sources_of(library, 1, n)[:2] == forged_sources_of(library, 1, n + 1)[:2]
     kinds = [forged_kind_of(1, n) for n in range(1, 601, 2)]
     assert all(abs(kinds.count(kind) / 300 - odds) < 0.1 for kind, odds in ODDS.items())
+
+
+def test_a_pair_differs_around_its_forgery_alone(folders) -> None:
+    library = open_library(*folders)
+    for n in range(1, 13, 2):
+        pair = [photograph_example(library, 1, k, 128) for k in (n - 1, n)]
+        authentic, forged = (decode_image(one.jpeg, one.kind) for one in pair)
+        far = cv2.dilate(pair[1].mask, np.ones((65, 65), np.uint8)) == 0  # not in its JPEG blocks
+        assert far.any() and np.array_equal(authentic[far], forged[far])
 
 
 def test_every_photograph_is_used_equally_often_and_a_donor_is_another_one(folders) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from data_pipelines import record_batches
 from data_pipelines.images import read_image, resave
 from data_pipelines.listing import AUTHENTIC, TAMPERED
 from data_pipelines.prepared import Prepared, open_prepared
@@ -136,7 +137,7 @@ def test_flips_turn_picture_edges_and_valid_patches_together(small_prepared: Pre
     assert not plain["valid"].all()
 
 
-def test_pairs_follow_each_other_turned_and_saved_alike(small_prepared: Prepared) -> None:
+def test_pairs_follow_each_other_turned_alike(small_prepared: Prepared) -> None:
     (whole,) = eval_batches(
         small_prepared, split="train", batch_size=small_prepared.num_examples("train")
     )
@@ -158,6 +159,16 @@ def test_pairs_follow_each_other_turned_and_saved_alike(small_prepared: Prepared
     ]
     single = take(train_batches(small_prepared, batch_size=4, **plan), 5)
     assert_same(single, [join(parts) for parts in zip(*halves, strict=True)])
+
+
+def test_pairs_are_saved_alike(small_prepared: Prepared) -> None:
+    plan = {"batch_size": 2 * len(small_prepared.pairs), "seed": 5, "pairs": True}
+    plain, again = (
+        take(train_batches(small_prepared, **plan, jpeg_share=share), 1)[0] for share in (0.0, 0.5)
+    )
+    saved = (plain["image"] != again["image"]).any(axis=(1, 2, 3)).reshape(-1, 2)
+    assert 0 < saved.mean() < 1
+    np.testing.assert_array_equal(saved[:, 0], saved[:, 1])
 
 
 def test_pairs_are_refused_where_there_are_none_or_batches_are_odd(
@@ -274,3 +285,16 @@ def test_what_is_saved_as_jpeg_has_the_quality_that_was_drawn(small_prepared: Pr
 
 def test_jpeg_saves_depend_on_the_seed() -> None:
     assert not np.array_equal(jpeg_qualities(2000, 0, 0, 0.3), jpeg_qualities(2000, 1, 0, 0.3))
+
+
+def test_records_reach_training_as_the_configuration_says(small_prepared, monkeypatch) -> None:
+    given = []
+    for name in ("train_batches", "eval_batches"):
+        monkeypatch.setattr(record_batches, name, lambda _, **options: given.append(options))
+    config = tiny_configuration()
+    config.seed, config.data.flip_horizontal, config.data.flip_vertical = 3, False, True
+    config.data.jpeg_share, config.train.eval_batch_size = 0.3, 6
+    record_data(small_prepared, config).val_batches()
+    place = {"process_index": 0, "process_count": 1}
+    own = {"seed": 3, "horizontal_flip": False, "vertical_flip": True, "jpeg_share": 0.3}
+    assert given == [own | {"pairs": False, "batch_size": 4} | place, {"batch_size": 6} | place]

@@ -18,6 +18,8 @@ from sapl_jax.evaluation.perturbations import SWEEPS, perturbation
 from sapl_jax.evaluation.protocols import PROTOCOLS
 from sapl_jax.evaluation.session import Method, Session
 from sapl_jax.files import write_json
+from sapl_jax.inference.calibration import Calibration
+from sapl_jax.metrics import expected_calibration_error
 from tests.evaluation.red_pictures import RedAnalysis, RedDetector, picture, write_grey, write_rgb
 
 SAPL = PROTOCOLS["sapl"]
@@ -193,6 +195,26 @@ def test_one_class_writes_null_and_the_table_shows_a_dash(detector, folder, tmp_
     assert entry["images"] == 3 and written["protocol"] == "sapl" and written["versions"]["jax"]
     assert " - " in results.table(session).splitlines()[2]
     assert [p.name for p in path.parent.iterdir()] == ["results.json"]
+
+
+def test_errors_of_calibration_are_of_scores_and_of_calibrated_ones(folder) -> None:
+    class Wrong(RedDetector):
+        calibration = Calibration(
+            "", "", 20, 20, 0.05, 0.7, 1, None, 0.01, 0.3, temperature=2.0, bias=1.0
+        )
+
+        def analyse(self, images):
+            return [found._replace(score=1 - found.score) for found in super().analyse(images)]
+
+    result = _evaluate(Wrong(), folder)
+    session = _session(Wrong(), [result])
+    labels, scores = result.labels_and_scores
+    shown = {"score": scores, "calibrated": Wrong.calibration.probability(scores)}
+    wanted = {name: expected_calibration_error(labels, values) for name, values in shown.items()}
+    entry = results.build(session)["datasets"]["folder"]
+    assert entry["calibration_error"] == pytest.approx(wanted)
+    session.protocol = PROTOCOLS["mvss"]  # Its scores are not the model's.
+    assert set(results.probabilities(session, session.methods[0], result)) == {"score"}
 
 
 def test_the_mean_row_takes_the_data_sets_that_have_the_measure(detector, folder) -> None:

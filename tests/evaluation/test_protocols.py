@@ -57,6 +57,11 @@ def test_mvss_thresholds_the_map_after_storing_it_in_eight_bits() -> None:
     assert score_image(PROTOCOLS["sapl"], 1, 0.0, _map([[0.5019, 0.0]]), MASK[:, 1:3]).p_f1 == 1.0
 
 
+def test_mvss_stores_maps_of_authentic_pictures_in_eight_bits_too() -> None:
+    scores = score_image(PROTOCOLS["mvss"], 0, 0.0, _map([[0.5019, 0.0]]), None)
+    assert scores.score == pytest.approx(127 / 255)
+
+
 def test_mvss_image_score_is_the_maximum_of_the_map_not_the_models() -> None:
     assert score_image(PROTOCOLS["mvss"], 0, 0.1, _map([[1.0, 0.0]]), None).score == 1.0
 
@@ -97,7 +102,7 @@ def test_trufor_ignores_pixels_near_the_outline() -> None:
     heat_map[:, 47:] = 0.9
     heat_map[:, 35:38] = 0.9
     scores = score_image(PROTOCOLS["trufor"], 1, 0.7, heat_map, mask)
-    assert scores.p_f1 == 1.0
+    assert (scores.p_f1, scores.p_f1_best, scores.p_auc) == (1.0, 1.0, 1.0)
     heat_map[:, 34] = 0.9
     wrong = score_image(PROTOCOLS["trufor"], 1, 0.7, heat_map, mask)
     assert wrong.p_f1 == pytest.approx(2 * 53 / (2 * 53 + 1))
@@ -108,7 +113,7 @@ def test_trufor_takes_the_better_of_the_map_and_its_opposite() -> None:
     mask[:, 40:] = 255
     heat_map = np.where(mask > 0, 0.1, 0.8).astype(np.float32)
     scores = score_image(PROTOCOLS["trufor"], 1, 0.7, heat_map, mask)
-    assert (scores.p_f1, scores.p_f1_best) == (1.0, 1.0)
+    assert (scores.p_f1, scores.p_f1_best, scores.p_iou) == (1.0, 1.0, 1.0)
     assert score_image(PROTOCOLS["sapl"], 1, 0.7, heat_map, mask).p_f1 == 0.0
 
 

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from flax import nnx
 from scipy.special import expit
 from scipy.stats import beta
 
+from sapl_jax.clip.blocks import Trainable
 from sapl_jax.errors import UserError
 from sapl_jax.inference import calibration
+from sapl_jax.inference.opening import load_model
 from tests.drawn_scores import UNIFORM, drawn
 
 
@@ -154,3 +157,14 @@ def test_the_map_threshold_marks_no_more_than_asked() -> None:
         for marked in (0.25, 0.24)
     ]
     assert ends == [101 / calibration.BINS, 3001 / calibration.BINS]
+
+
+def test_the_fingerprint_changes_with_every_trained_weight(trained_run) -> None:
+    model, again = (load_model(trained_run).model for _ in range(2))
+    found = [calibration.fingerprint(model)]
+    assert found == [calibration.fingerprint(again)]
+    for _, weight in nnx.iter_graph(model):
+        if isinstance(weight, Trainable):
+            weight[...] += 1e-3
+            found.append(calibration.fingerprint(model))
+    assert len(set(found)) == len(found) > 5

@@ -6,16 +6,24 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
+from data_pipelines.preprocess import preprocess
+from data_pipelines.soft_edges import EdgeOptions
 from sapl_jax import Localizer, Result
+from sapl_jax.clip.blocks import l2_normalize
 from sapl_jax.errors import UserError
 from sapl_jax.inference.calibration import Calibration
 from sapl_jax.inference.opening import SHIPPED, load_model
 from sapl_jax.inference.tiling import TiledDetector
-from sapl_jax.models.localization import stretched
+from sapl_jax.models.hecl import select_patches
+from sapl_jax.models.localization import heat_map_of_picture, stretched
+from sapl_jax.models.sapl import SAPL, score_and_patch_map
+from tests.tiny import TINY_CLIP
 
 
 def picture(height, width, seed=0):
@@ -90,6 +98,49 @@ def test_a_stretched_map_is_stretched_once_over_the_whole_picture(trained_run):
         assert found.score == plain.score and found.heat_map.max() == pytest.approx(1)
 
 
+def test_a_map_is_smoothed_once(trained_run):
+    trained, image = load_model(trained_run), picture(28, 28)
+    heat_map = trained.config.model.heat_map
+    for colours, sigma in ((0.2, 0.0), (0.0, heat_map.sigma)):  # Along colours the model smooths.
+        heat_map.colours = colours
+        localizer = Localizer(*trained)
+        inputs = preprocess(image, localizer.geometry, localizer.edge_options)
+        batch = (part[None] for part in inputs[:3])
+        _, (patches,) = nnx.jit(score_and_patch_map)(trained.model, *batch)
+        sizes = {"canvas": 28, "resized": (28, 28), "original": (28, 28)}
+        wanted = heat_map_of_picture(np.asarray(patches), inputs.valid, **sizes, sigma=sigma)
+        np.testing.assert_allclose(localizer(image).heat_map, wanted, atol=1e-5)
+
+
+def test_edges_and_threshold_are_those_of_the_configuration(trained_run):
+    trained = load_model(trained_run)
+    trained.config.unlock()
+    trained.config.image.canny_low, trained.config.model.heat_map.threshold = 50.0, 0.25
+    found = Localizer(*trained)
+    assert found.edge_options == EdgeOptions(canny_low=50.0)
+    result = found(picture(40, 61))
+    np.testing.assert_array_equal(result.mask, result.heat_map > 0.25)
+
+
+def test_edge_features_are_of_the_patches_that_hecl_takes_for_the_own_class(localizer, trained_run):
+    model, config, _ = load_model(trained_run)
+    labels = np.arange(localizer.batch_size + 4) % 2  # More than one batch.
+    labels[-4:] = 1
+    images = [picture(28, 28 - 7 * (n % 3), n) for n in range(len(labels))]
+    images[0][:] = 90  # no edge
+    features, usable = localizer.edge_features(images, labels)
+    inputs = [preprocess(image, localizer.geometry, localizer.edge_options)[:3] for image in images]
+    image, edge_map, valid = map(np.stack, zip(*inputs, strict=True))
+    found = jax.device_get(nnx.jit(SAPL.__call__)(model, image, edge_map, valid))
+    given = found.similarity, model.scale, found.edge_map, valid.reshape(len(labels), -1)
+    top_k = config.model.hecl.top_k
+    chosen, expected = select_patches(*given, top_k=top_k, use_edges=True)
+    np.testing.assert_array_equal(usable, expected)
+    own = np.asarray(chosen)[:, np.arange(len(labels)), labels]
+    of_own = l2_normalize(np.take_along_axis(found.embeddings, own[..., None], axis=2))
+    np.testing.assert_allclose(features, np.swapaxes(of_own, 0, 1), atol=1e-4)
+
+
 def test_pictures_may_come_from_an_iterator_or_pillow(localizer):
     pictures = [picture(40, 56), picture(30, 30)]
     expected = [result.score for result in localizer.analyse(pictures)]
@@ -124,6 +175,17 @@ def test_a_run_without_a_field_of_the_model_is_refused(trained_run, tmp_path):
     del config["model"]["test_views"]
     (run / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"has no model\.test_views"):
+        Localizer.load(run)
+
+
+def test_a_run_that_was_trained_on_other_clip_weights_is_refused(trained_run, tmp_path):
+    run, clip = shutil.copytree(trained_run, tmp_path / "run"), tmp_path / "clip"
+    shutil.copytree(TINY_CLIP, clip)
+    (clip / "flax_model.msgpack").unlink()  # Another file is read.
+    config = json.loads((run / "config.json").read_text())
+    config["clip"]["pretrained"] = str(clip)
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="trained on other CLIP weights"):
         Localizer.load(run)
 
 

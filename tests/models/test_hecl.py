@@ -71,6 +71,19 @@ def test_without_edges_selection_is_by_probability_alone():
     assert usable.all()
 
 
+def test_heads_are_a_network_of_two_layers_for_each_tap():
+    heads, rng, layers = ProjectionHeads(2, 6, 4, nnx.Rngs(0)), np.random.default_rng(0), []
+    for name in ("hidden_kernel", "hidden_bias", "out_kernel", "out_bias"):
+        weight = getattr(heads, name)
+        layers.append(rng.normal(size=weight.shape).astype(np.float32))
+        weight[...] = jnp.asarray(layers[-1])
+    x = rng.normal(size=(2, 3, 6)).astype(np.float32)
+    hidden = np.maximum(x @ layers[0] + layers[1][:, None], 0)
+    expected = hidden @ layers[2] + layers[3][:, None]
+    expected /= np.linalg.norm(expected, axis=-1, keepdims=True)
+    np.testing.assert_allclose(heads(jnp.asarray(x)), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("heads", [None, ProjectionHeads(2, 6, 4, nnx.Rngs(0))])
 def test_anchors_are_unit_features_of_the_chosen_patches(heads):
     rng = np.random.default_rng(4)

@@ -44,6 +44,8 @@ def test_a_stretched_map_spans_its_range_with_the_level_of_its_decile_at_one_hal
     np.testing.assert_array_equal(stretched(flat.copy(), 0.6), 0)
     flat[0] += 1e-6  # What blended tiles of one value differ by.
     np.testing.assert_array_equal(stretched(flat, 0.6), 0)
+    faint = stretched(np.array([[0.5, 0.501]], np.float32), 0.6)
+    assert faint.max() == pytest.approx(1)
     peak = np.zeros((20, 20), np.float32)
     peak[3, 4] = 0.1  # A decile of zero: nothing but the peak is hot.
     np.testing.assert_array_equal(stretched(peak.copy(), 0.6) > 0.5, peak > 0)

@@ -1,12 +1,14 @@
 """The contrast of HECL against plain NumPy, and the background term."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sapl_jax.models.hecl import Anchors, Queues
-from sapl_jax.models.losses import background_loss, classification_loss, contrast
+from sapl_jax.models.losses import background_loss, classification_loss, contrast, sapl_loss
 
 TAU = 0.1
 
@@ -140,3 +142,12 @@ def test_classification_sums_the_sources_of_a_verdict() -> None:
     np.testing.assert_allclose(both, sum(apart), rtol=1e-6)
     by_hand = -np.asarray(jax.nn.log_softmax(logits[0]))[np.arange(4), label]
     np.testing.assert_allclose(apart[0], np.mean(by_hand * np.array([1, 2, 2, 1])), rtol=1e-6)
+
+
+def test_accuracy_is_the_share_of_right_verdicts(tiny_config) -> None:
+    logits = jnp.array([[2.0, 1.0], [1.0, 2.0], [3.0, 0.0]])
+    outputs = SimpleNamespace(image_logits=logits, logits=logits[None])
+    batch = {"label": jnp.array([0, 1, 1]), "valid": jnp.ones((3, 1, 1), bool)}
+    model = SimpleNamespace(options=SimpleNamespace(hecl=SimpleNamespace(enabled=False)))
+    _, (parts, _) = sapl_loss(model, outputs, batch, None, tiny_config.train, 0.0)
+    assert parts["accuracy"] == pytest.approx(2 / 3)

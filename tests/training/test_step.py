@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from data_pipelines.preprocess import Geometry, preprocess
 from sapl_jax import devices as dev
 from sapl_jax.checkpoints import flatten
 from sapl_jax.clip.blocks import LEVELS, Recompute
@@ -14,7 +15,7 @@ from sapl_jax.models.losses import background_loss, hecl_loss
 from sapl_jax.models.sapl import build_sapl
 from sapl_jax.training import step
 from sapl_jax.training.state import init_state, make_optimizer, split_model
-from sapl_jax.training.step import make_train_step, rate_schedule
+from sapl_jax.training.step import batch_shapes, make_train_step, rate_schedule
 from tests.training.memory_data import MemoryData
 
 
@@ -63,13 +64,25 @@ def test_two_devices_give_the_losses_queues_and_weights_of_one(tiny_config):
 
 
 def test_gradients_of_two_devices_equal_those_of_one(tiny_config):
-    """The first Adam moment after one step is 0.1 * gradient, sign and size included."""
-    one, _ = run(tiny_config, jax.devices()[:1], steps=1)
+    """After one step Adam's moments are 0.1 * gradient, with its sign, and 0.001 * its square."""
+    one, (metrics,) = run(tiny_config, jax.devices()[:1], steps=1)
     two, _ = run(tiny_config, jax.devices()[:2], steps=1)
     one_grads, two_grads = flatten(one.opt_state[0].mu), flatten(two.opt_state[0].mu)
     assert max(float(np.abs(g).max()) for g in one_grads.values()) > 1e-4
+    squares = flatten(one.opt_state[0].nu)
     for name, expected in one_grads.items():
         np.testing.assert_allclose(two_grads[name], expected, rtol=1e-3, atol=1e-7, err_msg=name)
+        wanted = 0.1 * expected**2
+        np.testing.assert_allclose(squares[name], wanted, rtol=1e-4, atol=1e-12, err_msg=name)
+    assert metrics["grad_norm"] == pytest.approx(float(optax.tree.norm(one_grads)) / 0.1, rel=1e-4)
+
+
+def test_a_step_is_compiled_for_the_shapes_of_prepared_pictures(tiny_config):
+    tiny_config.image.size = 30  # not a whole number of patches
+    made = preprocess(np.zeros((9, 9, 3), np.uint8), Geometry(30, 7))
+    for name, shape in batch_shapes(tiny_config, 7, (2, 4)).items():
+        array = getattr(made, name)
+        assert (shape.shape, shape.dtype) == ((2, 4, *array.shape), array.dtype)
 
 
 # loss_cls, loss_background, loss_hecl of the first steps, as they were when these lines were
@@ -113,7 +126,7 @@ def test_tampered_pictures_count_as_much_as_they_are_told_to(tiny_config):
 def test_queues_are_read_before_the_batch_is_enqueued(tiny_config):
     _, history = run(tiny_config, jax.devices()[:1], steps=2)
     assert history[0]["loss_hecl"] == 0.0
-    assert history[0]["queue_fill"] > 0.0
+    assert history[0]["queue_fill"] == (8 + 2 * 3) / 16  # Tampered pictures give both edges.
     assert history[1]["loss_hecl"] > 0.0
 
 
