@@ -24,6 +24,7 @@ from sapl_jax.exporting.writing import describe
 from sapl_jax.inference.calibration import Calibration, verdict
 from sapl_jax.inference.opening import load_model
 from sapl_jax.models.sapl import with_parts
+from tests.small_files import largest_file
 from tests.tiny import TINY_CLIP
 
 KINDS = ["orbax", "stablehlo", "huggingface"]
@@ -275,6 +276,12 @@ def test_an_earlier_export_is_replaced_and_a_failed_one_leaves_it(exports, train
     writing.export(trained, "huggingface", output, installed_photographs()[:1])
     assert not (output / "run.py").exists() and (output / "model.safetensors").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_full_disk_is_told_in_words_and_leaves_nothing(trained, tmp_path):
+    with largest_file(30_000), pytest.raises(UserError, match="cannot be written"):
+        writing.export(trained, "huggingface", tmp_path / "out", installed_photographs()[:1])
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_is_not_exported_onto_itself(exports, monkeypatch):
