@@ -18,9 +18,11 @@ from data_pipelines.generator.examples import make_example, stream
 from data_pipelines.generator.forgeries import outline_step
 from data_pipelines.generator.scenes import blob
 from data_pipelines.images import decode_image, encode_jpeg
+from data_pipelines.progress_bars import ProgressBar
 
 _CANDIDATES, _LEAST_MOVE = 12, 24  # the latter in pixels
 _SHARE = (0.03, 0.2)  # of the picture
+_FORGERY, _SAVE = 77, 78  # streams of random numbers, which `make_example` has none of
 
 
 def forge(rng: np.random.Generator, rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -51,10 +53,10 @@ def write(number: int, output: Path, seed: int, size: int) -> None:
     rgb = decode_image(make_example(seed, 2 * number, size).jpeg, "generated")
     name = f"Au/{number:06d}_authentic.jpg"
     if number % 2:
-        rgb, mask = forge(stream(seed, number, 77), rgb)
+        rgb, mask = forge(stream(seed, number, _FORGERY), rgb)
         name = f"Tp/{number:06d}_copy-move.jpg"
         cv2.imwrite(str(output / f"Gt/{number:06d}_copy-move_gt.png"), mask)
-    quality = int(stream(seed, number, 78).integers(90, 99))
+    quality = int(stream(seed, number, _SAVE).integers(90, 99))
     (output / name).write_bytes(encode_jpeg(rgb, quality, "4:4:4"))
 
 
@@ -70,7 +72,8 @@ def main() -> None:
         (args.output / folder).mkdir(parents=True, exist_ok=True)
     one = partial(write, output=args.output, seed=args.seed, size=args.size)
     with ProcessPoolExecutor() as pool:
-        list(pool.map(one, range(args.images), chunksize=8))
+        made = pool.map(one, range(args.images), chunksize=8)
+        list(ProgressBar(made, total=args.images, desc="generating", unit="picture"))
 
 
 if __name__ == "__main__":

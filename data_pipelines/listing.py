@@ -16,7 +16,6 @@ LABEL_NAMES = ("authentic", "tampered")
 PICTURE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".tif", ".tiff", ".webp")
 )
-_RESULTS = ("_heatmap.png", "_mask.png", "_overlay.png")
 _NO_PICTURES = ("thumbs.db", "desktop.ini", "_list.txt")  # Windows', and CASIA v2.0's own lists
 
 
@@ -156,7 +155,7 @@ def walk_files(
     """Paths of all files below a folder, sorted within folders, behind links too.
 
     Each folder is walked once, even in a loop of links. Hidden files and folders are passed over,
-    and, where `barred` is given, the folder of that real path and maps that `predict` made.
+    and so is the folder whose real path is `barred`.
     """
     visited = set()
     for folder, folders, names in os.walk(root, onerror=on_error, followlinks=True):
@@ -166,9 +165,8 @@ def walk_files(
             continue
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        made = barred and folder != str(root) and "predictions.jsonl" in names
         for name in sorted(names):
-            if not (name.startswith(".") or (made and name.endswith(_RESULTS))):
+            if not name.startswith("."):
                 yield os.path.join(folder, name)
 
 

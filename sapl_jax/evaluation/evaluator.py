@@ -241,11 +241,10 @@ def evaluate_dataset(
     if inverted := looks_inverted(shares):
         notes.append((listing.root, inverted))
     tampered = [sample for sample in listing.samples if sample.label == TAMPERED]
-    reason = "has no mask: not in the pixel measures"
-    lacking = [(sample.image, reason) for sample in tampered if sample.mask is None]
-    # Last, so that they do not hide the other notes; and a set may have no masks at all.
-    none = [(listing.root, "no tampered picture has a mask: no pixel measures")]
-    notes += lacking if len(lacking) < len(tampered) else none * bool(tampered)
+    lacking = [(s.image, "has no mask: not in the pixel measures") for s in tampered if not s.mask]
+    if tampered and len(lacking) == len(tampered):
+        lacking = [(listing.root, "no tampered picture has a mask: no pixel measures")]
+    notes += lacking  # Last, so that they do not hide the other notes.
     if not records:
         reasons = "; ".join(f"{path}: {reason}" for path, reason in skipped[:3])
         raise UserError(f"{label}: none of {listing.root}'s pictures can be used ({reasons})")

@@ -10,9 +10,8 @@ code base applies, odd corners included, over this project's heat maps at the pi
          map; its image "F1" is the harmonic mean of sensitivity and specificity.
 `wscl`   WSCL `engine.py`: mask non-zero; a picture whose mask is empty counts as authentic; image
          score = mean of the map above Otsu's threshold, at most half the pixels; image "F1" as
-         MVSS-Net. (Its `main_model.py` looks for that threshold from the median outwards, to the
-         first rise, on the map before it is enlarged: scores differ. A tampered picture without a
-         mask file, which it scores against an all-tampered mask, is left out of pixel measures.)
+         MVSS-Net. (Its code seeks that threshold near the small map's median: scores differ. What
+         it scores against an all-tampered mask, having no file, is left out of pixel measures.)
 `benco`  IMDL-BenCo `PixelF1`, `PixelAUC`, `PixelIOU`: averaged over all pictures, an authentic one
          scoring 0; mask > 127.5; image score = the model's own. (Its pixel AUC orders tied pixels
          by chance; ties count half here.)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from data_pipelines.listing import PICTURE_SUFFIXES, walk_files
 from sapl_jax.errors import UserError
+from sapl_jax.inference.output_folder import ENDINGS, RECORDS
 
 _GLOB = frozenset("*?[")
+_MAPS = tuple(f"_{ending}.png" for ending in ENDINGS)
 # Pictures, and nothing that is read here: in folders they are named, other files only counted.
 _UNREAD = {".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".dng", ".cr2", ".nef"}
 
@@ -34,7 +36,7 @@ def find_pictures(specifications: Sequence[str], leave_out: Path | None = None) 
 
     Args:
         specifications: paths; one that does not exist and has *, ? or [ is a pattern.
-        leave_out: a folder whose files are never taken: the output may lie inside the input.
+        leave_out: the output's folder: left out, as are maps of earlier outputs in folders below.
     """
     found = Found()
     seen: set[tuple[int, int]] = set()
@@ -74,6 +76,10 @@ def find_pictures(specifications: Sequence[str], leave_out: Path | None = None) 
                 take(path)
                 continue
             for file in walk_files(path, barred, report):
+                records = os.path.join(os.path.dirname(file), RECORDS)
+                made = file.endswith(_MAPS) and records != os.path.join(path, RECORDS)
+                if barred and made and os.path.exists(records):
+                    continue
                 suffix = os.path.splitext(file)[1].lower()
                 if suffix in PICTURE_SUFFIXES or suffix in _UNREAD:
                     take(file, suffix)

@@ -116,7 +116,7 @@ def _reason(error: Exception) -> str:
 def _check_values(config: ConfigDict) -> None:
     """Refuses numbers out of range and tuples with members of another type.
 
-    Words given as a,b, which flags take for one word, are split in place.
+    Words given as a,b, one word to flags, are split in place; CLIP's folder becomes absolute.
     """
 
     def value(field: str) -> Any:

@@ -128,7 +128,7 @@ def train(
             writer.write(step, {} if i_auc is None else {"val_i_auc": i_auc}, shown)
             if i_auc is not None:
                 progress.message(f"step {step}: validation I-AUC {i_auc:.4f}")
-                if np.float32(i_auc) > np.float32(best_auc):
+                if np.float32(i_auc) > np.float32(best_auc):  # As processes are sent the best.
                     best_auc = i_auc
                     checkpoints.save("best", step, state, i_auc=i_auc)
             elif len(labels):

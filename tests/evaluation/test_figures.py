@@ -28,13 +28,13 @@ class _FeatureDetector(RedDetector):
 
 
 def test_edge_patches_of_two_kinds_are_two_clusters(folder) -> None:
-    found = figures.edge_patch_embedding(_FeatureDetector(), read_dataset("folder", folder))
+    found = report.edge_patch_embedding(_FeatureDetector(), read_dataset("folder", folder))
     points, tampered = found
     assert len(points) == 5 * 7 and tampered.sum() == 3 * 7
     centres = [points[tampered == kind].mean(0) for kind in (False, True)]
     nearest = np.linalg.norm(points[:, None] - np.array(centres)[None], axis=-1).argmin(1)
     assert (nearest == tampered).all()
-    again = figures.edge_patch_embedding(_FeatureDetector(), read_dataset("folder", folder))
+    again = report.edge_patch_embedding(_FeatureDetector(), read_dataset("folder", folder))
     np.testing.assert_array_equal(points, again[0])
     assert figures.embedding(*found, "m").png[:4] == PNG
 
@@ -50,7 +50,7 @@ def test_the_report_shows_edge_patches_of_the_detector_that_gives_them(folder, t
 def test_edge_patches_of_one_class_are_not_embedded(tmp_path) -> None:
     write_rgb(tmp_path / "Tp" / "a.png", picture(3))
     listing = read_dataset("folder", tmp_path)
-    assert figures.edge_patch_embedding(_FeatureDetector(), listing) is None
+    assert report.edge_patch_embedding(_FeatureDetector(), listing) is None
 
 
 def test_gallery_pictures_are_kept_small() -> None:
