@@ -9,10 +9,11 @@ from numpy.random import Generator
 from data_pipelines.generator import forgeries, seams
 from data_pipelines.generator.camera import Camera, sample_camera
 from data_pipelines.generator.scenes import render_scene
-from data_pipelines.images import encode_jpeg, resave
+from data_pipelines.images import decode_image, encode_jpeg, resave
 
-# interior: forgeries of other noise or resampling, seams blended. seam: nothing but the outline.
-WORLDS = ("interior", "seam", "both")
+# interior: forgeries of other noise or resampling, seams blended. seam: nothing but the outline,
+# and decoys. copy-move: nothing but the outline, as strong against other edges as CASIA v1's.
+WORLDS = ("interior", "seam", "both", "copy-move")
 
 # A splice from a twin of the target's camera would leave nothing to find.
 NOISE_RATIO = 2.5
@@ -34,7 +35,7 @@ def stream(*entries: int) -> Generator:
 
 
 def world_of(number: int, world: str) -> str:
-    """The world of picture `number`, "interior" or "seam": in "both", every other pair of them."""
+    """The world of picture `number`: in "both", "interior" and "seam" for every other pair."""
     return WORLDS[number // 2 % 2] if world == "both" else world
 
 
@@ -45,11 +46,15 @@ def kind_of(seed: int, number: int, world: str = "interior") -> str:
 
 def sources_of(seed: int, number: int, world: str = "interior") -> tuple[str, ...]:
     """What picture `number` is made from. In "seam", decoys too come from a second scene."""
+    if world == "copy-move":
+        return sources_of(seed, 2 * number)
     two = world_of(number, world) == "seam" or kind_of(seed, number, world) == "splicing"
     return tuple(f"{seed}:{2 * number + k}" for k in range(1 + two))
 
 
 def _last_edit(seed: int, number: int, world: str) -> str:
+    if world == "copy-move":
+        return world
     kinds = (forgeries if world_of(number, world) == "interior" else seams).KINDS
     return kinds[int(stream(seed, number, 4).integers(len(kinds)))]
 
@@ -60,6 +65,8 @@ def make_example(seed: int, number: int, size: int = 256, world: str = "interior
     Picture n owns the sources 2n and 2n + 1, so no two pictures share one, nor do two seeds.
     The longer side of the result is `size` pixels. world: one of WORLDS.
     """
+    if world == "copy-move":
+        return _hard_copy_move(seed, number, size)
     rng = stream(seed, number, 1)
     aspect = ASPECTS[int(rng.integers(len(ASPECTS)))]
     scale = size / draw_shrink(rng) / max(aspect)
@@ -82,6 +89,16 @@ def make_example(seed: int, number: int, size: int = 256, world: str = "interior
     # An independent stream: how a picture is published must not depend on the forgery's draws.
     jpeg, mask = finish(stream(seed, number, 2), picture, mask, size)
     return Example(jpeg, mask, kind)
+
+
+def _hard_copy_move(seed: int, number: int, size: int) -> Example:
+    """An authentic picture of "interior", forged where `number` is odd, saved once more."""
+    picture, mask = decode_image(make_example(seed, 2 * number, size).jpeg, "generated"), None
+    if number % 2:
+        picture, mask = forgeries.hard_copy_move(stream(seed, number, 7), picture)
+    quality = int(stream(seed, number, 8).integers(90, 99))
+    kind = kind_of(seed, number, "copy-move")
+    return Example(encode_jpeg(picture, quality, "4:4:4"), mask, kind)
 
 
 def _photograph(

@@ -23,7 +23,7 @@ from sapl_jax.files import PARTIAL, hold_lock, write_atomically, writing
 MARK = "generator.json"
 SOURCES = "sources.csv"
 # Of each world and of forged photographs: raised when the same seed would give other pictures.
-VERSIONS = {"interior": 1, "seam": 2, "both": 2, "photographs": 3}
+VERSIONS = {"interior": 1, "seam": 2, "both": 2, "copy-move": 1, "photographs": 3}
 
 
 class _Recipe(NamedTuple):

@@ -29,11 +29,13 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
     return parse_with_config_flags(parser, arguments)
 
 
-def make_data(output: Path, train_images: int, test_images: int, size: int) -> tuple[Path, Path]:
+def make_data(
+    output: Path, train_images: int, test_images: int, size: int, world: str = "seam"
+) -> tuple[Path, Path]:
     """The training and the test folder, generated now unless they are there; size in pixels."""
     data = output / "data"
-    train = generate(data / "train", train_images, TRAIN_SEED, size, world="seam")
-    test = generate(data / "test", test_images, TEST_SEED, size, world="seam")
+    train = generate(data / "train", train_images, TRAIN_SEED, size, world=world)
+    test = generate(data / "test", test_images, TEST_SEED, size, world=world)
     return train, test
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from configs import ablations
+from data_pipelines.generator.examples import WORLDS
 from sapl_jax.ablate import check_flags, chosen_rows, run_rows, show
 from sapl_jax.command_line import parse_with_config_flags
 from sapl_jax.demo.__main__ import make_data
@@ -26,6 +27,7 @@ from sapl_jax.evaluation.document import Section, Table, to_markdown
 from sapl_jax.evaluation.protocols import DEFAULT
 from sapl_jax.evaluation.results import number
 from sapl_jax.files import write_atomically, write_json
+from sapl_jax.training.configuration import load_config
 
 _GROUPS = ("modules", "prompts", "edges")
 _NAME = "held-out"
@@ -47,6 +49,7 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
     add("--seeds", type=int, default=3, help="trainings of every row (default: 3)")
     add("--train-images", type=int, default=3000)
     add("--test-images", type=int, default=300)
+    add("--world", choices=WORLDS, default="seam", help="of the pictures (`sapl generate`)")
     add("--row", nargs="+", choices=chosen_rows(_GROUPS, None), help="single rows")
     known, rest = parse_with_config_flags(parser, arguments)
     check_numbers(known, seeds=(1, 1000), train_images=(2, 10**8), test_images=(2, 10**8))
@@ -124,8 +127,9 @@ def main() -> int:
     output: Path = arguments.output.expanduser()
     rows = chosen_rows(_GROUPS, arguments.row)
     check_flags(rows, config_flags, base="demo/")
-    size = ablations.get_config("demo/sapl").image.size
-    train, test = make_data(output, arguments.train_images, arguments.test_images, size)
+    size = load_config(f"{ablations.__file__}:demo/sapl", config_flags).image.size
+    counts = arguments.train_images, arguments.test_images
+    train, test = make_data(output, *counts, size, arguments.world)
     failed: list[str] = []
     for seed in range(arguments.seeds):
         print(f"seed {seed + 1} of {arguments.seeds}", flush=True)
