@@ -15,6 +15,7 @@ from data_pipelines.images import decode_image, encode_jpeg, resave
 # and decoys. copy-move: nothing but the outline, as strong against other edges as CASIA v1's.
 WORLDS = ("interior", "seam", "both", "copy-move")
 
+CANDIDATES = 12  # copies drawn for each that "copy-move" has: its outlines are as CASIA v1's
 # A splice from a twin of the target's camera would leave nothing to find.
 NOISE_RATIO = 2.5
 ASPECTS = ((1, 1), (4, 3), (3, 4), (3, 2), (2, 3))
@@ -92,12 +93,18 @@ def make_example(seed: int, number: int, size: int = 256, world: str = "interior
 
 
 def _hard_copy_move(seed: int, number: int, size: int) -> Example:
-    """An authentic picture of "interior", forged where `number` is odd, saved once more."""
+    """An authentic picture of "interior", saved once more; where `number` is odd, forged before.
+
+    A shape is filled from elsewhere in it, unblended: of CANDIDATES the one of strongest outline.
+    """
     picture, mask = decode_image(make_example(seed, 2 * number, size).jpeg, "generated"), None
-    if number % 2:
-        picture, mask = forgeries.hard_copy_move(stream(seed, number, 7), picture)
-    quality = int(stream(seed, number, 8).integers(90, 99))
-    kind = kind_of(seed, number, "copy-move")
+    kind, rng = kind_of(seed, number, "copy-move"), stream(seed, number, 7)
+    quality = int(rng.integers(90, 99))
+    if kind != "authentic":
+        own = forgeries.Source(picture, [])
+        pastes = [forgeries.draw_paste(rng, own, own, lambda: (1, 0)) for _ in range(CANDIDATES)]
+        above, mask = max(pastes, key=lambda paste: forgeries.outline_step(picture, *paste))
+        picture = np.where(mask[..., None] > 0, above, picture)
     return Example(encode_jpeg(picture, quality, "4:4:4"), mask, kind)
 
 

@@ -136,30 +136,6 @@ def copy_move(rng: Generator, target: Source) -> Pasted:
     return blend(target.picture, above, mask, rng.uniform(*SOFT)), mask
 
 
-def hard_copy_move(rng: Generator, picture: np.ndarray) -> Pasted:
-    """Fills a shape of 3 to 20 % from the same picture, moved by 24 pixels or more; not blended.
-
-    Of twelve shapes and moves the one with the strongest step at its outline: the forged picture,
-    uint8 [H, W, 3], and its mask. Inside and outside share all history.
-    """
-    (height, width), limits = picture.shape[:2], (0.03, 0.2)
-    found: list[tuple[float, Pasted]] = []
-    while len(found) < 12:
-        radius = np.sqrt(np.exp(rng.uniform(*np.log(limits))) * height * width / np.pi)
-        centre = rng.uniform(0.2, 0.8) * width, rng.uniform(0.2, 0.8) * height
-        corners = np.rint(blob(rng, centre, radius)).astype(np.int32)
-        mask = cv2.fillPoly(np.zeros((height, width), np.uint8), [corners], 255)
-        right = int(rng.integers(-width // 2, width // 2))
-        down = int(rng.integers(-height // 2, height // 2))
-        x, y, wide, tall = cv2.boundingRect(mask)
-        inside = 0 <= x - right <= width - wide and 0 <= y - down <= height - tall
-        if inside and np.hypot(right, down) >= 24 and limits[0] <= np.mean(mask > 0) <= limits[1]:
-            moved = np.roll(picture, (down, right), (0, 1))
-            found.append((outline_step(picture, moved, mask), (moved, mask)))
-    moved, mask = max(found, key=lambda one: one[0])[1]
-    return np.where(mask[..., None] > 0, moved, picture), mask
-
-
 def remove(rng: Generator, target: Source) -> Pasted:
     """Removes a region by inpainting from around it; the mask is what was painted over."""
     region = choose_region(rng, target, objects=0.8)
