@@ -12,15 +12,15 @@ from data_pipelines.generator.examples import Example, kind_of, make_example, so
 from data_pipelines.generator.folder import generate
 from data_pipelines.generator.photographs import open_library, photograph_example
 from data_pipelines.generator.seams import GRID, KINDS, seam_picture
-from data_pipelines.images import decode_image
+from data_pipelines.images import decode_image, resave
 from sapl_jax.errors import UserError
 
 
-@pytest.fixture(params=["seam", "photographs", "photographs, objects found"])
+@pytest.fixture(params=["seam", "copy-move", "photographs", "photographs, objects found"])
 def example_of(request: pytest.FixtureRequest) -> Callable[[int, int], Example]:
     """(number, size) -> picture, of one world after the other."""
-    if request.param == "seam":
-        return lambda n, size: make_example(5, n, size, world="seam")
+    if request.param in ("seam", "copy-move"):
+        return lambda n, size: make_example(5, n, size, world=request.param)
     folder = request.getfixturevalue("real_data") / "photographs"
     labels = folder / "segments" if request.param == "photographs" else None
     library = open_library(folder / "pictures", labels)
@@ -97,6 +97,29 @@ def test_seam_has_its_kinds_two_sources_each_and_other_pictures_than_interior() 
     assert {kind_of(0, n, "seam") for n in range(1, 60, 2)} == set(KINDS)
     assert all(len(sources_of(0, n, "seam")) == 2 for n in range(8))
     assert make_example(0, 4, 64, world="seam").jpeg != make_example(0, 4, 64).jpeg
+
+
+def test_a_hard_copy_is_of_its_own_picture_and_nothing_else_is_changed() -> None:
+    for n in (1, 3, 5):
+        forged, base = make_example(4, n, 128, "copy-move"), make_example(4, 2 * n, 128)
+        picture, own = (decode_image(example.jpeg, "picture") for example in (forged, base))
+        # JPEG's blocks stand alone: those that the copy does not touch are as if saved without it.
+        rows, columns = (side // 8 for side in own.shape[:2])
+        blocks = forged.mask[: rows * 8, : columns * 8].reshape(rows, 8, columns, 8).max((1, 3))
+        beside = np.kron(blocks, np.ones((8, 8))) == 0
+        saves = [resave(own, quality, "4:4:4") for quality in range(90, 99)]
+        whole = np.s_[: rows * 8, : columns * 8]
+        assert any((picture[whole][beside] == save[whole][beside]).all() for save in saves)
+        # The middle of the copy is found elsewhere in the picture, perhaps mirrored.
+        depth = cv2.distanceTransform(np.pad(forged.mask, 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+        y, x = np.unravel_index(depth.argmax(), depth.shape)
+        middle = np.s_[y - 4 : y + 5, x - 4 : x + 5]
+        sides = own, np.ascontiguousarray(own[:, ::-1])
+        least = min(cv2.matchTemplate(s, picture[middle], cv2.TM_SQDIFF).min() for s in sides)
+        here = ((picture[middle].astype(float) - own[middle]) ** 2).sum()
+        assert least < 0.1 * here
+    assert [kind_of(4, n, "copy-move") for n in (1, 2)] == ["copy-move", "authentic"]
+    assert len({sources_of(4, n, "copy-move") for n in range(20)}) == 20
 
 
 def test_both_takes_pairs_of_either_world() -> None:
