@@ -15,7 +15,7 @@ from data_pipelines.images import decode_image, encode_jpeg, resave
 # and decoys. copy-move: nothing but the outline, as strong against other edges as CASIA v1's.
 WORLDS = ("interior", "seam", "both", "copy-move")
 
-CANDIDATES = 12  # copies drawn for each that "copy-move" has: its outlines are as CASIA v1's
+CANDIDATES = 6  # copies drawn for each that "copy-move" has: outlines as strong as CASIA v1's
 # A splice from a twin of the target's camera would leave nothing to find.
 NOISE_RATIO = 2.5
 ASPECTS = ((1, 1), (4, 3), (3, 4), (3, 2), (2, 3))
