@@ -109,8 +109,7 @@ def tree_sha256(path: Path) -> str:
         return file_sha256(path)
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        line = f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n"
-        digest.update(os.fsencode(line))
+        digest.update(os.fsencode(f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n"))
     return digest.hexdigest()
 
 

@@ -53,10 +53,9 @@ class Confusion:
     @classmethod
     def of(cls, predicted: np.ndarray, truth: np.ndarray) -> "Confusion":
         """Counts two bool arrays of one shape."""
-        positive = int(np.count_nonzero(predicted))
-        truth_positive = int(np.count_nonzero(truth))
         tp = int(np.count_nonzero(predicted & truth))
-        fp, fn = positive - tp, truth_positive - tp
+        fp = int(np.count_nonzero(predicted)) - tp
+        fn = int(np.count_nonzero(truth)) - tp
         return cls(tp, fp, fn, predicted.size - tp - fp - fn)
 
     def inverted(self) -> "Confusion":

@@ -172,8 +172,7 @@ def random_guess(image: np.ndarray) -> Result:
     """A random score and a random map of coarse cells; the same picture gets the same guess."""
     rng = np.random.default_rng(zlib.crc32(image.tobytes()))
     cells = rng.random((_CELLS, _CELLS), dtype=np.float32)
-    size = (image.shape[1], image.shape[0])
-    heat_map = cv2.resize(cells, size, interpolation=cv2.INTER_NEAREST)
+    heat_map = cv2.resize(cells, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     return result_of(float(rng.random()), heat_map)
 
 

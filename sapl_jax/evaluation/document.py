@@ -109,8 +109,7 @@ def _html_part(part: Part) -> str:
 
     def cells(tag: str, row: Sequence[str]) -> str:
         kinds = [' class="name"' if i < part.names else "" for i in range(len(row))]
-        pairs = zip(kinds, row, strict=True)
-        texts = ((kind, html.escape(cell)) for kind, cell in pairs)
+        texts = ((kind, html.escape(cell)) for kind, cell in zip(kinds, row, strict=True))
         # An interval stands below its number, so that all measures fit on a page.
         texts = ((kind, text if kind else text.replace(" [", "<br>[", 1)) for kind, text in texts)
         return "".join(f"<{tag}{kind}>{text}</{tag}>" for kind, text in texts)

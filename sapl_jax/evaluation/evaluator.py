@@ -116,8 +116,7 @@ class DatasetResult:
     @functools.cached_property
     def intervals(self) -> dict[str, list[float]]:
         """The bootstrap interval [low, high] of each measure that is defined."""
-        draws = self.draws.items()
-        return {m: found for m, drawn in draws if (found := intervals.interval(drawn))}
+        return {m: found for m, d in self.draws.items() if (found := intervals.interval(d))}
 
 
 def evenly_spaced(samples: list, count: int) -> list:

@@ -206,8 +206,7 @@ def pictures(name: str, rows: Sequence[Mapping[str, Panel]], caption: str) -> li
     heights = [min(2.2, shape[0] / shape[1]) for shape in shapes]
     size = (_CELL * len(rows[0]), _CELL * sum(heights) + 0.5)
     figure = Figure(figsize=size, layout="constrained")
-    ratios = {"height_ratios": heights}
-    table = figure.subplots(len(rows), len(rows[0]), squeeze=False, gridspec_kw=ratios)
+    table = figure.subplots(len(rows), len(rows[0]), squeeze=False, height_ratios=heights)
     for axis, title in zip(table[0], rows[0], strict=True):
         axis.set_title(title, fontsize=8)
     for axes, row in zip(table, rows, strict=True):
@@ -242,11 +241,9 @@ def galleries(session: Session) -> list[Picture]:
                     row[f"{method}: heat map"] = Panel(heat_map, "inferno")
                     row[f"{method}: > 0.5"] = Panel(heat_map > 0.5, note=f"F1 {number(f1)}")
             rows[name] = row
-        caption = (
-            f"{dataset}, chosen by position in the data set, not by result: {', '.join(rows)}."
-        )
+        text = f"{dataset}, chosen by position in the data set, not by result: {', '.join(rows)}."
         name = f"gallery_{dataset}".replace(" ", "_") + f".{start // _ABREAST + 1}" * (start > 0)
-        found += pictures(name, [*rows.values()], caption)
+        found += pictures(name, [*rows.values()], text)
     return found
 
 

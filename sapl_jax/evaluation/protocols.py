@@ -82,17 +82,13 @@ MEASURES = ("i_auc", "i_f1", "balanced_accuracy", *PIXEL_MEASURES)
 
 
 def score_image(
-    protocol: Protocol,
-    label: int,
-    model_score: float,
-    heat_map: np.ndarray,
-    mask: np.ndarray | None,
+    protocol: Protocol, label: int, score: float, heat_map: np.ndarray, mask: np.ndarray | None
 ) -> ImageScores:
     """Scores one picture.
 
     Args:
         label: 0 authentic, 1 tampered.
-        model_score: the model's own, in [0, 1]; NaN where it gives none.
+        score: the model's own, in [0, 1]; NaN where it gives none.
         heat_map: float32 [H, W] in [0, 1] at the picture's own size.
         mask: uint8 [H, W], white = tampered, or None where there is none; not used for authentic
             pictures, whose truth is all authentic.
@@ -108,7 +104,6 @@ def score_image(
             label = AUTHENTIC
         elif not truth.any() and protocol.empty_mask == "leave out":
             truth = None
-    score = model_score
     if protocol.image_score == "map maximum":
         score = float(heat_map.max())
     elif protocol.image_score == "map pooled":

@@ -99,10 +99,9 @@ def write_images_csv(path: Path, result: DatasetResult) -> None:
     writer = csv.writer(text)
     writer.writerow(["name", "label", "score", "height", "width", *PIXEL_MEASURES])
     for record in result.records:
-        measures = [getattr(record.scores, measure) for measure in PIXEL_MEASURES]
-        writer.writerow(
-            [record.name, record.scores.label, record.scores.score, *record.size, *measures]
-        )
+        scores = record.scores
+        measures = [getattr(scores, measure) for measure in PIXEL_MEASURES]
+        writer.writerow([record.name, scores.label, scores.score, *record.size, *measures])
     write_atomically(path, text.getvalue())
 
 

@@ -49,11 +49,10 @@ def _network(
     params, frozen = split_model(with_parts(trained.model, heads=None))
     weights = {"trained": params, "clip": frozen.params}
     structure, flat = jax.tree.structure(weights), flatten(weights)
-    names = list(flat)
 
     def apply(arrays: dict[str, Any], *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
         # A dict's leaves come back in the order of its keys; the names are in that of the tree.
-        tree = jax.tree.unflatten(structure, [arrays[name] for name in names])
+        tree = jax.tree.unflatten(structure, [arrays[name] for name in flat])
         sapl = merge_model(tree["trained"], frozen._replace(params=tree["clip"]))
         return score_and_patch_map(sapl, *inputs)
 
@@ -67,7 +66,6 @@ def write_orbax(trained: TrainedModel, folder: Path) -> None:
     checkpoint = CheckpointFolder(folder / ORBAX_WEIGHTS)
     tree = {"trained": params, "clip": optax.tree.cast(frozen.params, jnp.float32)}
     checkpoint.save(int(trained.source["step"]), tree, {})  # export.json has the rest.
-    checkpoint.wait()
     checkpoint.close()
     for note in (folder / ORBAX_WEIGHTS).rglob("commit_success.txt"):
         note.write_text("complete\n")  # Orbax looks for the file; its text names our folders.

@@ -131,9 +131,8 @@ def readme(description: dict[str, Any], folder_name: str) -> str:
 
 def _script() -> str:
     """standalone.py with the sources of what it imports of this project in the imports' place."""
-    parts = inspect.getsource(soft_edges), inspect.getsource(preprocess)
-    maps = inspect.getsource(heat_map_of_picture), inspect.getsource(stretched)
-    copied = "\n\n".join(["UserError = ValueError", *parts, *maps])
+    parts: tuple[Any, ...] = (soft_edges, preprocess, heat_map_of_picture, stretched)
+    copied = "\n\n".join(["UserError = ValueError", *map(inspect.getsource, parts)])
     head, mark, tail = inspect.getsource(standalone).partition("Network = ")
     ours = re.compile(r"^from (data_pipelines|sapl_jax)\S* import (\([^)]*\)|.*)\n", re.MULTILINE)
     return ours.sub("", f"{head}{copied}\n\n{mark}{tail}")

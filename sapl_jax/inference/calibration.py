@@ -177,8 +177,7 @@ def fit_temperature(labels: np.ndarray, scores: np.ndarray) -> tuple[float, floa
     target = np.where(positive, (ones + 1) / (ones + 2), 1 / (zeros + 2))
     # Each picture counts in both classes, by its soft target.
     model = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-8)
-    both = np.repeat([1, 0], len(x)), np.r_[target, 1 - target]
-    model.fit(np.r_[x, x][:, None], *both)
+    model.fit(np.r_[x, x][:, None], np.repeat([1, 0], len(x)), np.r_[target, 1 - target])
     slope, bias = model.coef_.item(), model.intercept_.item()
     if slope <= 0:
         raise UserError(

@@ -60,11 +60,10 @@ class Localizer:
         self._share: float | None = config.model.pooled_share if configured else None
         self.level: float = config.model.heat_map.normalize
         self.threshold: float = config.model.heat_map.threshold
-        stored, given = source.get("calibration"), (self.tile, overlap)
+        given = self.tile, overlap
         other_tiles = given != (configured, TiledDetector.overlap) and any((configured, self.tile))
         # Other tiles have maps of another kind than was calibrated, and scores if they give those.
-        if configured and other_tiles:
-            stored = None
+        stored = None if configured and other_tiles else source.get("calibration")
         self.calibration = of_dict(stored) if stored else None
         if self.calibration and not other_tiles:
             self.threshold = self.calibration.map_threshold

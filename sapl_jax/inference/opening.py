@@ -114,11 +114,9 @@ def _load_export(folder: Path, dtype: str | None) -> TrainedModel:
     _require_current(config, folder)
     source = CLIPSource(**content["source"]["clip"])
     compute = devices.compute_dtype(dtype or config.train.dtype)
-    towers = {
-        "vision": VisionConfig(**content["clip"]["vision"]),
-        "text": TextConfig(**content["clip"]["text"]),
-    }
-    clip_config = CLIPConfig(**content["clip"] | towers)
+    given = content["clip"]
+    towers = {"vision": VisionConfig(**given["vision"]), "text": TextConfig(**given["text"])}
+    clip_config = CLIPConfig(**given | towers)
 
     def build() -> SAPL:
         clip = CLIP(clip_config, source, compute, None)

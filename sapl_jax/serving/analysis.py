@@ -61,15 +61,14 @@ def analyse_upload(localizer: Localizer, path: Path, name: str, limits: Limits) 
     picture = reading.decode(data, name, limits.pixels)
     result = localizer.analyse([picture.rgb])[0]
     edges = soft_edge_map(resize(picture.rgb, localizer.geometry), localizer.edge_options)
-    turn = picture.orientation
     return Analysed(
         name=safe_stem(Path(name)),
         score=result.score,
-        orientation=turn,
-        shown=upright(drawing.shrink(picture.rgb, SHOWN_SIDE), turn),
-        shown_map=upright(drawing.shrink(result.heat_map, SHOWN_SIDE), turn),
+        orientation=picture.orientation,
+        shown=upright(drawing.shrink(picture.rgb, SHOWN_SIDE), picture.orientation),
+        shown_map=upright(drawing.shrink(result.heat_map, SHOWN_SIDE), picture.orientation),
         heat_map=drawing.heat_map_to_grey(result.heat_map),
-        edges=upright(drawing.heat_map_to_grey(edges), turn),
+        edges=upright(drawing.heat_map_to_grey(edges), picture.orientation),
         notes=picture.notes,
         calibration=localizer.calibration,
     )
