@@ -8,6 +8,7 @@ cumulative sum). Measures that are not defined on what they are given are None, 
 
 import dataclasses
 import functools
+from typing import Self
 
 import numpy as np
 
@@ -51,7 +52,7 @@ class Confusion:
     tn: int
 
     @classmethod
-    def of(cls, predicted: np.ndarray, truth: np.ndarray) -> "Confusion":
+    def of(cls, predicted: np.ndarray, truth: np.ndarray) -> Self:
         """Counts two bool arrays of one shape."""
         tp = int(np.count_nonzero(predicted & truth))
         fp = int(np.count_nonzero(predicted)) - tp
@@ -85,9 +86,7 @@ class ScoreHistogram:
     authentic: np.ndarray  # int64 [BINS]
 
     @classmethod
-    def of(
-        cls, scores: np.ndarray, truth: np.ndarray, kept: np.ndarray | None = None
-    ) -> "ScoreHistogram":
+    def of(cls, scores: np.ndarray, truth: np.ndarray, kept: np.ndarray | None = None) -> Self:
         """Bins a map of scores [H, W] in [0, 1] by its truth; `kept`: the pixels that count.
 
         Both are bool [H, W]; without `kept` all pixels count.

@@ -134,8 +134,7 @@ def _of_blocks(blocks: np.ndarray, side: int, image: np.ndarray) -> Result:
     blocks = blocks.astype(np.float32)
     largest = np.sort(blocks, axis=None)[-max(1, round(_TOP * blocks.size)) :]
     covered = (blocks.shape[1] * side, blocks.shape[0] * side)
-    heat_map = cv2.resize(blocks, covered, interpolation=cv2.INTER_LINEAR)
-    heat_map = heat_map[: image.shape[0], : image.shape[1]]
+    heat_map = cv2.resize(blocks, covered)[: image.shape[0], : image.shape[1]]
     np.clip(heat_map, 0, 1, out=heat_map)
     return result_of(float(largest.mean()), heat_map)
 

@@ -176,8 +176,7 @@ def _provenance(localizer: Localizer, settings: dict, record: dict, name: str) -
         tile = f" --tile {settings['tile']} --tile-overlap {settings['tile_overlap']}"
     if (pixels := record["width"] * record["height"]) > reading.MAX_PIXELS:
         tile += f" --max-megapixels {-(-pixels // 10**6)}"
-    shipped = Path(source["weights"]).is_relative_to(SHIPPED)
-    given = "" if shipped else " --checkpoint CHECKPOINT"
+    given = "" if Path(source["weights"]).is_relative_to(SHIPPED) else " --checkpoint CHECKPOINT"
     if source["weights"].endswith(f"/{source['checkpoint']}"):  # a run's
         given += f" --which {source['checkpoint'].split('/')[0]}"
     command = (

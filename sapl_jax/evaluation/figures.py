@@ -151,8 +151,7 @@ def robustness_curves(session: Session) -> list[Picture]:
 def reliability_curves(session: Session) -> list[Picture]:
     """Reliability diagrams of the first method's scores, and of its calibrated probabilities."""
     first = session.methods[0]
-    found = [(result, probabilities(session, first, result)) for result in session.main]
-    panels = [(result, named) for result, named in found if named]
+    panels = [(r, named) for r in session.main if (named := probabilities(session, first, r))]
     if not panels:
         return []
     figure, axes = grid(len(panels), 3, 3.6, 3.5)

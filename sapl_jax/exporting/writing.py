@@ -60,8 +60,7 @@ def export(
             absent, or the export does not give the model's heat maps. `output` is then unchanged.
     """
     refuse_foreign(output)
-    clip = merge_lora(trained.model.clip)
-    plain = trained._replace(model=with_parts(trained.model, clip=clip))
+    plain = trained._replace(model=with_parts(trained.model, clip=merge_lora(trained.model.clip)))
     content = describe(plain, kind)
     with _aside(output) as folder:
         WRITERS[kind](plain, folder)

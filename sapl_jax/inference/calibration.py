@@ -158,8 +158,7 @@ def with_tampered_side_of(before: Calibration, found: Calibration) -> Calibratio
         log.warning(text, missed, found.false_alarms)
         low = None
     low = None if low is None else min(low, found.tampered_above)
-    kept = ("tampered", "temperature", "bias", "fitted_on")
-    taken = {name: getattr(before, name) for name in kept}
+    taken = {n: getattr(before, n) for n in ("tampered", "temperature", "bias", "fitted_on")}
     return dataclasses.replace(found, authentic_to=low, missed=missed, **taken)
 
 

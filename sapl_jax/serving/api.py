@@ -21,7 +21,6 @@ from sapl_jax.serving.analysis import Limits
 
 WAITING = 16  # requests that may wait or send their picture beside those that are analysed
 _BODY_S = 30.0  # for a picture to arrive
-_RETRY_S = "5"
 _CODES = {
     200: "a JSON object", 401: "wrong token", 408: "too slow", 413: "file too large",
     422: "not a usable picture", 503: "busy: see Retry-After",
@@ -85,7 +84,7 @@ def build_api(
         """Score, verdict, regions and hash of the picture in the body; PNGs as base64 on demand."""
         nonlocal inside
         if inside >= limits.concurrency + WAITING:
-            raise HTTPException(503, "too many pictures at once", {"Retry-After": _RETRY_S})
+            raise HTTPException(503, "too many pictures at once", {"Retry-After": "5"})
         inside += 1
         try:
             data = await body_of(request)
