@@ -84,7 +84,9 @@ class Model:
         results = []
         for score, patch_map, item, rgb in zip(scores, maps, prepared, pictures, strict=True):
             sizes: dict[str, Any] = {"resized": item.resized, "original": rgb.shape[:2]}
-            heat_map = heat_map_of_picture(patch_map, item.valid, **sizes, **self.smoothing)
+            heat_map = heat_map_of_picture(
+                np.asarray(patch_map), item.valid, **sizes, **self.smoothing
+            )
             results.append((float(score), stretched(heat_map, self.level)))
         return results
 
