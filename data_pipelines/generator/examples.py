@@ -12,7 +12,7 @@ from data_pipelines.generator.scenes import render_scene
 from data_pipelines.images import decode_image, encode_jpeg, resave
 
 # interior: forgeries of other noise or resampling, seams blended. seam: nothing but the outline,
-# and decoys. copy-move: nothing but the outline, as strong against other edges as CASIA v1's.
+# and decoys. copy-move: unblended copies, whose outlines are to other edges as CASIA v1's.
 WORLDS = ("interior", "seam", "both", "copy-move")
 
 CANDIDATES = 6  # copies drawn for each that "copy-move" has: outlines as strong as CASIA v1's

@@ -48,7 +48,7 @@ def statistics(jpeg: bytes) -> dict[str, list[float]]:
 # Where a forged region was not compressed as its surroundings, the histogram of coefficients tells:
 # that is what such a forgery consists of. Over thousands of pictures it reaches .65 in photographs,
 # which are near the scale of their own first JPEG, and .60 in "interior".
-# In "copy-move" the copy's blocks are moved against JPEG's, and its outline is hard (.86).
+# In "copy-move" the copy's blocks are moved against JPEG's, and its outline is hard (.88).
 TRACE = {"seam": ""} | dict.fromkeys(("interior", "copy-move", "photographs"), "JPEG coefficients")
 
 
@@ -97,8 +97,9 @@ def test_global_statistics_do_not_separate_the_classes(jpeg_of, world) -> None:
 @pytest.mark.parametrize("world", ["seam", "copy-move", "photographs"], indirect=True)
 def test_nor_do_they_over_thousands_of_pictures(jpeg_of, world) -> None:
     found = aucs([jpeg_of(n, 128) for n in range(6000)], 2500, TRACE[world])
-    # In photographs a line through all of them tells .56, in copy-move .58: pastes are sharper
-    # than files are large.
-    joint, most = found.pop("all of them, linear"), {"photographs": 0.58, "copy-move": 0.6}
-    assert 0.45 < joint < most.get(world, 0.55), joint
-    assert all(0.45 < auc < 0.55 for auc in found.values()), found
+    # In photographs a line through all of them tells .56: pastes are sharper than files are large.
+    # In copy-move hard outlines add edges and nothing takes any away: edges alone tell .57.
+    joint = found.pop("all of them, linear")
+    assert 0.45 < joint < {"seam": 0.55, "photographs": 0.58, "copy-move": 0.6}[world], joint
+    most = 0.6 if world == "copy-move" else 0.55
+    assert all(0.45 < auc < most for auc in found.values()), found
