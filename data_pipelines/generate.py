@@ -19,8 +19,7 @@ def main() -> None:
     add("--seed", type=int, default=0, help="of generated pictures no two seeds share a source")
     add("--size", type=int, default=256, help="longer side in pixels")
     text = "where generated forgeries differ: over their area (interior, the default), at their "
-    text += "outline only (seam), every other pair so (both), or copies as hard as they are found "
-    text += "within a picture (copy-move)"
+    text += "outline only (seam), every other pair so (both); or unblended copies (copy-move)"
     add("--world", choices=WORLDS, help=text)
     add("--photographs", help="folder of real photographs to forge instead")
     add("--segments", help="its label images <stem>.png; default: found by OpenCV")

@@ -71,9 +71,10 @@ def trained_on(workdir: Path) -> dict[str, str] | None:
         ) from error
 
 
-def remember_data(workdir: Path, folder: Path, mark: str) -> None:
-    """Notes which prepared records a run is trained on: their folder and fingerprint."""
-    write_or_refuse(workdir / DATA_FILE, {"dir": str(folder.absolute()), "fingerprint": mark})
+def remember_data(workdir: Path, folder: Path, fingerprint: str) -> None:
+    """Notes which prepared records a run is trained on."""
+    content = {"dir": str(folder.absolute()), "fingerprint": fingerprint}
+    write_or_refuse(workdir / DATA_FILE, content)
 
 
 def _check_config(workdir: Path, config: ConfigDict) -> None:

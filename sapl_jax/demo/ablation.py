@@ -4,9 +4,9 @@ python -m sapl_jax.demo.ablation --output demo/ablation
 
 Trains and evaluates every row of the paper's Tables 2-5 (modules, prompts, edges) and the controls
 with another picture's edges on a small CLIP that comes along, in the world `seam`, where forgeries
-differ at their outline only. One seed comes after the other; mean and spread stand beside the
-paper's numbers, and every difference in its Table 2 is called found or not found. Run it again to
-continue. Flags that begin with --config. go to every training.
+differ at their outline only, or in another (--world). One seed comes after the other; mean and
+spread stand beside the paper's numbers, and every difference in its Table 2 is called found or not
+found. Run it again to continue. Flags that begin with --config. go to every training.
 """
 
 import argparse

@@ -121,7 +121,7 @@ def build_page(
                 # Set on the instance: for a subclass Gradio writes a stub file into the package.
                 upload.preprocess = file_and_name
                 text = gr.Markdown(elem_id="summary")
-                mask = gr.DownloadButton("Download the mask", interactive=False, elem_id="download")
+                save = gr.DownloadButton("Download the mask", interactive=False, elem_id="download")
             with gr.Column(scale=3):
                 label = "Heat map over the picture; the line is the mask's outline"
                 overlay = gr.Image(label=label, elem_id="overlay", **shown)
@@ -131,7 +131,7 @@ def build_page(
                 cut = gr.Slider(0, 1, start, step=0.01, label=label, elem_id="threshold")
                 with gr.Accordion("Soft edge map, of the whole picture", open=False):
                     edges = gr.Image(show_label=False, elem_id="edges", **shown)
-        results = [found, overlay, edges, text, mask]
+        results = [found, overlay, edges, text, save]
         model: dict[str, Any] = {
             "concurrency_limit": limits.concurrency, "concurrency_id": "model",
             "api_visibility": "private",
@@ -159,8 +159,8 @@ def build_page(
             slider.change(redraw, inputs, [overlay, text], concurrency_limit=8, **newest)
         # Apart from the drawing, as it takes longer; until then the one before cannot be taken.
         wait = {"queue": False, "api_visibility": "private"}
-        cut.change(lambda: gr.DownloadButton(interactive=False), None, mask, **wait).then(
-            remake_mask, [found, cut], mask, **newest
+        cut.change(lambda: gr.DownloadButton(interactive=False), None, save, **wait).then(
+            remake_mask, [found, cut], save, **newest
         )
     return page.queue(max_size=64)
 

@@ -1,11 +1,13 @@
 """The demo's ablation: rows on the demo's configuration, mean and spread over seeds."""
 
 import json
+import sys
 
 import pytest
 
 from configs import ablations, demo
 from sapl_jax.ablate import commands
+from sapl_jax.demo import ablation
 from sapl_jax.demo.ablation import build_tables, collect, parse_arguments, spread
 from sapl_jax.errors import UserError
 
@@ -65,3 +67,19 @@ def test_mistyped_flags_are_refused() -> None:
     for wrong in (["--sed", "3"], ["--config.seed", "1"], ["--seeds", "0"]):
         with pytest.raises(UserError):
             parse_arguments(wrong)
+
+
+def test_pictures_are_of_the_world_and_the_size_that_were_asked_for(tmp_path, monkeypatch) -> None:
+    def no_training(rows, *_, **__) -> None:
+        raise InterruptedError(rows)
+
+    asked = ["--world", "copy-move", "--config.image.size=96", "--row", "hecl"]
+    counts = ["--train-images", "4", "--test-images", "2"]
+    monkeypatch.setattr(sys, "argv", ["ablation", "--output", str(tmp_path), *asked, *counts])
+    monkeypatch.setattr(ablation, "run_rows", no_training)
+    with pytest.raises(InterruptedError):
+        ablation.main()
+    for part, count in {"train": 4, "test": 2}.items():
+        made = json.loads((tmp_path / "data" / part / "generator.json").read_text())
+        assert (made["world"], made["size"]) == ("copy-move", 96)
+        assert len([*(tmp_path / "data" / part).glob("[AT][up]/*.jpg")]) == count
