@@ -18,9 +18,9 @@ def main() -> None:
     add("--images", type=int, required=True, help="pictures, half of them tampered")
     add("--seed", type=int, default=0, help="of generated pictures no two seeds share a source")
     add("--size", type=int, default=256, help="longer side in pixels")
-    text = "where generated forgeries differ: over their area (interior, the default), at their "
-    text += "outline only (seam), every other pair so (both); or unblended copies (copy-move)"
-    add("--world", choices=WORLDS, help=text)
+    text = "where forgeries differ: over their area (interior, the default), at their outline only "
+    text += "(seam), every other pair so (both); copy-move: unblended copies, of photographs too"
+    add("--world", choices=WORLDS, default="interior", help=text)
     add("--photographs", help="folder of real photographs to forge instead")
     add("--segments", help="its label images <stem>.png; default: found by OpenCV")
     text = "the photographs to take: 80 (train, the default), 10 or 10 %% of them by a hash of "
@@ -28,11 +28,9 @@ def main() -> None:
     add("--workers", type=int, help="processes (default: one per core)")
     flags = parser.parse_args()
     check_numbers(flags, images=(2, 10**8), size=(64, 10**5), seed=(0, 10**9), workers=(1, 1024))
-    if flags.photographs and flags.world:
-        raise UserError("--world is for generated pictures: leave it out with --photographs")
     if not flags.photographs and (flags.segments or flags.split):
         raise UserError("--segments and --split are for photographs: give --photographs too")
-    flags.world, flags.split = flags.world or "interior", flags.split or "train"
+    flags.split = flags.split or "train"
     folder = generate(**vars(flags))
     print(f"{flags.images} pictures in {folder}: Au/ (authentic), Tp/ (tampered), Gt/ (masks)")
 

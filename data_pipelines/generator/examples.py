@@ -67,7 +67,8 @@ def make_example(seed: int, number: int, size: int = 256, world: str = "interior
     The longer side of the result is `size` pixels. world: one of WORLDS.
     """
     if world == "copy-move":
-        return _hard_copy_move(seed, number, size)
+        picture = decode_image(make_example(seed, 2 * number, size).jpeg, "generated")
+        return hard_copy_move(stream(seed, number, 7), picture, number % 2 == 1, CANDIDATES)
     rng = stream(seed, number, 1)
     aspect = ASPECTS[int(rng.integers(len(ASPECTS)))]
     scale = size / draw_shrink(rng) / max(aspect)
@@ -92,19 +93,18 @@ def make_example(seed: int, number: int, size: int = 256, world: str = "interior
     return Example(jpeg, mask, kind)
 
 
-def _hard_copy_move(seed: int, number: int, size: int) -> Example:
-    """An authentic picture of "interior", saved once more; where `number` is odd, forged before.
+def hard_copy_move(rng: Generator, picture: np.ndarray, tampered: bool, candidates: int) -> Example:
+    """An authentic picture, uint8 [H, W, 3], saved once more; where `tampered`, forged before.
 
-    A shape is filled from elsewhere in it, unblended: of CANDIDATES the one of strongest outline.
+    A shape is filled from elsewhere in it, unblended: of `candidates` the one of strongest outline.
     """
-    picture, mask = decode_image(make_example(seed, 2 * number, size).jpeg, "generated"), None
-    kind, rng = kind_of(seed, number, "copy-move"), stream(seed, number, 7)
-    quality = int(rng.integers(90, 99))
-    if kind != "authentic":
+    quality, mask = int(rng.integers(90, 99)), None
+    if tampered:
         own = forgeries.Source(picture, [])
-        pastes = [forgeries.draw_paste(rng, own, own, lambda: (1, 0)) for _ in range(CANDIDATES)]
+        pastes = [forgeries.draw_paste(rng, own, own, lambda: (1, 0)) for _ in range(candidates)]
         above, mask = max(pastes, key=lambda paste: forgeries.outline_step(picture, *paste))
         picture = np.where(mask[..., None] > 0, above, picture)
+    kind = "copy-move" if tampered else "authentic"
     return Example(encode_jpeg(picture, quality, "4:4:4"), mask, kind)
 
 

@@ -54,7 +54,8 @@ def generate(
     """Writes `images` pictures, half authentic and half tampered, into `output`; returns it.
 
     world: one of examples.WORLDS. photographs: a folder of real ones to take instead of generated
-    scenes, with `segments` and `split` as in `photographs.open_library`.
+    scenes (world: "interior" for forgeries of all kinds, or "copy-move"), with `segments` and
+    `split` as in `photographs.open_library`.
 
     Layout: Au/<n>_authentic.jpg, Tp/<n>_<kind>.jpg, Gt/<n>_<kind>_gt.png (255 = tampered);
     `generator.json` marks the folder, `sources.csv` names each picture's sources. Pictures that
@@ -69,17 +70,21 @@ def generate(
     folder = Path(output).expanduser()
     version = VERSIONS[world if photographs is None else "photographs"]
     settings: dict[str, Any] = {"generator": "sapl_jax", "version": version}
-    settings |= {"seed": seed, "size": size}
+    settings |= {"seed": seed, "size": size} | ({} if world == "interior" else {"world": world})
     if photographs is not None:
-        library = forged.open_library(photographs, segments, split)
+        if world not in ("interior", "copy-move"):
+            raise UserError(
+                f"--world {world} is for generated pictures; with --photographs leave it out "
+                "(forgeries of all kinds) or give copy-move (unblended copies only)"
+            )
+        library, copies = forged.open_library(photographs, segments, split), world == "copy-move"
         settings |= library.settings()
         recipe = _Recipe(
-            partial(forged.forged_kind_of, seed),
-            partial(forged.forged_sources_of, library, seed),
-            partial(forged.photograph_example, library, seed, size=size),
+            partial(forged.forged_kind_of, seed, copies=copies),
+            partial(forged.forged_sources_of, library, seed, copies=copies),
+            partial(forged.photograph_example, library, seed, size=size, copies=copies),
         )
     else:
-        settings |= {} if world == "interior" else {"world": world}
         recipe = _Recipe(
             partial(examples.kind_of, seed, world=world),
             partial(examples.sources_of, seed, world=world),

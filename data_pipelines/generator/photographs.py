@@ -21,8 +21,8 @@ import numpy as np
 from numpy.random import Generator
 
 from data_pipelines.generator import forgeries
-from data_pipelines.generator.examples import Example, draw_shrink, finish, stream
-from data_pipelines.images import UnreadableImage, read_image, read_levels
+from data_pipelines.generator.examples import Example, draw_shrink, finish, hard_copy_move, stream
+from data_pipelines.images import UnreadableImage, decode_image, read_image, read_levels
 from data_pipelines.listing import list_pictures
 from data_pipelines.progress_bars import ProgressBar
 from sapl_jax.errors import UserError
@@ -34,6 +34,7 @@ SPLITS = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
 # the two cancel, and neither a file's size nor its edges tell the classes apart.
 ODDS = {"splicing": 0.4, "copy-move": 0.4, "removal": 0.2}
 CANDIDATES = 3  # pastes drawn for each one that is made, the one with the strongest step
+COPIES = 2  # the same in "copy-move": outlines as strong as CASIA v1's
 _GROUPS, _GROUP_SIZE = 20, 4  # at most so many groups, of at least so many photographs
 
 
@@ -127,10 +128,10 @@ def _pictures(folder: str | Path, flag: str) -> list[Path]:
     return pictures
 
 
-def forged_kind_of(seed: int, number: int) -> str:
-    """What picture `number` is: "authentic" for even numbers, else by ODDS."""
-    if number % 2 == 0:
-        return "authentic"
+def forged_kind_of(seed: int, number: int, copies: bool = False) -> str:
+    """What picture `number` is: "authentic" for even numbers, else by ODDS, or a copy."""
+    if number % 2 == 0 or copies:
+        return "copy-move" if number % 2 else "authentic"
     return str(stream(seed, number, 4).choice(list(ODDS), p=list(ODDS.values())))
 
 
@@ -144,13 +145,18 @@ def _chosen(library: Library, seed: int, number: int) -> tuple[Path, Path]:
     return tuple(members[order[(turn + k) % len(members)]] for k in (0, step))
 
 
-def photograph_example(library: Library, seed: int, number: int, size: int = 256) -> Example:
+def photograph_example(
+    library: Library, seed: int, number: int, size: int = 256, copies: bool = False
+) -> Example:
     """Picture `number` of the endless set `seed` of a library, its longer side `size` pixels.
 
     Even numbers are authentic, odd ones tampered, each with the crop, edits and saves of the one
-    before.
+    before. copies: `hard_copy_move` in the finished crop is the only forgery.
     """
     pair = number - number % 2
+    if copies:
+        crop = decode_image(photograph_example(library, seed, pair, size).jpeg, "photograph")
+        return hard_copy_move(stream(seed, pair, 7), crop, number > pair, COPIES)
     rng = stream(seed, pair, 1)
     longer = round(size / draw_shrink(rng))
     kind, (path, other) = forged_kind_of(seed, number), _chosen(library, seed, number)
@@ -175,9 +181,11 @@ def photograph_example(library: Library, seed: int, number: int, size: int = 256
     return Example(jpeg, mask, kind)
 
 
-def forged_sources_of(library: Library, seed: int, number: int) -> tuple[str, ...]:
+def forged_sources_of(
+    library: Library, seed: int, number: int, copies: bool = False
+) -> tuple[str, ...]:
     """The crop, which a pair has to itself, and the photographs that picture `number` is of."""
-    count = 2 if forged_kind_of(seed, number) == "splicing" else 1
+    count = 2 if forged_kind_of(seed, number, copies) == "splicing" else 1
     names = [path.name for path in _chosen(library, seed, number)[:count]]
     return (f"{names[0]}#{number // 2}", *names)
 

@@ -8,6 +8,7 @@ Run it again to continue what was interrupted; what is finished is not done agai
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from configs import demo
 from data_pipelines.generator.folder import generate
@@ -30,12 +31,15 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
 
 
 def make_data(
-    output: Path, train_images: int, test_images: int, size: int, world: str = "seam"
+    output: Path, train_images: int, test_images: int, size: int, world: str = "seam", **source: Any
 ) -> tuple[Path, Path]:
-    """The training and the test folder, generated now unless they are there; size in pixels."""
-    data = output / "data"
-    train = generate(data / "train", train_images, TRAIN_SEED, size, world=world)
-    test = generate(data / "test", test_images, TEST_SEED, size, world=world)
+    """The training and the test folder, generated now unless they are there; size in pixels.
+
+    source: `photographs` and `segments` of `generate`.
+    """
+    source |= {"size": size, "world": world}
+    test = generate(output / "data/test", test_images, TEST_SEED, split="test", **source)
+    train = generate(output / "data/train", train_images, TRAIN_SEED, **source)
     return train, test
 
 

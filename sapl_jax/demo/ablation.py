@@ -4,9 +4,10 @@ python -m sapl_jax.demo.ablation --output demo/ablation
 
 Trains and evaluates every row of the paper's Tables 2-5 (modules, prompts, edges) and the controls
 with another picture's edges on a small CLIP that comes along, in the world `seam`, where forgeries
-differ at their outline only, or in another (--world). One seed comes after the other; mean and
-spread stand beside the paper's numbers, and every difference in its Table 2 is called found or not
-found. Run it again to continue. Flags that begin with --config. go to every training.
+differ at their outline only, in another (--world) or on your own photographs, forged. One seed
+comes after the other; mean and spread stand beside the paper's numbers, and every difference in its
+Table 2 is called found or not found. Run it again to continue. Flags that begin with --config. go
+to every training.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from data_pipelines.generator.examples import WORLDS
 from sapl_jax.ablate import check_flags, chosen_rows, run_rows, show
 from sapl_jax.command_line import parse_with_config_flags
 from sapl_jax.demo.__main__ import make_data
-from sapl_jax.errors import Parser, check_numbers, run_main
+from sapl_jax.errors import Parser, UserError, check_numbers, run_main
 from sapl_jax.evaluation.document import Section, Table, to_markdown
 from sapl_jax.evaluation.protocols import DEFAULT
 from sapl_jax.evaluation.results import number
@@ -49,9 +50,13 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
     add("--seeds", type=int, default=3, help="trainings of every row (default: 3)")
     add("--train-images", type=int, default=3000)
     add("--test-images", type=int, default=300)
-    add("--world", choices=WORLDS, default="seam", help="of the pictures (`sapl generate`)")
+    add("--world", choices=WORLDS, help="of the pictures (`sapl generate`); default: seam")
+    add("--photographs", type=Path, help="folder of real photographs to forge instead")
+    add("--segments", type=Path, help="their label images; default: found by OpenCV")
     add("--row", nargs="+", choices=chosen_rows(_GROUPS, None), help="single rows")
     known, rest = parse_with_config_flags(parser, arguments)
+    if known.segments and not known.photographs:
+        raise UserError("--segments are of photographs: give --photographs too")
     check_numbers(known, seeds=(1, 1000), train_images=(2, 10**8), test_images=(2, 10**8))
     return known, rest
 
@@ -129,7 +134,9 @@ def main() -> int:
     check_flags(rows, config_flags, base="demo/")
     size = load_config(f"{ablations.__file__}:demo/sapl", config_flags).image.size
     counts = arguments.train_images, arguments.test_images
-    train, test = make_data(output, *counts, size, arguments.world)
+    world = arguments.world or ("interior" if arguments.photographs else "seam")
+    source = {"photographs": arguments.photographs, "segments": arguments.segments}
+    train, test = make_data(output, *counts, size, world, **source)
     failed: list[str] = []
     for seed in range(arguments.seeds):
         print(f"seed {seed + 1} of {arguments.seeds}", flush=True)

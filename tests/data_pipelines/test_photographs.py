@@ -24,7 +24,7 @@ from data_pipelines.generator.photographs import (
     open_library,
     photograph_example,
 )
-from data_pipelines.images import decode_image
+from data_pipelines.images import decode_image, resave
 from data_pipelines.readers import read_dataset
 from data_pipelines.splits import split_samples
 from sapl_jax.errors import UserError
@@ -86,6 +86,22 @@ def test_a_pair_differs_around_its_forgery_alone(folders) -> None:
         authentic, forged = (decode_image(one.jpeg, one.kind) for one in pair)
         far = cv2.dilate(pair[1].mask, np.ones((65, 65), np.uint8)) == 0  # not in its JPEG blocks
         assert far.any() and np.array_equal(authentic[far], forged[far])
+
+
+def test_hard_copies_are_laid_into_finished_crops_whose_twins_are_saved_alike(folders) -> None:
+    library = open_library(*folders)
+    for n in range(0, 12, 2):
+        crop = photograph_example(library, 1, n, 128)
+        authentic, forged = (photograph_example(library, 1, k, 128, True) for k in (n, n + 1))
+        before, twin, picture = (decode_image(e.jpeg, e.kind) for e in (crop, authentic, forged))
+        assert (authentic.kind, forged.kind, authentic.mask) == ("authentic", "copy-move", None)
+        assert any((twin == resave(before, quality, "4:4:4")).all() for quality in range(90, 99))
+        far = cv2.dilate(forged.mask, np.ones((17, 17), np.uint8)) == 0  # not in its JPEG blocks
+        assert far.any() and np.array_equal(twin[far], picture[far])
+        assert np.abs(twin.astype(int) - picture)[forged.mask > 0].mean() > 3
+    odd = [forged_kind_of(1, n, True) for n in range(1, 99, 2)]
+    assert set(odd) == {"copy-move"}
+    assert all(len(forged_sources_of(library, 1, n, True)) == 2 for n in range(40))
 
 
 def test_every_photograph_is_used_equally_often_and_a_donor_is_another_one(folders) -> None:
@@ -196,7 +212,7 @@ def test_what_cannot_be_used_is_said(folders, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--photographs", "x", "--world", "seam"], "--world is for generated pictures"),
+        (["--photographs", "x", "--world", "seam"], "--world seam is for generated pictures"),
         (["--segments", "x"], "are for photographs"),
         (["--split", "test"], "are for photographs"),
         (["--seed", str(2**32)], "--seed is 4294967296; expected 0 to 1000000000"),

@@ -15,16 +15,20 @@ from data_pipelines.generator.seams import GRID, KINDS, seam_picture
 from data_pipelines.images import decode_image, resave
 from sapl_jax.errors import UserError
 
+GENERATED = ("seam", "copy-move")
+PHOTOGRAPHS = ("photographs", "photographs, objects found", "photographs, copies")
 
-@pytest.fixture(params=["seam", "copy-move", "photographs", "photographs, objects found"])
+
+@pytest.fixture(params=[*GENERATED, *PHOTOGRAPHS])
 def example_of(request: pytest.FixtureRequest) -> Callable[[int, int], Example]:
     """(number, size) -> picture, of one world after the other."""
-    if request.param in ("seam", "copy-move"):
+    if request.param in GENERATED:
         return lambda n, size: make_example(5, n, size, world=request.param)
     folder = request.getfixturevalue("real_data") / "photographs"
     labels = folder / "segments" if request.param == "photographs" else None
     library = open_library(folder / "pictures", labels)
-    return lambda n, size: photograph_example(library, 5, n, size)
+    copies = request.param == "photographs, copies"
+    return lambda n, size: photograph_example(library, 5, n, size, copies)
 
 
 def medians(examples: list[Example]) -> np.ndarray:

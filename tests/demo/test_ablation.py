@@ -2,10 +2,12 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
 from configs import ablations, demo
+from data_pipelines.generator.examples import make_example
 from sapl_jax.ablate import commands
 from sapl_jax.demo import ablation
 from sapl_jax.demo.ablation import build_tables, collect, parse_arguments, spread
@@ -64,22 +66,40 @@ def test_a_difference_is_found_only_beyond_its_spread_over_seeds() -> None:
 
 
 def test_mistyped_flags_are_refused() -> None:
-    for wrong in (["--sed", "3"], ["--config.seed", "1"], ["--seeds", "0"]):
+    for wrong in (["--sed", "3"], ["--config.seed", "1"], ["--seeds", "0"], ["--segments", "x"]):
         with pytest.raises(UserError):
             parse_arguments(wrong)
 
 
-def test_pictures_are_of_the_world_and_the_size_that_were_asked_for(tmp_path, monkeypatch) -> None:
+def data_made(monkeypatch: pytest.MonkeyPatch, output: Path, asked: list[str]) -> list[dict]:
+    """The marks of the training and the test folder that the command makes, sizes checked."""
+
     def no_training(rows, *_, **__) -> None:
         raise InterruptedError(rows)
 
-    asked = ["--world", "copy-move", "--config.image.size=96", "--row", "hecl"]
-    counts = ["--train-images", "4", "--test-images", "2"]
-    monkeypatch.setattr(sys, "argv", ["ablation", "--output", str(tmp_path), *asked, *counts])
+    counts = ["--train-images", "8", "--test-images", "4", "--row", "hecl"]
+    monkeypatch.setattr(sys, "argv", ["ablation", "--output", str(output), *asked, *counts])
     monkeypatch.setattr(ablation, "run_rows", no_training)
     with pytest.raises(InterruptedError):
         ablation.main()
-    for part, count in {"train": 4, "test": 2}.items():
-        made = json.loads((tmp_path / "data" / part / "generator.json").read_text())
+    folders = [output / "data" / part for part in ("train", "test")]
+    assert [len([*folder.glob("[AT][up]/*.jpg")]) for folder in folders] == [8, 4]
+    return [json.loads((folder / "generator.json").read_text()) for folder in folders]
+
+
+def test_pictures_are_of_the_world_and_the_size_that_were_asked_for(tmp_path, monkeypatch) -> None:
+    asked = ["--world", "copy-move", "--config.image.size=96"]
+    for made in data_made(monkeypatch, tmp_path, asked):
         assert (made["world"], made["size"]) == ("copy-move", 96)
-        assert len([*(tmp_path / "data" / part).glob("[AT][up]/*.jpg")]) == count
+
+
+def test_photographs_are_parted_between_training_and_test(tmp_path, monkeypatch) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    for n in range(40):
+        (own / f"picture{n}.jpg").write_bytes(make_example(3, 2 * n, 96).jpeg)
+    asked = ["--photographs", str(own), "--world", "copy-move"]
+    made = data_made(monkeypatch, tmp_path / "study", asked)
+    assert [each["split"] for each in made] == ["train", "test"]
+    assert all(each["world"] == "copy-move" for each in made)
+    assert made[0]["photographs"] + made[1]["photographs"] <= 40
