@@ -77,12 +77,12 @@ def generate(
                 f"--world {world} is for generated pictures; with --photographs leave it out "
                 "(forgeries of all kinds) or give copy-move (unblended copies only)"
             )
-        library, copies = forged.open_library(photographs, segments, split), world == "copy-move"
+        library = forged.open_library(photographs, segments, split)
         settings |= library.settings()
         recipe = _Recipe(
-            partial(forged.forged_kind_of, seed, copies=copies),
-            partial(forged.forged_sources_of, library, seed, copies=copies),
-            partial(forged.photograph_example, library, seed, size=size, copies=copies),
+            partial(forged.forged_kind_of, seed, world=world),
+            partial(forged.forged_sources_of, library, seed, world=world),
+            partial(forged.photograph_example, library, seed, size=size, world=world),
         )
     else:
         recipe = _Recipe(

@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from data_pipelines.generator import forgeries
-from data_pipelines.generator.examples import Example, draw_shrink, finish, hard_copy_move, stream
+from data_pipelines.generator import examples, forgeries
+from data_pipelines.generator.examples import Example, draw_shrink, finish, stream
 from data_pipelines.images import UnreadableImage, decode_image, read_image, read_levels
 from data_pipelines.listing import list_pictures
 from data_pipelines.progress_bars import ProgressBar
@@ -128,10 +128,10 @@ def _pictures(folder: str | Path, flag: str) -> list[Path]:
     return pictures
 
 
-def forged_kind_of(seed: int, number: int, copies: bool = False) -> str:
-    """What picture `number` is: "authentic" for even numbers, else by ODDS, or a copy."""
-    if number % 2 == 0 or copies:
-        return "copy-move" if number % 2 else "authentic"
+def forged_kind_of(seed: int, number: int, world: str = "interior") -> str:
+    """What picture `number` is: "authentic" for even numbers, else by ODDS, or "copy-move"."""
+    if number % 2 == 0 or world == "copy-move":
+        return examples.kind_of(seed, number, world)
     return str(stream(seed, number, 4).choice(list(ODDS), p=list(ODDS.values())))
 
 
@@ -146,17 +146,17 @@ def _chosen(library: Library, seed: int, number: int) -> tuple[Path, Path]:
 
 
 def photograph_example(
-    library: Library, seed: int, number: int, size: int = 256, copies: bool = False
+    library: Library, seed: int, number: int, size: int = 256, world: str = "interior"
 ) -> Example:
     """Picture `number` of the endless set `seed` of a library, its longer side `size` pixels.
 
     Even numbers are authentic, odd ones tampered, each with the crop, edits and saves of the one
-    before. copies: `hard_copy_move` in the finished crop is the only forgery.
+    before. world: "interior", all kinds, or "copy-move", `hard_copy_move` in the finished crop.
     """
     pair = number - number % 2
-    if copies:
+    if world == "copy-move":
         crop = decode_image(photograph_example(library, seed, pair, size).jpeg, "photograph")
-        return hard_copy_move(stream(seed, pair, 7), crop, number > pair, COPIES)
+        return examples.hard_copy_move(stream(seed, pair, 7), crop, number > pair, COPIES)
     rng = stream(seed, pair, 1)
     longer = round(size / draw_shrink(rng))
     kind, (path, other) = forged_kind_of(seed, number), _chosen(library, seed, number)
@@ -182,10 +182,10 @@ def photograph_example(
 
 
 def forged_sources_of(
-    library: Library, seed: int, number: int, copies: bool = False
+    library: Library, seed: int, number: int, world: str = "interior"
 ) -> tuple[str, ...]:
     """The crop, which a pair has to itself, and the photographs that picture `number` is of."""
-    count = 2 if forged_kind_of(seed, number, copies) == "splicing" else 1
+    count = 2 if forged_kind_of(seed, number, world) == "splicing" else 1
     names = [path.name for path in _chosen(library, seed, number)[:count]]
     return (f"{names[0]}#{number // 2}", *names)
 

@@ -103,7 +103,7 @@ def build_tables(found: Found) -> list[Section]:
         header = ["difference", "measure", "ours, seed by seed", "paper", "verdict"]
         sections.append(Section("Differences of Table 2", [Table(header, verdicts)]))
     note = (
-        "Ours: generated pictures, mean ± standard deviation over seeds of training. The paper's: "
+        "Ours: pictures made for this, mean ± standard deviation over seeds of training. The paper's: "
         "mean over CASIAv1 and IMD2020. Compare the order of the rows, not the numbers. A "
         "difference is found where its mean over the seeds is positive and beyond its spread."
     )
@@ -150,7 +150,7 @@ def main() -> int:
         )
         found = collect(output, rows, seed + 1)
         write_json(output / "ablation.json", found)
-        text = to_markdown("Ablation on generated pictures", build_tables(found))
+        text = to_markdown("Ablation on pictures made for it", build_tables(found))
         write_atomically(output / "ablation.md", text)
     return show(output / "ablation.md", failed)
 

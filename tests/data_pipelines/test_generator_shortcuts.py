@@ -65,7 +65,8 @@ def jpeg_of(world: str, request: pytest.FixtureRequest) -> Callable[[int, int], 
         return lambda n, size: make_example(11, n, size, world=world).jpeg
     folder = request.getfixturevalue("real_data") / "photographs"
     library = open_library(folder / "pictures", folder / "segments")
-    return lambda n, size: photograph_example(library, 11, n, size, world in COPIES).jpeg
+    kinds = "copy-move" if world in COPIES else "interior"
+    return lambda n, size: photograph_example(library, 11, n, size, kinds).jpeg
 
 
 def aucs(jpegs: list[bytes], train: int, trace: str = "") -> dict[str, float]:

@@ -92,16 +92,18 @@ def test_hard_copies_are_laid_into_finished_crops_whose_twins_are_saved_alike(fo
     library = open_library(*folders)
     for n in range(0, 12, 2):
         crop = photograph_example(library, 1, n, 128)
-        authentic, forged = (photograph_example(library, 1, k, 128, True) for k in (n, n + 1))
+        authentic, forged = (
+            photograph_example(library, 1, k, 128, "copy-move") for k in (n, n + 1)
+        )
         before, twin, picture = (decode_image(e.jpeg, e.kind) for e in (crop, authentic, forged))
         assert (authentic.kind, forged.kind, authentic.mask) == ("authentic", "copy-move", None)
         assert any((twin == resave(before, quality, "4:4:4")).all() for quality in range(90, 99))
         far = cv2.dilate(forged.mask, np.ones((17, 17), np.uint8)) == 0  # not in its JPEG blocks
         assert far.any() and np.array_equal(twin[far], picture[far])
         assert np.abs(twin.astype(int) - picture)[forged.mask > 0].mean() > 3
-    odd = [forged_kind_of(1, n, True) for n in range(1, 99, 2)]
+    odd = [forged_kind_of(1, n, "copy-move") for n in range(1, 99, 2)]
     assert set(odd) == {"copy-move"}
-    assert all(len(forged_sources_of(library, 1, n, True)) == 2 for n in range(40))
+    assert all(len(forged_sources_of(library, 1, n, "copy-move")) == 2 for n in range(40))
 
 
 def test_every_photograph_is_used_equally_often_and_a_donor_is_another_one(folders) -> None:

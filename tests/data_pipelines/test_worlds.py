@@ -27,8 +27,8 @@ def example_of(request: pytest.FixtureRequest) -> Callable[[int, int], Example]:
     folder = request.getfixturevalue("real_data") / "photographs"
     labels = folder / "segments" if request.param == "photographs" else None
     library = open_library(folder / "pictures", labels)
-    copies = request.param == "photographs, copies"
-    return lambda n, size: photograph_example(library, 5, n, size, copies)
+    world = "copy-move" if request.param == "photographs, copies" else "interior"
+    return lambda n, size: photograph_example(library, 5, n, size, world)
 
 
 def medians(examples: list[Example]) -> np.ndarray:
