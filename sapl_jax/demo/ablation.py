@@ -103,9 +103,9 @@ def build_tables(found: Found) -> list[Section]:
         header = ["difference", "measure", "ours, seed by seed", "paper", "verdict"]
         sections.append(Section("Differences of Table 2", [Table(header, verdicts)]))
     note = (
-        "Ours: pictures made for this, mean ± standard deviation over seeds of training. The "
-        "paper's: mean over CASIAv1 and IMD2020. Compare the order of the rows, not the "
-        "numbers. A difference is found where its mean over the seeds is positive and beyond its spread."
+        "Ours: small pictures made for it, mean ± standard deviation over seeds of training. The "
+        "paper's: mean over CASIAv1 and IMD2020. Compare the order of the rows, not the numbers. A "
+        "difference is found where its mean over the seeds is positive and beyond its spread."
     )
     return [Section("How to read this", [note]), *sections]
 
