@@ -137,8 +137,7 @@ class PictureBuilder(tfds.core.ShardBasedBuilder):
         except UnreadableImage as error:
             return error
         resized = resize(picture, plan.geometry)
-        bgr = cv2.cvtColor(resized, cv2.COLOR_RGB2BGR)
-        _, png = cv2.imencode(".png", bgr, _PNG)
+        _, png = cv2.imencode(".png", cv2.cvtColor(resized, cv2.COLOR_RGB2BGR), _PNG)
         return {
             "image": png.tobytes(),
             "edge_map": patch_edge_map(resized, plan.geometry, plan.options),

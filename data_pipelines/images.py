@@ -142,8 +142,7 @@ def decode_pixels(data: bytes, origin: str | Path, mode: int, max_pixels: int) -
     with suppress(cv2.error, OSError, SyntaxError, ValueError, IndexError):
         # For PNG: where the length of a chunk is damaged, OpenCV allocates gigabytes.
         header.verify()
-        flags = mode | cv2.IMREAD_IGNORE_ORIENTATION
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
         if isinstance(header, _Tiff) and header.mode == "RGBA" and header.tag_v2[258][0] == 8:
             # OpenCV multiplies these by their alpha.
             rgb = np.array(read_header(data).convert("RGB"))

@@ -70,8 +70,7 @@ def _txt_rows(listing: Listing, path: Path) -> Iterator[Row]:
             # MVSS-Net counts every label above 0 (its kinds of tampering) as tampered.
             yield *_split_paths(path, rest), int(label) > 0
         elif line:
-            reason = f"line {number} is not `image mask label`: {line!r}"
-            listing.skipped.append((path, reason))
+            listing.skipped.append((path, f"line {number} is not `image mask label`: {line!r}"))
 
 
 def _split_paths(list_file: Path, text: str) -> tuple[str, str | None]:
@@ -149,8 +148,7 @@ def read_openforensics(root: Path) -> Listing:
             reason = "in the annotations, but there is no such file"
             listing.skipped.append((Path(file_name), reason))
         elif not are_fake:
-            reason = "no face in it is annotated, so nothing tells its class"
-            listing.skipped.append((path, reason))
+            listing.skipped.append((path, "no face in it is annotated, so nothing tells its class"))
         elif outlines.polygons:
             listing.add(path, TAMPERED, table, mask_style=outlines)
         else:

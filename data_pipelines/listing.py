@@ -117,10 +117,9 @@ class Listing:
         Copies of the sets disagree on D (splicing) and S (copy-move), the order of sources, dots.
         Paired are a picture and a mask left over that alone share the number; a note counts them.
         """
-        pictures = set(stems)
         without: dict[str | None, list[str]] = defaultdict(list)
         left: dict[str | None, list[str]] = defaultdict(list)
-        for stem in pictures ^ masks.keys():
+        for stem in set(stems) ^ masks.keys():
             (left if stem in masks else without)[trailing_number(stem)].append(stem)
         numbers = [n for n in without if n and len(without[n]) == len(left.get(n, ())) == 1]
         masks.update({without[number][0]: masks[left[number][0]] for number in numbers})

@@ -109,8 +109,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the validation split")
     parser.add_argument("--workers", type=int, help="threads (default: one more than cores)")
     flags = parser.parse_args()
-    sides = dict.fromkeys(("size", "patch"), (1, 2**14))
-    check_numbers(flags, val_fraction=(0, 0.99), workers=(1, 1024), **sides)
+    side = (1, 2**14)
+    check_numbers(flags, size=side, patch=side, val_fraction=(0, 0.99), workers=(1, 1024))
     more = {"seed": flags.seed, "val_fraction": flags.val_fraction, "workers": flags.workers}
     geometry = Geometry(flags.size, flags.patch)
     print(summary(prepare(flags.dataset, flags.root, flags.output, geometry, **more)))
@@ -121,9 +121,8 @@ def summary(prepared: Prepared) -> str:
     state = "was already prepared" if prepared.reused else "is prepared"
     lines = [f"{prepared.dataset} {state} in {prepared.dir}"]
     for split, counts in prepared.counts.items():
-        total = prepared.num_examples(split)
         parts = ", ".join(f"{count} {name}" for name, count in counts.items())
-        lines.append(f"  {split}: {total} pictures ({parts})")
+        lines.append(f"  {split}: {prepared.num_examples(split)} pictures ({parts})")
     if prepared.num_skipped:
         lines.append(f"  skipped: {prepared.num_skipped} files, listed in skipped.json there")
     if shared := prepared.num_shared_sources:

@@ -48,8 +48,7 @@ def fingerprint(
     """12 hex digits that change with the pictures (names, sizes in bytes) and every setting."""
     pictures = [[sample.name, sample.image.stat().st_size] for sample in listing.samples]
     settings = [asdict(geometry), asdict(options), val_fraction, seed]
-    text = json.dumps([listing.name, pictures, settings], sort_keys=True)
-    return sha256_of(text.encode())[:12]
+    return sha256_of(json.dumps([listing.name, pictures, settings], sort_keys=True).encode())[:12]
 
 
 def write_metadata(prepared: Prepared, skipped: list[tuple[str, str]]) -> None:

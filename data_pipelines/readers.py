@@ -51,8 +51,7 @@ def parse_dataset(text: str, flag: str = "--dataset") -> tuple[str, str, Path]:
         raise UserError(
             f"{flag} {text!r}: no layout {layout!r}; there are {', '.join(sorted(READERS))}"
         )
-    by_suffix = {".txt": "mvss_txt", ".json": "benco_json"}
-    generic = by_suffix.get(Path(path).suffix.lower(), "folder")
+    generic = {".txt": "mvss_txt", ".json": "benco_json"}.get(Path(path).suffix.lower(), "folder")
     return name, known.get(_plain(layout or name), generic), Path(path)
 
 

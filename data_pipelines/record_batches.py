@@ -133,9 +133,8 @@ def epoch_plan(total: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarra
 def jpeg_qualities(total: int, seed: int, epoch: int, share: float) -> np.ndarray:
     """JPEG quality of each position of an epoch, int64 [total]; 0 where it is not saved again."""
     # The third word keeps this stream apart from that of the order.
-    words = np.random.Philox(
-        key=np.array([seed % 2**64, epoch], np.uint64), counter=[0, 0, 0, 1]
-    ).random_raw(2 * total)
+    key = np.array([seed % 2**64, epoch], np.uint64)
+    words = np.random.Philox(key=key, counter=[0, 0, 0, 1]).random_raw(2 * total)
     chosen = words[:total] < share * 2.0**64
     return np.where(chosen, 60 + words[total:] % np.uint64(39), 0).astype(np.int64)
 

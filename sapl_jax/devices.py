@@ -91,9 +91,8 @@ def split_batch(function: Callable, devices: list[jax.Device]) -> jax.stages.Wra
 
 def stop_flags(devices: list[jax.Device]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """What goes with every batch: no request to stop, and one. Placed once, so they are free."""
-    flags = (np.full(len(devices), value, np.float32) for value in (0.0, 1.0))
-    go, stop = ({"stop": jax.device_put(flag, _sharding(devices, AXIS))} for flag in flags)
-    return go, stop
+    go = np.zeros(len(devices), np.float32)
+    return jax.device_put(({"stop": go}, {"stop": go + 1}), _sharding(devices, AXIS))
 
 
 def shard_batches(

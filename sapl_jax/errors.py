@@ -96,5 +96,4 @@ def check_numbers(arguments: argparse.Namespace, **limits: tuple[float, float]) 
     for name, (low, high) in limits.items():
         value = getattr(arguments, name)
         if value is not None and not low <= value <= high:  # Written so that NaN is refused.
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} is {value}; expected {low} to {high}")
+            raise UserError(f"--{name.replace('_', '-')} is {value}; expected {low} to {high}")

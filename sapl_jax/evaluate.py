@@ -110,8 +110,7 @@ def load_methods(arguments: argparse.Namespace, sets: list[str]) -> list[Method]
 def main() -> None:
     """The command."""
     arguments = parse_arguments(sys.argv[1:])
-    limits = {"batch_size": (1, 4096), "gallery": (0, 100), "seed": (0, 2**32 - 1), **TILES}
-    check_numbers(arguments, **limits)
+    check_numbers(arguments, batch_size=(1, 4096), gallery=(0, 100), seed=(0, 2**32 - 1), **TILES)
     check_checkpoint(arguments.checkpoint)
     if not (arguments.checkpoint or arguments.method or arguments.maps):
         raise UserError("give --checkpoint DIR, --method noi1 or cfa1, or --maps NAME=FOLDER")

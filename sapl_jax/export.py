@@ -42,8 +42,7 @@ def main() -> None:
     trained = load_model(arguments.checkpoint, dtype="float32", which=arguments.which)
     log.info("checkpoint %s of %s", trained.source["checkpoint"], arguments.checkpoint)
     pictures = given.pictures or installed_photographs()
-    found = writing.export(trained, arguments.format, arguments.output, pictures)
-    for item in found:
+    for item in writing.export(trained, arguments.format, arguments.output, pictures):
         print(
             f"check: {item.name} ({item.size[1]} x {item.size[0]}): heat map differs by at most "
             f"{item.heat_map:.1e}, score by {item.score:.1e} (allowed {writing.TOLERANCE:g})"

@@ -51,8 +51,7 @@ def main() -> int:
     tiles = {"tile": arguments.tile, "overlap": arguments.tile_overlap}
     localizer = Localizer.load(arguments.checkpoint, which=arguments.which, **tiles)
     threshold = localizer.threshold if arguments.threshold is None else arguments.threshold
-    verdicts = localizer.calibration and localizer.calibration.rule
-    if verdicts:
+    if verdicts := localizer.calibration and localizer.calibration.rule:
         log.info(verdicts)
     elif "calibration" in localizer.source:
         log.warning("The calibration is of other tiles and left out: tampered is a score above 0.5")

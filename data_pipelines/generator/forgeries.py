@@ -138,7 +138,6 @@ def copy_move(rng: Generator, target: Source) -> Pasted:
 
 def remove(rng: Generator, target: Source) -> Pasted:
     """Removes a region by inpainting from around it; the mask is what was painted over."""
-    region = choose_region(rng, target, objects=0.8)
-    mask = cv2.dilate(region, np.ones((3, 3), np.uint8))
+    mask = cv2.dilate(choose_region(rng, target, objects=0.8), np.ones((3, 3), np.uint8))
     method = cv2.INPAINT_TELEA if rng.random() < 0.5 else cv2.INPAINT_NS
     return cv2.inpaint(target.picture, mask, 3, method), mask

@@ -199,8 +199,7 @@ def page(rng: np.random.Generator, height: int, width: int) -> Scene:
     if rng.random() < 0.6:
         centre = (width * rng.uniform(0.2, 0.8), height * rng.uniform(0.2, 0.8))
         box = cv2.boxPoints((centre, (width * rng.uniform(0.2, 0.45), height * 0.3), 0))
-        inner = landscape(rng, height, width)
-        scene.paint([box.astype(np.float32)], inner.radiance, "figure")
+        scene.paint([box.astype(np.float32)], landscape(rng, height, width).radiance, "figure")
     return scene
 
 

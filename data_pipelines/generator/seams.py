@@ -55,8 +55,7 @@ def seam_picture(
     mask, _, (x, y) = _piece(rng, target, donor, kind)
     picture = camera.shoot(target, target_rng)
     other = camera.shoot(donor, donor_rng) if kind == "splicing" else picture
-    pasted = np.roll(other, (y, x), (0, 1))
-    return blend(picture, pasted, mask, rng.uniform(*SOFT)), mask
+    return blend(picture, np.roll(other, (y, x), (0, 1)), mask, rng.uniform(*SOFT)), mask
 
 
 def _piece(

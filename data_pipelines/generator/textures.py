@@ -122,10 +122,9 @@ def grass(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     short = rng.standard_normal((max(2, height // 5), width), dtype=np.float32)
     blades = cv2.resize(short, (width, height), interpolation=cv2.INTER_CUBIC)
     patches = fractal_noise(rng, height, width, 0.6, 4)
-    weight = np.clip(0.45 + 0.2 * blades + 0.6 * (patches - 0.5), 0, 1)
     dark = floats([0.03, 0.07, 0.01]) * rng.uniform(0.7, 1.8)
     light = floats([0.24, 0.38, 0.09]) * rng.uniform(0.6, 1.5)
-    return blend(weight, dark, light)
+    return blend(np.clip(0.45 + 0.2 * blades + 0.6 * (patches - 0.5), 0, 1), dark, light)
 
 
 def gravel(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

@@ -116,16 +116,14 @@ def _long(causal: bool, q: Array, k: Array, v: Array) -> Array:
 
 
 def _long_forward(causal: bool, q: Array, k: Array, v: Array) -> tuple[Array, tuple]:
-    kinds = _kinds(causal, q)
-    forward = {platform: kind.forward for platform, kind in kinds.items()}
+    forward = {platform: kind.forward for platform, kind in _kinds(causal, q).items()}
     out, logsumexp, fused = jax.lax.platform_dependent(q, k, v, **forward)
     out, *fused = (checkpoint_name(x, FUSED) for x in (out, *fused))
     return out, (q, k, v, checkpoint_name(logsumexp, LOGSUMEXP), tuple(fused))
 
 
 def _long_backward(causal: bool, kept: tuple, d_out: Array) -> Arrays:
-    kinds = _kinds(causal, kept[0])
-    backward = {platform: kind.backward for platform, kind in kinds.items()}
+    backward = {platform: kind.backward for platform, kind in _kinds(causal, kept[0]).items()}
     return jax.lax.platform_dependent(*kept, d_out, **backward)
 
 
@@ -245,7 +243,6 @@ def _blocked_forward(
     arXiv 2205.14135; here every block sees all keys, so nothing is rescaled).
     """
     q, k, v = _scaled_heads(q, k, v)
-    length = q.shape[2]
 
     def one_head(qkv: Arrays) -> tuple[Array, Array]:
         q, k, v = qkv
@@ -260,7 +257,7 @@ def _blocked_forward(
             return out.astype(v.dtype), (highest + jnp.log(total))[:, 0]
 
         out, logsumexp = jax.lax.map(one_block, _blocks(q))
-        return _merged(out)[:length], _merged(logsumexp)[:length]
+        return _merged(out)[: len(q)], _merged(logsumexp)[: len(q)]
 
     out, logsumexp = jax.lax.map(one_head, tuple(_merged(x) for x in (q, k, v)))
     out = jnp.swapaxes(out.reshape(q.shape), 1, 2)
@@ -273,7 +270,6 @@ def _blocked_backward(
     scale = q.shape[3] ** -0.5
     q, k, v = _scaled_heads(q, k, v)
     d_out = jnp.swapaxes(d_out, 1, 2)
-    length = q.shape[2]
 
     def one_head(head: Arrays) -> Arrays:
         q, k, v, logsumexp, d_out = head
@@ -294,7 +290,7 @@ def _blocked_backward(
         # A padded query has no gradient coming in, so it adds nothing.
         blocks = tuple(_blocks(x) for x in (q, logsumexp, d_out))
         (d_k, d_v), d_q = jax.lax.scan(one_block, sums, blocks)
-        d_q = _merged(d_q)[:length].astype(q.dtype)
+        d_q = _merged(d_q)[: len(q)].astype(q.dtype)
         return d_q, d_k.T.astype(k.dtype), d_v.T.astype(v.dtype)
 
     heads = tuple(_merged(x) for x in (q, k, v, logsumexp, d_out))

@@ -192,8 +192,7 @@ def _weights_of(folder: Path) -> Path:
     for file in FORMATS:
         if (folder / file).is_file():
             return folder / file
-    sharded = sorted(path.name for path in folder.glob("*.index.json"))
-    if sharded:
+    if sharded := sorted(path.name for path in folder.glob("*.index.json")):
         raise UserError(
             f"{folder}: the weights are split over several files ({sharded[0]}), which this reader "
             "does not join. Save them as one file: "

@@ -54,8 +54,7 @@ def _tokenize(source: CLIPSource, words: list[str]) -> dict[str, list[int]]:
             f"({str(error).splitlines()[0]}). Put its tokenizer files (vocab.json, merges.txt) "
             f"into the CLIP folder, or use the built-in words {sorted(BUILT_IN_IDS)}."
         ) from error
-    empty = [word for word in words if not ids[word]]
-    if empty:
+    if empty := [word for word in words if not ids[word]]:
         raise UserError(f"class words {empty} have no tokens; choose other words.")
     return ids
 

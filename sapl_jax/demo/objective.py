@@ -101,8 +101,7 @@ def pretraining_loss(
     normed = clip.vision.post_norm(features.taps[:, :, 1:])
     patches = l2_normalize(clip.visual_projection(normed))
     scale = jnp.exp(jnp.minimum(clip.logit_scale[...], jnp.log(MAX_SCALE)))
-    text = clip.encode_text(phrases)
-    logits = scale * jnp.einsum("lbtp,wp->lbtw", patches, text)
+    logits = scale * jnp.einsum("lbtp,wp->lbtw", patches, clip.encode_text(phrases))
     losses, accuracies, start = [], [], 0
     for name in properties:
         part = logits[..., start : start + len(HISTORY[name])]

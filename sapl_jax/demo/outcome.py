@@ -140,22 +140,19 @@ def on_photographs(localizer: Localizer) -> dict[str, dict[str, Panel]]:
         truth = np.zeros(image.shape[:2], bool) if example.mask is None else example.mask > 127
         shown = Shown(image, truth, found.heat_map)
         record = Record(example.kind, Path(example.kind), image.shape[:2], scores, shown)
-        rows[example.kind] = case(record, localizer.edge_options, threshold)
-        rows[example.kind]["picture"] = Panel(
-            image, note=f"{example.kind}, score {found.score:.2f}"
-        )
+        picture = Panel(image, note=f"{example.kind}, score {found.score:.2f}")
+        rows[example.kind] = case(record, localizer.edge_options, threshold) | {"picture": picture}
     return rows
 
 
 def case(record: Record, options: EdgeOptions, threshold: float) -> dict[str, Panel]:
     """What is shown of a picture: itself, its soft edge map, what was found and the truth."""
     assert (shown := record.shown) is not None
-    note = f"F1 {results.number(record.scores.p_f1)}"
     return {
         "picture": Panel(shown.image),
         "soft edge map": Panel(soft_edge_map(shown.image, options), "magma"),
         "heat map": Panel(shown.heat_map, "inferno"),
-        "mask": Panel(shown.heat_map > threshold, note=note),
+        "mask": Panel(shown.heat_map > threshold, note=f"F1 {results.number(record.scores.p_f1)}"),
         "ground truth": Panel(shown.mask),
     }
 

@@ -17,8 +17,7 @@ def tampered_margin(similarity: Array, scale: Array) -> Array:
     scale * (s_fake - s_real), averaged over the taps, of similarities [L,B,T,2], the cosines of
     patch and prompt, authentic first; `scale`: CLIP's logit scale (about 100).
     """
-    difference = similarity[..., TAMPERED] - similarity[..., 1 - TAMPERED]
-    return jnp.mean(scale * difference, axis=0)
+    return jnp.mean(scale * (similarity[..., TAMPERED] - similarity[..., 1 - TAMPERED]), axis=0)
 
 
 def tampered_heat(similarity: Array, scale: Array, taps: str) -> Array:

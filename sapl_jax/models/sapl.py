@@ -131,8 +131,7 @@ class SAPL(nnx.Module):
 
 def normalize_pixels(image: Array) -> Array:
     """uint8 [...,3] RGB to CLIP's normalised float32 pixels."""
-    pixels = image.astype(jnp.float32) / 255.0
-    return (pixels - jnp.asarray(CLIP_MEAN)) / jnp.asarray(CLIP_STD)
+    return (image.astype(jnp.float32) / 255.0 - jnp.asarray(CLIP_MEAN)) / jnp.asarray(CLIP_STD)
 
 
 def build_sapl(config: ConfigDict, dtype: jnp.dtype) -> SAPL:

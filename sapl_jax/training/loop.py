@@ -108,8 +108,7 @@ def train(
                 values = {name: float(value) for name, value in jax.device_get(metrics).items()}
                 stopping = values.pop("stop") > 0
                 _check_finite(step, values, hyper.max_bad_steps, checkpoints)
-                skipped = values["bad_steps"] > 0
-                if skipped:
+                if skipped := values["bad_steps"] > 0:
                     in_a_row = f"{values['bad_steps']:.0f} in a row"
                     progress.message(f"step {step}: gradients are not finite; skipped, {in_a_row}")
                 progress.step(values["loss"])

@@ -25,8 +25,7 @@ def choose_recompute(
     `shape`: of a device's share of a batch of pictures, [B, C, C, 3]. `devices`: those that train,
     of one kind; the memory of one of this process's is asked.
     """
-    here = jax.process_index()
-    device = next((d for d in devices if d.process_index == here), devices[0])
+    device = next((d for d in devices if d.process_index == jax.process_index()), devices[0])
     if remat == "auto":
         try:
             limit = (device.memory_stats() or {}).get("bytes_limit")
