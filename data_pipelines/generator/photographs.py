@@ -129,7 +129,7 @@ def _pictures(folder: str | Path, flag: str) -> list[Path]:
 
 
 def forged_kind_of(seed: int, number: int, world: str = "interior") -> str:
-    """What picture `number` is: "authentic" for even numbers, else by ODDS, or "copy-move"."""
+    """What picture `number` is: "authentic" for even numbers, else by ODDS or the world's copy."""
     if number % 2 == 0 or world == "copy-move":
         return examples.kind_of(seed, number, world)
     return str(stream(seed, number, 4).choice(list(ODDS), p=list(ODDS.values())))
