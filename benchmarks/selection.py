@@ -108,9 +108,11 @@ def main() -> None:
     if not runs:
         raise UserError(f"{output}: no finished row of `./launch.sh ablation --output` in there")
     samples = read_dataset("folder", output / "data" / "test").samples
-    forged = [s for s in samples if s.label == TAMPERED and s.mask]
-    pictures = [read_image(sample.image) for sample in forged]
-    masks = [load_mask(s.mask, p, s.mask_style).grey for s, p in zip(forged, pictures, strict=True)]
+    pictures, masks = [], []
+    for sample in samples:
+        if sample.label == TAMPERED and sample.mask:
+            pictures.append(read_image(sample.image))
+            masks.append(load_mask(sample.mask, pictures[-1], sample.mask_style).grey)
     by_row: dict[str, list[dict[str, float]]] = {}
     for run in ProgressBar(runs, desc="rows", unit="row"):
         by_row.setdefault(run.name, []).append(measure_run(run / "run", pictures, masks))
