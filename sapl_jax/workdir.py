@@ -26,7 +26,7 @@ FREE_FIELDS = (
 def open_workdir(workdir: Path, config: ConfigDict) -> Iterator[None]:
     """Creates or re-enters a work directory and holds its lock while the run lasts.
 
-    It stores the configuration. Of several processes of one run, only the first is to open it.
+    Of several processes of one run, only the first is to open it.
 
     Raises:
         UserError: the directory cannot be written, another run holds it, or it has checkpoints of
@@ -71,6 +71,11 @@ def trained_on(workdir: Path) -> dict[str, str] | None:
         ) from error
 
 
+def remember_config(workdir: Path, config: ConfigDict) -> None:
+    """Stores the configuration, of a run that begins: a refused command changes no run."""
+    write_or_refuse(workdir / CONFIG_FILE, config.to_dict())
+
+
 def remember_data(workdir: Path, folder: Path, fingerprint: str) -> None:
     """Notes which prepared records a run is trained on."""
     content = {"dir": str(folder.absolute()), "fingerprint": fingerprint}
@@ -94,7 +99,6 @@ def _check_config(workdir: Path, config: ConfigDict) -> None:
                 + "\n  ".join(changed)
                 + "\nUse another --workdir, or the configuration of that run to continue it."
             )
-    write_or_refuse(path, config.to_dict())
 
 
 def write_or_refuse(path: Path, content: Any) -> None:

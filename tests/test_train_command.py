@@ -161,6 +161,8 @@ def mistakes(folder):
         (given(model__edges="another", data__pairs=True), "edges is another.*at least 4"),
         (given(model__taps="2,9"), "9.*4"),
         (given(workdir=folder / "run", seed=3), "another configuration.*seed: 0 there, 3 now"),
+        (flags("", "", folder / "run", train__num_steps=99), "No training data was given"),
+        (given(workdir=folder / "run", clip__pretrained=wrong_clip), "another shape"),
         (given(workdir=file / "run"), "cannot be written"),
         (given(workdir=ASSETS / "photographs_model"), "is an export of a trained model"),
         (given(workdir="/proc/run"), "cannot be written"),
@@ -174,8 +176,11 @@ def mistakes(folder):
 
 
 def test_every_mistake_is_one_message_with_status_2_and_changes_nothing(folder):
-    wrong = mistakes(folder)
-    before = checkpoint_digests(folder / "run"), metric_lines(folder / "run")
+    def state():
+        run = folder / "run"
+        return checkpoint_digests(run), metric_lines(run), (run / "config.json").read_text()
+
+    wrong, before = mistakes(folder), state()
     results = run_all([[TRAIN, *arguments] for arguments, _ in wrong])
     unclear = []
     for (_, message), result in zip(wrong, results, strict=True):
@@ -184,6 +189,6 @@ def test_every_mistake_is_one_message_with_status_2_and_changes_nothing(folder):
         if not clear or "error: " in error or not re.search(f"(?s){message}", error):
             unclear.append((message, result))
     assert not unclear
-    assert (checkpoint_digests(folder / "run"), metric_lines(folder / "run")) == before
+    assert state() == before
     assert not list((folder / "never").glob("checkpoints/*/*"))
     assert not (folder / "never" / "metrics.jsonl").exists()

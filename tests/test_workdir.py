@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sapl_jax.errors import UserError
-from sapl_jax.workdir import config_of, open_workdir
+from sapl_jax.workdir import config_of, open_workdir, remember_config
 from tests.tiny import tiny_configuration
 
 
@@ -17,6 +17,7 @@ def test_a_stored_configuration_is_the_one_it_was() -> None:
 def test_a_run_keeps_the_tiles_that_it_may_be_calibrated_with(tmp_path) -> None:
     config = tiny_configuration()
     with open_workdir(tmp_path, config):
+        remember_config(tmp_path, config)
         (tmp_path / "checkpoints" / "last" / "3").mkdir(parents=True)
     config.train.num_steps = 9
     with open_workdir(tmp_path, config):
@@ -32,6 +33,7 @@ def test_a_run_keeps_the_tiles_that_it_may_be_calibrated_with(tmp_path) -> None:
 def test_what_a_run_left_that_was_killed_in_its_first_save_is_no_checkpoint(tmp_path) -> None:
     config = tiny_configuration()
     with open_workdir(tmp_path, config):
+        remember_config(tmp_path, config)
         (tmp_path / "checkpoints" / "last" / "3.orbax-checkpoint-tmp").mkdir(parents=True)
     config.model.heat_map.tile = 64
     with open_workdir(tmp_path, config):

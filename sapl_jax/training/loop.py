@@ -29,6 +29,7 @@ from sapl_jax.training.step import (
     rate_schedule,
 )
 from sapl_jax.training.watching import MetricWriter, Profiler, Progress, panels
+from sapl_jax.workdir import remember_config
 
 log = logging.getLogger(__name__)
 NumpyBatch = dict[str, np.ndarray]
@@ -87,6 +88,8 @@ def train(
         checkpoints = RunCheckpoints(workdir, dataclasses.asdict(model.clip.source))
         fresh = init_state(params, tx, config, model.feature_dim)
         state, start, validation_due, best_auc = checkpoints.restore(fresh)
+        if is_first:
+            remember_config(workdir, config)
         if start:
             log.info("continuing from step %d of %d", start, num_steps)
         state = dev.replicate(state, local)

@@ -13,7 +13,7 @@ from sapl_jax.models.sapl import build_sapl
 from sapl_jax.training import step as step_module
 from sapl_jax.training.loop import train
 from sapl_jax.training.watching import MetricWriter
-from sapl_jax.workdir import open_workdir
+from sapl_jax.workdir import open_workdir, remember_config
 from tests.small_files import largest_file
 from tests.training.memory_data import MemoryData
 from tests.training.run_records import checkpoint_digests, metric_lines
@@ -126,12 +126,8 @@ def test_a_log_that_cannot_be_written_is_a_clear_error_and_not_a_hang(tmp_path):
 
 
 def test_a_configuration_that_cannot_be_written_is_a_clear_error(tiny_config, tmp_path):
-    with (
-        largest_file(10),
-        pytest.raises(UserError, match="File too large"),
-        open_workdir(tmp_path, tiny_config),
-    ):
-        pass
+    with largest_file(10), pytest.raises(UserError, match="File too large"):
+        remember_config(tmp_path, tiny_config)
 
 
 class Poisoned(MemoryData):
