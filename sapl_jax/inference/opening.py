@@ -21,7 +21,7 @@ from sapl_jax.inference import calibration
 from sapl_jax.inference.export_folder import FILE, read_description
 from sapl_jax.models.sapl import SAPL, assemble_sapl, build_sapl
 from sapl_jax.training.state import init_state, make_optimizer, merge_model, split_model
-from sapl_jax.workdir import FREE_FIELDS, config_of, flat, read_config
+from sapl_jax.workdir import CONFIG_FILE, FREE_FIELDS, config_of, flat, read_config
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +88,13 @@ def _load_run(workdir: Path, dtype: str | None, which: str | None) -> TrainedMod
     series = there[0]
     if which and series != which:
         raise UserError(f"{workdir} has no {which} checkpoint, only {series}: leave out --which.")
+    place = Path(config.clip.pretrained.removeprefix("random:"))
+    if place.is_absolute() and not place.exists():
+        raise UserError(
+            f"{place}: this run's CLIP weights are not there any more. Write the folder where they "
+            f"are into {workdir / CONFIG_FILE} (clip.pretrained), or export the run where they can "
+            "be read (sapl export --format orbax): an export needs no CLIP."
+        )
     model = build_sapl(config, devices.compute_dtype(dtype or config.train.dtype))
     params, frozen = split_model(model)
     tx, dim = make_optimizer(config.train), model.feature_dim

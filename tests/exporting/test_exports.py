@@ -9,6 +9,7 @@ import sys
 from importlib.util import find_spec
 
 import cv2
+import jax
 import numpy as np
 import pytest
 from ml_collections import FrozenConfigDict
@@ -167,6 +168,12 @@ def test_an_export_that_runs_alone_stretches_maps_of_views_as_the_package_does(t
         alone = writing.detector_of_export(folder, "stablehlo", stretching)
         assert alone.verdict(0.4) == said
     assert "heat maps [B, 8, 8]" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_products_of_an_export_are_of_float32_on_every_device(exports):
+    program = jax.export.deserialize((exports["stablehlo"][0] / "model.stablehlo").read_bytes())
+    products = [line for line in program.mlir_module().splitlines() if "stablehlo.dot_" in line]
+    assert products and all(line.count("HIGHEST") == 2 for line in products)
 
 
 def test_stablehlo_takes_any_batch_size(exports):

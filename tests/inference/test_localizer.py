@@ -189,6 +189,19 @@ def test_a_run_that_was_trained_on_other_clip_weights_is_refused(trained_run, tm
         Localizer.load(run)
 
 
+def test_a_run_whose_clip_folder_has_moved_says_where_to_write_the_new_one(trained_run, tmp_path):
+    run, clip = shutil.copytree(trained_run, tmp_path / "run"), tmp_path / "clip"
+    shutil.copytree(TINY_CLIP, clip)
+    config = json.loads((run / "config.json").read_text())
+    for place in (tmp_path / "before", clip):
+        config["clip"]["pretrained"] = str(place)
+        (run / "config.json").write_text(json.dumps(config))
+        if place != clip:
+            with pytest.raises(UserError, match=r"before: .*run/config.json \(clip.pretrained\)"):
+                Localizer.load(run)
+    assert Localizer.load(run).source["clip"]["name"] != str(clip)  # As it was in training.
+
+
 def test_importing_the_package_does_not_load_jax():
     code = "import sys, sapl_jax, sapl_jax.errors; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
