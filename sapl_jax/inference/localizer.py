@@ -18,7 +18,7 @@ from sapl_jax.inference.detector import Result, result_of
 from sapl_jax.inference.opening import load_model
 from sapl_jax.inference.tiling import TiledDetector
 from sapl_jax.models.hecl import make_anchors, select_patches
-from sapl_jax.models.localization import heat_map_of_picture, stretched
+from sapl_jax.models.localization import TAMPERED, heat_map_of_picture, stretched
 from sapl_jax.models.sapl import SAPL, score_and_patch_map
 from sapl_jax.training.state import FrozenModel, PyTree, merge_model, split_model
 
@@ -83,7 +83,7 @@ class Localizer:
             found, flat = sapl(image, edge_map, valid), valid.reshape(len(label), -1)
             options = {"top_k": hecl.top_k, "use_edges": hecl.use_edges}
             indices, usable = select_patches(
-                found.similarity, sapl.scale, found.edge_map, flat, **options
+                found.similarity, sapl.scale, found.edge_map, flat, label == TAMPERED, **options
             )
             gives = jax.nn.one_hot(label, 2, dtype=bool)
             anchors = make_anchors(sapl.heads, found.embeddings, indices, usable, gives)

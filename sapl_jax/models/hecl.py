@@ -3,7 +3,8 @@
 Selection (4): w_lc = softmax_c(scale * s_l)_c * M over the valid patches with M > 0; a picture
 gives its K best by w_l,fake as manipulated edges, its K best by w_l,real as authentic ones, or both
 (GIVERS). The class probability, never the cosine: cosines are often negative, and s * M then
-prefers the patch with the *least* edge. The contrast itself, Eq. (5), is in `losses`.
+prefers the patch with the *least* edge. A tampered picture's w_l,real is without M, which would
+draw its authentic patches onto the seam, an edge too. The contrast, Eq. (5), is in `losses`.
 """
 
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from jax import Array
 
 from sapl_jax.clip.blocks import Trainable, l2_normalize, lecun_stacked
 from sapl_jax.devices import AXIS
+from sapl_jax.models.localization import TAMPERED
 
 # Who gives: [own label is 0, own label is 1] -> may it give (authentic, manipulated) edges?
 GIVERS = {"label": ((True, False), (False, True)), "tampered_both": ((True, False), (True, True))}
@@ -49,7 +51,14 @@ class ProjectionHeads(nnx.Module):
 
 
 def select_patches(
-    similarity: Array, scale: Array, edge_map: Array, valid: Array, *, top_k: int, use_edges: bool
+    similarity: Array,
+    scale: Array,
+    edge_map: Array,
+    valid: Array,
+    tampered: Array,
+    *,
+    top_k: int,
+    use_edges: bool,
 ) -> tuple[Array, Array]:
     """The K best patches of each picture for either class, (indices [L,B,2,K], usable [B,K]).
 
@@ -61,6 +70,7 @@ def select_patches(
         scale: CLIP's logit scale, scalar.
         edge_map: [B, T] in [0,1]; ignored (taken as 1) when not `use_edges`.
         valid: [B, T] bool, patches inside the picture.
+        tampered: [B] bool, by their labels.
         top_k: patches per picture and class, lowered to T where the grid has fewer.
         use_edges: false for the ablation "HECL without edge".
     """
@@ -69,7 +79,9 @@ def select_patches(
     # Ranked by logarithms: at a scale of 100 small probabilities would all round to zero.
     weight = jax.nn.log_softmax(scale * similarity.astype(jnp.float32), axis=-1)
     if use_edges:
-        weight += jnp.log(jnp.where(usable, edge_map, 1.0))[None, :, :, None]
+        by_edge = jnp.log(jnp.where(usable, edge_map, 1.0))[:, :, None]
+        plain = tampered[:, None, None] & (jnp.arange(2) != TAMPERED)
+        weight += jnp.where(plain, 0.0, by_edge)
     weight = jnp.where(usable[None, :, :, None], weight, -jnp.inf)
     _, indices = jax.lax.top_k(jnp.swapaxes(weight, -1, -2), top_k)
     return indices, jnp.arange(top_k)[None] < jnp.sum(usable, axis=-1)[:, None]

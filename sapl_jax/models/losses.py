@@ -96,7 +96,7 @@ def hecl_loss(
     hecl = model.options.hecl
     indices, usable = select_patches(
         jax.lax.stop_gradient(outputs.similarity), model.scale, outputs.edge_map, valid,
-        top_k=hecl.top_k, use_edges=hecl.use_edges,
+        label == TAMPERED, top_k=hecl.top_k, use_edges=hecl.use_edges,
     )  # fmt: skip
     gives = jnp.asarray(GIVERS[hecl.givers])[label]
     anchors = make_anchors(model.heads, outputs.embeddings, indices, usable, gives)

@@ -132,7 +132,7 @@ def test_edge_features_are_of_the_patches_that_hecl_takes_for_the_own_class(loca
     inputs = [preprocess(image, localizer.geometry, localizer.edge_options)[:3] for image in images]
     image, edge_map, valid = map(np.stack, zip(*inputs, strict=True))
     found = jax.device_get(nnx.jit(SAPL.__call__)(model, image, edge_map, valid))
-    given = found.similarity, model.scale, found.edge_map, valid.reshape(len(labels), -1)
+    given = found.similarity, model.scale, found.edge_map, valid.reshape(len(labels), -1), labels
     top_k = config.model.hecl.top_k
     chosen, expected = select_patches(*given, top_k=top_k, use_edges=True)
     np.testing.assert_array_equal(usable, expected)

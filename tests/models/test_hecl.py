@@ -10,9 +10,10 @@ from sapl_jax.models.hecl import GIVERS, ProjectionHeads, make_anchors, select_p
 SCALE = 100.0
 
 
-def select(similarity, edge_map, valid=None, **options):
+def select(similarity, edge_map, valid=None, tampered=False, **options):
     valid = np.ones(np.shape(edge_map), bool) if valid is None else valid
-    arguments = (jnp.asarray(x) for x in (similarity, SCALE, edge_map, valid))
+    tampered = np.full(len(edge_map), tampered)
+    arguments = (jnp.asarray(x) for x in (similarity, SCALE, edge_map, valid, tampered))
     options = {"top_k": 3, "use_edges": True} | options
     return [np.asarray(x) for x in select_patches(*arguments, **options)]
 
@@ -53,6 +54,19 @@ def test_selected_patches_have_more_edge_than_the_average(mean, spread):
     indices, _ = select(similarity, edge_map, top_k=8)
     edges = np.take_along_axis(edge_map[None, :, None], indices, axis=-1)
     assert edges.mean(axis=(1, 3)).min() > edge_map.mean() + 0.05
+
+
+def test_a_tampered_picture_s_authentic_patches_are_taken_by_probability_alone():
+    rng = np.random.default_rng(6)
+    similarity, edge_map = rng.normal(0, 0.003, (2, 9, 144, 2)), rng.random((9, 144))
+    edge_map[:, :40] = 0.0  # They are no edges, whatever the class.
+    of_tampered, usable = select(similarity, edge_map, tampered=True)
+    of_authentic, _ = select(similarity, edge_map)
+    np.testing.assert_array_equal(of_tampered[:, :, 1], of_authentic[:, :, 1])
+    margin = similarity[..., 0] - similarity[..., 1]
+    margin[..., :40] = -np.inf
+    np.testing.assert_array_equal(of_tampered[:, :, 0], np.argsort(-margin, axis=-1)[..., :3])
+    assert usable.all() and (of_tampered[:, :, 0] != of_authentic[:, :, 0]).any()
 
 
 def test_small_probabilities_are_still_ranked():
