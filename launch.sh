@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # One way in: creates the environment on first use, then runs a command of the project.
 set -euo pipefail
+caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 usage() {
@@ -23,12 +24,14 @@ usage: ./launch.sh COMMAND [ARGUMENTS]
   check                 lint, format, types, and which room may import which
   lock                  renew requirements.lock from requirements.txt and pyproject.toml
   python [ARGUMENTS]    Python of the environment
+Paths are meant from the folder you are in; of hosts, test, check and lock from the project's.
 Environment: PYTHON (interpreter to create .venv with), SAPL_VENV (default .venv),
 SAPL_PORT (coordinator's port, by default drawn for each run), SAPL_SSH (default ssh).
 TEXT
 }
 
 venv=${SAPL_VENV:-.venv}
+case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
 # Huge pages for what malloc hands out: a step's memory is fresh each time, and 4 kB at a time cost a
 # tenth of ViT-L/14's step on a CPU, a fifth of the demo's. Read by glibc from 2.35 on.
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
@@ -79,6 +82,12 @@ extra() { # Installs an optional part of the project when its package is not the
       --constraint requirements.lock --editable ".[$1]"
 }
 
+run() { # A module, in the caller's folder, whose own `configs` and the like must not be imported.
+  export PYTHONSAFEPATH=1 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+  cd "$caller"
+  exec "$venv/bin/python" -m "$@"
+}
+
 hosts() { # One process per host; when one ends badly, the others are stopped.
   local names count index=0 command status=0 port=${SAPL_PORT:-$((20000 + RANDOM % 12000))}
   read -ra names <<<"$1"
@@ -89,8 +98,9 @@ hosts() { # One process per host; when one ends badly, the others are stopped.
     exit 2
   fi
   for host in "${names[@]}"; do
-    printf -v command '%q ' env "SAPL_COORDINATOR=${names[0]#*@}:$port" "SAPL_VENV=$venv" \
-      "SAPL_PROCESS_COUNT=$count" "SAPL_PROCESS_ID=$index" "$PWD/launch.sh" "$@"
+    printf -v command '%q ' sh -c 'cd "$0" && exec env "$@"' "$PWD" \
+      "SAPL_COORDINATOR=${names[0]#*@}:$port" "SAPL_VENV=$venv" \
+      "SAPL_PROCESS_COUNT=$count" "SAPL_PROCESS_ID=$index" ./launch.sh "$@"
     ${SAPL_SSH:-ssh} "$host" "$command" &
     index=$((index + 1))
   done
@@ -110,9 +120,9 @@ case $command in
     edge-statistics)
     setup
     [ "$command" != serve ] || extra serve gradio
-    exec "$venv/bin/python" -m sapl_jax "$command" "$@"
+    run sapl_jax "$command" "$@"
     ;;
-  ablation) setup; exec "$venv/bin/python" -m sapl_jax.demo.ablation "$@" ;;
+  ablation) setup; run sapl_jax.demo.ablation "$@" ;;
   hosts) hosts "$@" ;;
   test) setup; exec "$venv/bin/python" -m pytest --numprocesses 2 --dist loadfile "$@" ;;
   check)
@@ -127,7 +137,7 @@ case $command in
     "$venv/bin/uv" pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
       --no-header --no-annotate --upgrade --output-file requirements.lock
     ;;
-  python) setup; exec "$venv/bin/python" "$@" ;;
+  python) setup; cd "$caller"; exec "$venv/bin/python" "$@" ;;
   help | -h | --help) usage ;;
   *)
     echo "error: no command '$command'" >&2

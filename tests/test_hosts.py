@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-LAUNCH = Path(__file__).parents[1] / "launch.sh"
+from tests.ready_environment import LAUNCH, make
+
 # In place of ssh: writes down what it was to start, and ends as the host's name says.
 SSH = """#!/bin/sh
 echo "$*" >"$OUT/$1"
@@ -50,3 +51,10 @@ def test_where_one_ends_badly_the_others_are_stopped_and_its_status_is_given(
     tmp_path: Path, hosts: str
 ) -> None:
     assert run(tmp_path, hosts)[0] == 3
+
+
+def test_a_host_trains_in_the_projects_folder(tmp_path: Path) -> None:
+    _, (text,) = run(tmp_path, "ends0", SAPL_VENV=str(make(tmp_path / "env", 'pwd; echo "$@"')))
+    command = text.removeprefix("ends0 ")
+    done = subprocess.run(command, shell=True, cwd="/", capture_output=True, text=True)
+    assert done.stdout == f"{LAUNCH.parent}\n-m sapl_jax train --workdir a folder\n"
