@@ -26,12 +26,20 @@ usage: ./launch.sh COMMAND [ARGUMENTS]
   python [ARGUMENTS]    Python of the environment
 Paths are meant from the folder you are in; of hosts, test, check and lock from the project's.
 Environment: PYTHON (interpreter to create .venv with), SAPL_VENV (default .venv),
+SAPL_ACCELERATOR (what JAX is installed for: cuda12, cuda13, tpu or cpu; default: what is here),
 SAPL_PORT (coordinator's port, by default drawn for each run), SAPL_SSH (default ssh).
 TEXT
 }
 
 venv=${SAPL_VENV:-.venv}
 case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
+case ${SAPL_ACCELERATOR:-cpu} in
+  cuda12 | cuda13 | tpu | cpu) ;;
+  *)
+    echo "error: SAPL_ACCELERATOR is '$SAPL_ACCELERATOR'; expected cuda12, cuda13, tpu or cpu" >&2
+    exit 2
+    ;;
+esac
 # Huge pages for what malloc hands out: a step's memory is fresh each time, and 4 kB at a time cost a
 # tenth of ViT-L/14's step on a CPU, a fifth of the demo's. Read by glibc from 2.35 on.
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
@@ -48,21 +56,33 @@ find_python() {
   return 2
 }
 
-accelerator() { # The jax extra for the accelerator of this machine, or nothing.
-  if nvidia-smi >/dev/null 2>&1; then
+accelerator() { # The jax extra for the accelerator asked for or of this machine, or nothing.
+  if [ -n "${SAPL_ACCELERATOR:-}" ]; then
+    echo "${SAPL_ACCELERATOR#cpu}"
+  elif nvidia-smi >/dev/null 2>&1; then
     echo cuda12 # Every driver since CUDA 12 runs it; with CUDA 13, cuDNN's attention can fail.
   elif [ -e /dev/accel0 ] || [ -e /dev/vfio/0 ] || [ -n "${TPU_NAME:-}" ]; then
     echo tpu
   fi
 }
 
+is_ready() { # $1: the stamp of what belongs into the environment.
+  local asked=${SAPL_ACCELERATOR:-}
+  case $(cat "$venv/ready" 2>/dev/null) in
+    "$1 ${asked#cpu}"*) ;;           # With an accelerator's JAX, and no other is asked for.
+    "$1") [ -z "$(accelerator)" ] ;; # A login node has no GPU, others may.
+    "$1 "*)
+      echo "error: $venv has JAX for another accelerator than $asked; delete it or set SAPL_VENV" >&2
+      exit 2
+      ;;
+    *) return 1 ;;
+  esac
+}
+
 setup() {
   local stamp python extra version
   stamp=$(cat requirements.lock pyproject.toml | cksum)
-  case $(cat "$venv/ready" 2>/dev/null) in
-    "$stamp "?*) return ;;                        # with an accelerator's JAX
-    "$stamp") [ -n "$(accelerator)" ] || return 0 ;; # A login node has no GPU, others may.
-  esac
+  if is_ready "$stamp"; then return; fi
   python=$(find_python)
   echo "creating $venv with $("$python" --version); this takes a few minutes the first time" >&2
   "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv "$venv"
@@ -100,6 +120,7 @@ hosts() { # One process per host; when one ends badly, the others are stopped.
   for host in "${names[@]}"; do
     printf -v command '%q ' sh -c 'cd "$0" && exec env "$@"' "$PWD" \
       "SAPL_COORDINATOR=${names[0]#*@}:$port" "SAPL_VENV=$venv" \
+      "SAPL_ACCELERATOR=${SAPL_ACCELERATOR:-}" \
       "SAPL_PROCESS_COUNT=$count" "SAPL_PROCESS_ID=$index" ./launch.sh "$@"
     ${SAPL_SSH:-ssh} "$host" "$command" &
     index=$((index + 1))

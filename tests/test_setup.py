@@ -58,6 +58,23 @@ def test_an_environment_made_without_a_gpu_gets_cuda_where_there_is_one(run) -> 
         assert run("setup", gpu=gpu) == (0, "")
 
 
+def test_an_environment_for_an_accelerator_that_others_have_is_ready_where_it_is(run) -> None:
+    status, told = run("setup", SAPL_ACCELERATOR="cuda12")
+    assert status == 0 and "jax[cuda12]==0.10.2" in told
+    for gpu in (True, False):  # as on nodes that reach no index of packages
+        for asked in ({}, {"SAPL_ACCELERATOR": "cuda12"}, {"SAPL_ACCELERATOR": "cpu"}):
+            assert run("setup", gpu=gpu, PIP_STATUS="1", **asked) == (0, "")
+    for asked in ("cuda13", "cuda", "rocm"):  # another beside it, and no known ones
+        assert run("setup", SAPL_ACCELERATOR=asked) == (2, "")
+
+
+def test_an_accelerator_that_is_here_is_not_used_where_cpu_is_asked_for(run) -> None:
+    for _ in range(2):
+        status, told = run("setup", gpu=True, SAPL_ACCELERATOR="cpu")
+        assert status == 0 and "jax[" not in told
+    assert told == ""
+
+
 @pytest.mark.parametrize("command", ["setup", "test", "ablation", "python", "train"])
 def test_a_setup_that_failed_is_not_taken_for_done(run, tmp_path, command) -> None:
     assert run(command, PIP_STATUS="1")[0] != 0
