@@ -80,9 +80,20 @@ is_ready() { # $1: the stamp of what belongs into the environment.
 }
 
 setup() {
-  local stamp python extra version
+  local stamp
   stamp=$(cat requirements.lock pyproject.toml | cksum)
   if is_ready "$stamp"; then return; fi
+  mkdir -p "$venv"
+  {
+    # Of hosts that share the folder one installs, and the others wait and find it ready. macOS and
+    # some file systems have no flock.
+    flock 9 2>/dev/null || true
+    if ! is_ready "$stamp"; then install "$stamp"; fi
+  } 9>"$venv/lock"
+}
+
+install() { # $1: the stamp of what is installed.
+  local python extra version
   python=$(find_python)
   echo "creating $venv with $("$python" --version); this takes a few minutes the first time" >&2
   "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv "$venv"
@@ -93,7 +104,7 @@ setup() {
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "jax[$extra]==$version"
   fi
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-  echo "$stamp${extra:+ $extra}" >"$venv/ready"
+  echo "$1${extra:+ $extra}" >"$venv/ready"
 }
 
 extra() { # Installs an optional part of the project when its package is not there yet.
