@@ -121,6 +121,7 @@ run() { # A module, in the caller's folder, whose own `configs` and the like mus
 
 hosts() { # One process per host; when one ends badly, the others are stopped.
   local names count index=0 command status=0 port=${SAPL_PORT:-$((20000 + RANDOM % 12000))}
+  local file note stop asked=""
   read -ra names <<<"$1"
   count=${#names[@]}
   shift
@@ -128,20 +129,36 @@ hosts() { # One process per host; when one ends badly, the others are stopped.
     usage >&2
     exit 2
   fi
+  # Where no job is left, kill fails, and its status would be the run's.
+  trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+  trap 'asked=130' INT
+  trap 'asked=143' TERM
+  # ssh without a terminal hands on no signal: the first process notes its number, to be sent one.
+  file='"${TMPDIR:-/tmp}/sapl-$(id -u)-'$port'"'
+  note="echo \$\$ >$file; "
+  printf -v stop '%q ' sh -c "number=\$(cat $file) && kill -TERM \$number && rm $file"
   for host in "${names[@]}"; do
-    printf -v command '%q ' sh -c 'cd "$0" && exec env "$@"' "$PWD" \
+    printf -v command '%q ' sh -c "$note"'cd "$0" && exec env "$@"' "$PWD" \
       "SAPL_COORDINATOR=${names[0]#*@}:$port" "SAPL_VENV=$venv" \
       "SAPL_ACCELERATOR=${SAPL_ACCELERATOR:-}" \
       "SAPL_PROCESS_COUNT=$count" "SAPL_PROCESS_ID=$index" ./launch.sh "$@"
     ${SAPL_SSH:-ssh} "$host" "$command" &
-    index=$((index + 1))
+    index=$((index + 1)) note=""
   done
-  # Where no job is left, kill fails, and its status would be the run's.
-  trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
-  for ((index = 0; index < count; index++)); do
+  while [ -z "$asked" ] && ((count-- > 0)); do
     wait -n || { status=$?; break; }
   done
-  return "$status"
+  if [ -n "$asked" ]; then
+    trap 'exit "$asked"' INT TERM
+    echo "asking the trainings to save and end; a second Ctrl-C gives up waiting for them" >&2
+    # One process that is told stops all at one step (docs/reliability.md).
+    if ${SAPL_SSH:-ssh} "${names[0]}" "$stop" </dev/null; then
+      wait
+    else
+      echo "error: ${names[0]} was not told; trainings may go on" >&2
+    fi
+  fi
+  return "${asked:-$status}"
 }
 
 command=${1:-help}
