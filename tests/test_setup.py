@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ PYTHON = """#!/bin/sh
 case "$*" in
   *"-m venv"*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
   *"-m pip --version"*) [ ! -e "$(dirname "$0")/no_pip" ] ;;
-  *"-m pip"*) echo "$*" >>pip.log; exit "${PIP_STATUS:-0}" ;;
+  *"-m pip"*) echo "$*" >>pip.log; sleep "${PIP_SECONDS:-0}"; exit "${PIP_STATUS:-0}" ;;
   *importlib*) echo 0.10.2 ;;
 esac
 """
@@ -26,8 +27,9 @@ def run(tmp_path):
         pytest.skip("this machine may have a TPU")
     for name in ("launch.sh", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
-    tools = tmp_path / "a folder"
+    tools, log = tmp_path / "a folder", tmp_path / "pip.log"
     tools.mkdir()
+    log.touch()
     (tools / "python").write_text(PYTHON)
     (tools / "python").chmod(0o755)
     (tools / "nvidia-smi").write_text("#!/bin/sh\n")
@@ -37,11 +39,11 @@ def run(tmp_path):
         path = f"{tools}:/usr/bin:/bin"
         environment = {"PATH": path, "PYTHON": str(tools / "python"), **more}
         environment |= {"HOME": os.environ.get("HOME", "/")}
-        (tmp_path / "pip.log").write_text("")
+        before = log.stat().st_size
         done = subprocess.run(
             ["bash", "launch.sh", command], cwd=tmp_path, env=environment, capture_output=True
         )
-        return done.returncode, (tmp_path / "pip.log").read_text()
+        return done.returncode, log.read_text()[before:]
 
     return run
 
@@ -56,6 +58,23 @@ def test_an_environment_made_without_a_gpu_gets_cuda_where_there_is_one(run) -> 
     assert status == 0 and "jax[cuda12]==0.10.2" in told
     for gpu in (True, False):  # as on GPU and login nodes in turns
         assert run("setup", gpu=gpu) == (0, "")
+
+
+def test_an_environment_for_an_accelerator_that_others_have_is_ready_where_it_is(run) -> None:
+    status, told = run("setup", SAPL_ACCELERATOR="cuda12")
+    assert status == 0 and "jax[cuda12]==0.10.2" in told
+    for gpu in (True, False):  # as on nodes that reach no index of packages
+        for asked in ({}, {"SAPL_ACCELERATOR": "cuda12"}, {"SAPL_ACCELERATOR": "cpu"}):
+            assert run("setup", gpu=gpu, PIP_STATUS="1", **asked) == (0, "")
+    for asked in ("cuda13", "cuda", "rocm"):  # another beside it, and no known ones
+        assert run("setup", SAPL_ACCELERATOR=asked) == (2, "")
+
+
+def test_an_accelerator_that_is_here_is_not_used_where_cpu_is_asked_for(run) -> None:
+    for _ in range(2):
+        status, told = run("setup", gpu=True, SAPL_ACCELERATOR="cpu")
+        assert status == 0 and "jax[" not in told
+    assert told == ""
 
 
 @pytest.mark.parametrize("command", ["setup", "test", "ablation", "python", "train"])
@@ -73,3 +92,17 @@ def test_a_half_made_environment_is_completed(run, tmp_path) -> None:
     (broken.parent / "no_pip").write_text("")
     assert run("setup")[0] == 0
     assert broken.read_text() == PYTHON
+
+
+@pytest.mark.skipif(not shutil.which("flock", path="/usr/bin:/bin"), reason="needs flock")
+def test_of_setups_at_once_one_installs_and_the_others_find_it_ready(run, tmp_path) -> None:
+    with ThreadPoolExecutor() as pool:
+        setups = [pool.submit(run, "setup", PIP_SECONDS="1") for _ in range(3)]
+    assert [setup.result()[0] for setup in setups] == [0, 0, 0]
+    assert (tmp_path / "pip.log").read_text().count("requirements.lock") == 1
+
+
+def test_without_flock_it_is_set_up_as_well(run, tmp_path) -> None:
+    (tmp_path / "a folder" / "flock").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "a folder" / "flock").chmod(0o755)
+    assert "requirements.lock" in run("setup")[1]
