@@ -63,7 +63,7 @@ def _last_edit(seed: int, number: int, world: str) -> str:
 def make_example(seed: int, number: int, size: int = 256, world: str = "interior") -> Example:
     """Picture `number` of the endless set `seed`, the same each time it is asked for.
 
-    Picture n owns the sources 2n and 2n + 1, so no two pictures share one, nor do two seeds.
+    Each picture has sources of its own: no two pictures share one, nor do two seeds.
     The longer side of the result is `size` pixels. world: one of WORLDS.
     """
     if world == "copy-move":
