@@ -8,6 +8,7 @@ saved, or is known to be damaged. Frozen CLIP weights are not in it; their sourc
 import functools
 import json
 import logging
+import math
 import shutil
 import sys
 from collections.abc import Iterator
@@ -89,9 +90,9 @@ class CheckpointFolder:
             for surplus in sorted(self._manager.all_steps())[:-keep]:
                 self._manager.delete(surplus)
 
-    def latest_step(self) -> int | None:
-        """The newest complete checkpoint's step, or None."""
-        return self._manager.latest_step()
+    def latest_step(self, before: float = math.inf) -> int | None:
+        """The newest complete checkpoint's step, of those before one; or None."""
+        return max((step for step in self._manager.all_steps() if step < before), default=None)
 
     def save(self, step: int, state: Any, record: dict[str, Any]) -> None:
         """Starts writing a checkpoint; arrays are copied to the host before this returns.
