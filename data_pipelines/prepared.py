@@ -67,7 +67,7 @@ def open_prepared(folder: str | Path) -> Prepared:
     Raises UserError where there is none, or where a record file is missing or of another size
     than when it was written.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     path = folder / METADATA
     again = f"delete the folder {folder} and prepare the data again"
     if not path.is_file():

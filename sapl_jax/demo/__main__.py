@@ -48,7 +48,7 @@ def main() -> int:
     arguments, config_flags = parse_arguments(sys.argv[1:])
     check_numbers(arguments, train_images=(2, 10**8), test_images=(2, 10**8))
     load_config("configs/demo.py", config_flags)  # A mistake in them is told before data are made.
-    output = arguments.output.expanduser()
+    output = arguments.output
     again = "Free some space and run the same command again; what is finished is kept."
     with writing(output, again):
         size = demo.get_config().image.size

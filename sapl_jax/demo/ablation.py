@@ -129,7 +129,7 @@ def _difference(found: Found, above: str, below: str) -> list[list[str]]:
 def main() -> int:
     """The command; returns 1 when a row failed."""
     arguments, config_flags = parse_arguments(sys.argv[1:])
-    output: Path = arguments.output.expanduser()
+    output: Path = arguments.output
     rows = chosen_rows(_GROUPS, arguments.row)
     check_flags(rows, config_flags, base="demo/")
     size = load_config(f"{ablations.__file__}:demo/sapl", config_flags).image.size
