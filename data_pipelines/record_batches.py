@@ -22,6 +22,7 @@ from data_pipelines.read_ahead import read_ahead
 from sapl_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
+_AHEAD = 2 * 2**30  # bytes of pictures that wait; four batches may, of whatever size
 
 
 class _Item(NamedTuple):
@@ -159,7 +160,8 @@ def _batches(
             ) from error
 
     whole = zip(*[plan] * batch_size, strict=False)
-    return read_ahead(load, whole, threads + 2, threads=threads)
+    most = max(4, _AHEAD // (3 * batch_size * prepared.geometry.canvas**2))
+    return read_ahead(load, whole, min(threads + 2, most), threads=threads)
 
 
 def _decode(record: bytes, item: _Item, geometry: Geometry) -> Batch:
