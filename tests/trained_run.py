@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from sapl_jax.models.sapl import build_sapl
 from sapl_jax.training.run_checkpoints import RunCheckpoints
 from sapl_jax.training.state import init_state, make_optimizer, split_model
-from sapl_jax.workdir import open_workdir
+from sapl_jax.workdir import open_workdir, remember_config
 
 
 def make_run(workdir: Path, config) -> Path:
     """Saves a "best" checkpoint whose LoRA, prompts and heads are all far from their start."""
     with open_workdir(workdir, config):
+        remember_config(workdir, config)
         model = build_sapl(config, jnp.float32)
         params, _ = split_model(model)
         leaves, structure = jax.tree.flatten(params)
