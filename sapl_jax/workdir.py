@@ -18,7 +18,7 @@ LOCK_FILE = ".lock"
 FREE_FIELDS = (
     "data.root", "data.prepared", "clip.pretrained", "train.num_steps", "train.epochs",
     "train.log_every", "train.eval_every", "train.checkpoint_every", "train.eval_batch_size",
-    "train.max_bad_steps", "train.profile_steps", "train.remat",
+    "train.max_bad_steps", "train.profile_steps", "train.remat", "train.keep",
 )  # fmt: skip
 
 

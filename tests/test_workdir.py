@@ -14,12 +14,14 @@ def test_a_stored_configuration_is_the_one_it_was() -> None:
     assert config_of(json.loads(config.to_json())).to_dict() == config.to_dict()
 
 
-def test_a_run_keeps_the_tiles_that_it_may_be_calibrated_with(tmp_path) -> None:
+def test_a_run_continues_for_longer_or_for_its_best_checkpoint_but_with_its_own_tiles(
+    tmp_path,
+) -> None:
     config = tiny_configuration()
     with open_workdir(tmp_path, config):
         remember_config(tmp_path, config)
         (tmp_path / "checkpoints" / "last" / "3").mkdir(parents=True)
-    config.train.num_steps = 9
+    config.train.num_steps, config.train.keep = 9, "best"
     with open_workdir(tmp_path, config):
         pass
     config.model.heat_map.tile = 64

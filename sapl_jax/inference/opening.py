@@ -81,7 +81,7 @@ def _load_run(workdir: Path, dtype: str | None, which: str | None) -> TrainedMod
     config = read_config(workdir)
     _require_current(config, workdir)
     checkpoints = workdir / "checkpoints"
-    order = ("best", "last") if (which or config.train.keep) == "best" else ("last", "best")
+    order = ("best", "last") if (which or config.train.get("keep")) == "best" else ("last", "best")
     there = [s for s in order if any(p.name.isdigit() for p in (checkpoints / s).glob("*"))]
     if not there:
         raise UserError(f"{workdir} holds no checkpoint yet: let the run save one first.")

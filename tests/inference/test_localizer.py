@@ -203,5 +203,9 @@ def test_which_checkpoint_of_a_run_is_told_or_follows_from_its_configuration(tra
     shutil.copytree(series / "best", series / "last", dirs_exist_ok=True)
     assert Localizer.load(both, which="best").source["checkpoint"] == "best/3"
     assert Localizer.load(both).source["checkpoint"] == "last/3"  # as configs/sapl.py keeps it
+    config = json.loads((both / "config.json").read_text())
+    del config["train"]["keep"]  # as in runs of before that field
+    (both / "config.json").write_text(json.dumps(config))
+    assert Localizer.load(both).source["checkpoint"] == "last/3"
     with pytest.raises(UserError, match="is an export"):
         Localizer.load(SHIPPED, which="best")
