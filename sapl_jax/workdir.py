@@ -72,8 +72,14 @@ def trained_on(workdir: Path) -> dict[str, str] | None:
 
 
 def remember_config(workdir: Path, config: ConfigDict) -> None:
-    """Stores the configuration, of a run that begins: a refused command changes no run."""
-    write_or_refuse(workdir / CONFIG_FILE, config.to_dict())
+    """Stores the configuration, of a run that begins: a refused command changes no run.
+
+    A `data.root` that is not there leaves the stored one: calibrating asks for it.
+    """
+    content, path = config.to_dict(), workdir / CONFIG_FILE
+    if path.exists() and not Path(content["data"]["root"]).expanduser().exists():
+        content["data"]["root"] = read_config(workdir).data.root
+    write_or_refuse(path, content)
 
 
 def remember_data(workdir: Path, folder: Path, fingerprint: str) -> None:
