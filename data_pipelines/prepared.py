@@ -68,8 +68,7 @@ def open_prepared(folder: str | Path) -> Prepared:
     than when it was written.
     """
     folder = Path(folder).expanduser()
-    path = folder / METADATA
-    again = f"delete the folder {folder} and prepare the data again"
+    path, again = folder / METADATA, f"delete the folder {folder} and prepare the data again"
     if not path.is_file():
         raise UserError(
             f"no prepared data in {folder}: {METADATA} is missing. Give data.root "

@@ -140,10 +140,8 @@ def jpeg_qualities(total: int, seed: int, epoch: int, share: float) -> np.ndarra
     return np.where(chosen, 60 + words[total:] % np.uint64(39), 0).astype(np.int64)
 
 
-def _batches(
-    prepared: Prepared, split: str, plan: Iterator[_Item], batch_size: int
-) -> Iterator[Batch]:
-    """Reads, decodes and batches the examples that `plan` names."""
+def _batches(prepared: Prepared, split: str, plan: Iterator[_Item], size: int) -> Iterator[Batch]:
+    """Reads, decodes and batches the examples that `plan` names, `size` to a batch."""
     threads = len(os.sched_getaffinity(0))
     # The order of the shards' names is that in which they were written.
     shards = sorted(map(str, prepared.dir.glob(f"*-{split}.array_record*")))
@@ -159,8 +157,8 @@ def _batches(
                 "folder and prepare the data again"
             ) from error
 
-    whole = zip(*[plan] * batch_size, strict=False)
-    most = max(4, _AHEAD // (3 * batch_size * prepared.geometry.canvas**2))
+    whole = zip(*[plan] * size, strict=False)
+    most = max(4, _AHEAD // (3 * size * prepared.geometry.canvas**2))
     return read_ahead(load, whole, min(threads + 2, most), threads=threads)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _FLAG = re.compile(r"^--(?![^=]*config\.)[^=]*")  # Its name, with underscores or hyphens.
-_HOME = re.compile(r"(?s)^(--[^=]*=|)(~.*)")  # A path, as its own word or behind a flag's "=".
+_HOME = re.compile(r"(?s)^(--[^=]*=|)(~.*)")  # Behind "=" shells leave ~ as it is.
 _NEW_OBJECTS = 50_000  # between two collections of the young ones
 
 
@@ -78,7 +78,6 @@ class Parser(argparse.ArgumentParser):
         """As argparse's, which all its other ways to parse come through."""
         given = sys.argv[1:] if args is None else args
         hyphened = [_FLAG.sub(lambda found: found[0].replace("_", "-"), text) for text in given]
-        # No shell expands ~ behind "=".
         given = [_HOME.sub(lambda at: at[1] + os.path.expanduser(at[2]), text) for text in hyphened]
         return super().parse_known_args(given, namespace)
 

@@ -107,10 +107,8 @@ def serve(arguments: argparse.Namespace, token: str, folder: Path) -> None:
         localizer(np.zeros((side, side, 3), np.uint8))
     pixels = arguments.max_megapixels * 1_000_000
     limits = Limits(arguments.max_megabytes, pixels, arguments.concurrency)
-    model = {
-        "checkpoint": localizer.source["checkpoint"],
-        "sha256": tree_sha256(Path(localizer.source["weights"])),
-    }
+    sha256 = tree_sha256(Path(localizer.source["weights"]))
+    model = {"checkpoint": localizer.source["checkpoint"], "sha256": sha256}
     api = build_api(localizer, limits, model=model, token=token)
     examples = write_examples(folder / "examples")
     notice, port = "" if arguments.checkpoint else NOTICE, arguments.port

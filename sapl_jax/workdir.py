@@ -59,8 +59,7 @@ def config_of(stored: dict[str, Any]) -> ConfigDict:
 
 def trained_on(workdir: Path) -> dict[str, str] | None:
     """The records a run was started on, {"dir": ..., "fingerprint": ...}; None for a new run."""
-    path = workdir / DATA_FILE
-    if not path.exists():
+    if not (path := workdir / DATA_FILE).exists():
         return None
     try:
         found = json.loads(path.read_text())
@@ -72,13 +71,10 @@ def trained_on(workdir: Path) -> dict[str, str] | None:
 
 
 def remember_config(workdir: Path, config: ConfigDict) -> None:
-    """Stores the configuration, of a run that begins: a refused command changes no run.
-
-    A `data.root` that is not there leaves the stored one: calibrating asks for it.
-    """
+    """Stores the configuration, of a run that begins: a refused command changes no run."""
     content, path = config.to_dict(), workdir / CONFIG_FILE
     if path.exists() and not Path(content["data"]["root"]).expanduser().exists():
-        content["data"]["root"] = read_config(workdir).data.root
+        content["data"]["root"] = read_config(workdir).data.root  # What calibrating reads.
     write_or_refuse(path, content)
 
 

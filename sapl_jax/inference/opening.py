@@ -68,10 +68,8 @@ def load_model(
     # An export keeps its run's: in one whose LoRA is merged nothing trained may be left apart.
     source = {"fingerprint": calibration.fingerprint(trained.model), **trained.source}
     if found is not None and found.model != source["fingerprint"]:
-        file = folder / calibration.FILE
-        log.warning(
-            "%s is of other weights, or of an older export, and is left out: calibrate again", file
-        )
+        what = "%s is of other weights, or of an older export, and is left out: calibrate again"
+        log.warning(what, folder / calibration.FILE)
     elif found is not None:
         source["calibration"] = dataclasses.asdict(found)
     return trained._replace(source=source)

@@ -100,7 +100,7 @@ def train(
         progress = Progress(start, num_steps, hyper.batch_size, enabled=is_first)
         profiler = Profiler(hyper.profile_steps, workdir / "profile", enabled=is_first)
         go, halt = dev.stop_flags(local)
-        stopping = False
+        step, stopping = start, False
         dispatched: list[tuple[int, dict[str, jax.Array]]] = []
 
         def finish_steps(but: int = 0) -> None:
@@ -144,7 +144,6 @@ def train(
             return True
 
         batches = progress.timed(dev.shard_batches(data.train_batches(start), local))
-        step = start
         try:
             if validation_due:
                 validation_due = stopping = not validate(step)
@@ -182,16 +181,14 @@ def train(
             writer.close()
 
 
-def _check_finite(
-    step: int, values: dict[str, float], max_bad_steps: int, checkpoints: RunCheckpoints
-) -> None:
+def _check_finite(step: int, values: dict[str, float], most: int, saved: RunCheckpoints) -> None:
     if not math.isfinite(values["loss"]):
         parts = f"classification {values['loss_cls']}, HECL {values['loss_hecl']}"
         what = f"the loss is {values['loss']} ({parts})"
-        raise _stopped(step, what, checkpoints, before=step - 1)  # That model gave the loss.
-    if values["bad_steps"] > max_bad_steps:
+        raise _stopped(step, what, saved, before=step - 1)  # That model gave the loss.
+    if values["bad_steps"] > most:
         what = f"{values['bad_steps']:.0f} steps in a row had gradients that are not finite"
-        raise _stopped(step, what, checkpoints, before=step)
+        raise _stopped(step, what, saved, before=step)
 
 
 def _stopped(step: int, what: str, checkpoints: RunCheckpoints, before: int) -> UserError:
@@ -222,8 +219,7 @@ def _scores(
         (placed,) = dev.shard_batches([inputs], local)
         some, heat = map(np.asarray, score(placed))
         shown = shown or panels(batch, heat.reshape(-1, *heat.shape[2:]))
-        stopped = np.asarray([stop.signum is not None])
-        own = some.reshape(-1), batch["label"], batch["weight"], stopped
+        own = some.reshape(-1), batch["label"], batch["weight"], np.asarray([bool(stop.signum)])
         some, label, weight, stopped = multihost_utils.process_allgather(own, tiled=True)
         if np.any(stopped):
             return None

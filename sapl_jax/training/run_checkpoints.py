@@ -70,8 +70,7 @@ class RunCheckpoints:
 
     def latest_step(self, before: int) -> int | None:
         """Step of the newest checkpoint of an earlier one; None: there is none, or elsewhere."""
-        steps = [series.latest_step(before) or 0 for series in self._series.values()]
-        return max(steps, default=0) or None
+        return max((s.latest_step(before) or 0 for s in self._series.values()), default=0) or None
 
     def check(self) -> None:
         """UserError where a write in the background has failed; does not block."""
