@@ -13,6 +13,7 @@ seeds.
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import jax
@@ -68,7 +69,7 @@ def shares(
         edges = np.roll(edge_map, 1, axis=0) * valid if name == "another's" else edge_map
         indices, usable = select_patches(
             jnp.asarray(similarity), jnp.float32(scale), jnp.asarray(edges), jnp.asarray(valid),
-            jnp.ones(len(valid), bool), top_k=top_k, use_edges=name != "none",
+            jnp.ones(len(valid), bool), SimpleNamespace(top_k=top_k, use_edges=name != "none"),
         )  # fmt: skip
         hit = np.take_along_axis(seam[None, :, None], np.asarray(indices), axis=3)
         counted = np.broadcast_to(np.asarray(usable)[None, :, None], hit.shape)

@@ -67,9 +67,8 @@ def open_prepared(folder: str | Path) -> Prepared:
     Raises UserError where there is none, or where a record file is missing or of another size
     than when it was written.
     """
-    folder = Path(folder)
-    path = folder / METADATA
-    again = f"delete the folder {folder} and prepare the data again"
+    folder = Path(folder).expanduser()
+    path, again = folder / METADATA, f"delete the folder {folder} and prepare the data again"
     if not path.is_file():
         raise UserError(
             f"no prepared data in {folder}: {METADATA} is missing. Give data.root "

@@ -22,6 +22,7 @@ from data_pipelines.read_ahead import read_ahead
 from sapl_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
+_AHEAD = 2 * 2**30  # bytes of pictures that wait; four batches may, of whatever size
 
 
 class _Item(NamedTuple):
@@ -139,10 +140,8 @@ def jpeg_qualities(total: int, seed: int, epoch: int, share: float) -> np.ndarra
     return np.where(chosen, 60 + words[total:] % np.uint64(39), 0).astype(np.int64)
 
 
-def _batches(
-    prepared: Prepared, split: str, plan: Iterator[_Item], batch_size: int
-) -> Iterator[Batch]:
-    """Reads, decodes and batches the examples that `plan` names."""
+def _batches(prepared: Prepared, split: str, plan: Iterator[_Item], size: int) -> Iterator[Batch]:
+    """Reads, decodes and batches the examples that `plan` names, `size` to a batch."""
     threads = len(os.sched_getaffinity(0))
     # The order of the shards' names is that in which they were written.
     shards = sorted(map(str, prepared.dir.glob(f"*-{split}.array_record*")))
@@ -158,8 +157,9 @@ def _batches(
                 "folder and prepare the data again"
             ) from error
 
-    whole = zip(*[plan] * batch_size, strict=False)
-    return read_ahead(load, whole, threads + 2, threads=threads)
+    whole = zip(*[plan] * size, strict=False)
+    most = max(4, _AHEAD // (3 * size * prepared.geometry.canvas**2))
+    return read_ahead(load, whole, min(threads + 2, most), threads=threads)
 
 
 def _decode(record: bytes, item: _Item, geometry: Geometry) -> Batch:

@@ -89,9 +89,9 @@ class CheckpointFolder:
             for surplus in sorted(self._manager.all_steps())[:-keep]:
                 self._manager.delete(surplus)
 
-    def latest_step(self) -> int | None:
-        """The newest complete checkpoint's step, or None."""
-        return self._manager.latest_step()
+    def latest_step(self, before: int = sys.maxsize) -> int | None:
+        """The newest complete checkpoint's step, of those before one; or None."""
+        return max((step for step in self._manager.all_steps() if step < before), default=None)
 
     def save(self, step: int, state: Any, record: dict[str, Any]) -> None:
         """Starts writing a checkpoint; arrays are copied to the host before this returns.
@@ -149,10 +149,8 @@ class CheckpointFolder:
         """
         stored, expected = self.record(step)["arrays"], flatten(template)
         if problems := _differences(expected, stored):
-            raise UserError(
-                f"{self.folder / str(step)} does not fit this configuration:\n  "
-                + "\n  ".join(problems)
-            )
+            what = f"{self.folder / str(step)} does not fit this configuration:"
+            raise UserError("\n  ".join([what, *problems]))
         abstract = {name: np.empty(v.shape, v.dtype) for name, v in expected.items()}
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         _hide_late_results()
@@ -205,9 +203,8 @@ class CheckpointFolder:
             self._manager.close()
 
     def _damaged(self, step: int, reason: str) -> DamagedCheckpoint:
-        return DamagedCheckpoint(
-            f"The checkpoint {self.folder / str(step)} is damaged: {_short(reason)}."
-        )
+        where = self.folder / str(step)
+        return DamagedCheckpoint(f"The checkpoint {where} is damaged: {_short(reason)}.")
 
     def _set_aside(self, step: int) -> Path:
         aside = self.folder.parent / "damaged" / f"{self.folder.name}-{step}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _FLAG = re.compile(r"^--(?![^=]*config\.)[^=]*")  # Its name, with underscores or hyphens.
+_HOME = re.compile(r"(?s)^(--[^=]*=|)(~.*)")  # Behind "=" shells leave ~ as it is.
 _NEW_OBJECTS = 50_000  # between two collections of the young ones
 
 
@@ -66,7 +67,7 @@ def printable(text: object) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser, for flags with hyphens; underscores in their place mean the same."""
+    """argparse's parser: hyphens in flags, or underscores in their place; ~ is the home."""
 
     def __init__(self, command: str, doc: str | None, **options: Any):
         """`doc`: the module's docstring, shown as it is written."""
@@ -77,7 +78,8 @@ class Parser(argparse.ArgumentParser):
         """As argparse's, which all its other ways to parse come through."""
         given = sys.argv[1:] if args is None else args
         hyphened = [_FLAG.sub(lambda found: found[0].replace("_", "-"), text) for text in given]
-        return super().parse_known_args(hyphened, namespace)
+        given = [_HOME.sub(lambda at: at[1] + os.path.expanduser(at[2]), text) for text in hyphened]
+        return super().parse_known_args(given, namespace)
 
 
 def check_checkpoint(folder: Path | None) -> None:

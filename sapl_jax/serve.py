@@ -18,6 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from sapl_jax.command_line import WHICH_HELP
 from sapl_jax.errors import Parser, UserError, check_checkpoint, check_numbers, run_main
 from sapl_jax.files import tree_sha256
 
@@ -30,6 +31,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--checkpoint", type=Path, help="a training run's folder or an export; without: "
         "the package's model for photographs")  # fmt: skip
+    add("--which", choices=("last", "best"), help=WHICH_HELP)
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
     add("--port", type=int, default=7860)
     add("--max-megabytes", type=int, default=50, help="of an uploaded file")
@@ -99,16 +101,14 @@ def serve(arguments: argparse.Namespace, token: str, folder: Path) -> None:
     from sapl_jax.serving.analysis import Downloads, Limits, write_examples
 
     use_compilation_cache()
-    localizer = Localizer.load(arguments.checkpoint)
+    localizer = Localizer.load(arguments.checkpoint, which=arguments.which)
     log.info("compiling the model")
     for side in (64, localizer.tile + 1):  # so that the first visitor does not wait for it
         localizer(np.zeros((side, side, 3), np.uint8))
     pixels = arguments.max_megapixels * 1_000_000
     limits = Limits(arguments.max_megabytes, pixels, arguments.concurrency)
-    model = {
-        "checkpoint": localizer.source["checkpoint"],
-        "sha256": tree_sha256(Path(localizer.source["weights"])),
-    }
+    sha256 = tree_sha256(Path(localizer.source["weights"]))
+    model = {"checkpoint": localizer.source["checkpoint"], "sha256": sha256}
     api = build_api(localizer, limits, model=model, token=token)
     examples = write_examples(folder / "examples")
     notice, port = "" if arguments.checkpoint else NOTICE, arguments.port

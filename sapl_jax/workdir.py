@@ -18,7 +18,7 @@ LOCK_FILE = ".lock"
 FREE_FIELDS = (
     "data.root", "data.prepared", "clip.pretrained", "train.num_steps", "train.epochs",
     "train.log_every", "train.eval_every", "train.checkpoint_every", "train.eval_batch_size",
-    "train.max_bad_steps", "train.profile_steps", "train.remat",
+    "train.max_bad_steps", "train.profile_steps", "train.remat", "train.keep",
 )  # fmt: skip
 
 
@@ -59,8 +59,7 @@ def config_of(stored: dict[str, Any]) -> ConfigDict:
 
 def trained_on(workdir: Path) -> dict[str, str] | None:
     """The records a run was started on, {"dir": ..., "fingerprint": ...}; None for a new run."""
-    path = workdir / DATA_FILE
-    if not path.exists():
+    if not (path := workdir / DATA_FILE).exists():
         return None
     try:
         found = json.loads(path.read_text())
@@ -73,7 +72,10 @@ def trained_on(workdir: Path) -> dict[str, str] | None:
 
 def remember_config(workdir: Path, config: ConfigDict) -> None:
     """Stores the configuration, of a run that begins: a refused command changes no run."""
-    write_or_refuse(workdir / CONFIG_FILE, config.to_dict())
+    content, path = config.to_dict(), workdir / CONFIG_FILE
+    if path.exists() and not Path(content["data"]["root"]).expanduser().exists():
+        content["data"]["root"] = read_config(workdir).data.root  # What calibrating reads.
+    write_or_refuse(path, content)
 
 
 def remember_data(workdir: Path, folder: Path, fingerprint: str) -> None:

@@ -45,15 +45,16 @@ print(json.dumps(results))
 """
 
 
-def run_all(commands):
+def run_all(commands, **options):
     """Exit status, heavy modules imported, and all that was printed, of each command line."""
     done = subprocess.run(
         [sys.executable, "-c", FORKS],
         input=json.dumps([[str(text) for text in command] for command in commands]),
-        env=environment(devices=1, HF_HUB_OFFLINE="1"),
+        env=environment(devices=1, HF_HUB_OFFLINE="1", **options.pop("more", {})),
         capture_output=True,
         text=True,
         timeout=300,
+        **options,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return [(*json.loads(lines[-1]), "\n".join(lines[:-1])) for lines in json.loads(done.stdout)]
@@ -165,6 +166,35 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path):
     ]
     assert not unclear, json.dumps(unclear, indent=1, default=str)
     assert not (out / "data").exists()
+
+
+def test_a_tilde_behind_an_equals_sign_is_the_home_folder(tmp_path):
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir(), here.mkdir()
+    given, on_set = ("--dataset=folder", "--root=~/set"), "--dataset=a=~/set"
+    commands = [  # What is said, if anything is to be refused.
+        (["generate", "--output=~/set", "--images=8", "--size=64", "--workers=1"], ""),
+        (["doctor", *given], ""),
+        (["prepare", *given, "--output=~/records", "--size=64", "--patch=8"], ""),
+        (["edge-statistics", *given, "--output=~/edges"], ""),
+        (["evaluate", on_set, "--method=cfa1", "--no-report", "--output=~/results"], ""),
+        (["ablate", on_set, "--output=~/study", "--config.data.root=~/set", "--dry-run"], ""),
+        (["train", "--workdir=~/runs", "--config.data.root=~/no"], f"no data set at {home}/no"),
+        (["train", "--workdir=~/runs", "--config.data.prepared=~/no"], f"data in {home}/no"),
+        (["train", "--config=~/no.py"], f"{home}/no.py"),
+        (["demo", "--output=~/demo", "--config.clip.pretrained=~/no"], f"{home}/no: no such"),
+        (["predict", "~/set", "--output", "~/out", "--checkpoint=~/no"], f"no folder {home}/no"),
+        (["export", "--checkpoint=~/no", "--output=~/out", "--format=onnx"], f"folder {home}/no"),
+        (["calibrate", "--checkpoint=~/no"], f"no folder {home}/no"),
+        (["serve", "--checkpoint=~/no"], f"no folder {home}/no"),
+    ]  # fmt: skip
+    more = {"HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path)}
+    found = run_all([command for command, _ in commands], cwd=here, more=more)
+    for (command, message), (status, _, text) in zip(commands, found, strict=True):
+        assert (status == 2) == bool(message) and message in text, (command, status, text)
+    assert not [*here.iterdir()]
+    assert {"set", "records", "edges", "results", "runs"} <= {path.name for path in home.iterdir()}
+    assert f"--workdir {home}/study" in found[5][2]
 
 
 def test_the_words_checked_early_are_those_of_the_code():

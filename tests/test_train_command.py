@@ -11,6 +11,7 @@ import pytest
 
 from configs.demo import ASSETS
 from data_pipelines.prepared import open_prepared
+from sapl_jax.workdir import read_config
 from tests.data_pipelines.picture_trees import make_casia, noise, write_picture
 from tests.tiny import TINY_CLIP
 from tests.training.run_in_memory import environment
@@ -106,6 +107,7 @@ def test_a_run_continues_evaluates_and_outlives_its_pictures(folder):
     assert f"--config.data.prepared={prepared}" in refused["stderr"]
     assert on_records["status"] == 0, on_records["stderr"]
     assert "is gone; continuing on the records" in on_records["stderr"]
+    assert read_config(workdir).data.root == str(root)
     assert [row["step"] for row in metric_lines(workdir) if "loss" in row] == list(range(1, 9))
     assert without_validation["status"] == 0, without_validation["stderr"]
     assert "no validation split" in without_validation["stdout"]

@@ -47,11 +47,10 @@ def main() -> int:
     """The command; the exit status of the training where that stopped early."""
     arguments, config_flags = parse_arguments(sys.argv[1:])
     check_numbers(arguments, train_images=(2, 10**8), test_images=(2, 10**8))
-    load_config("configs/demo.py", config_flags)  # A mistake in them is told before data are made.
-    output = arguments.output.expanduser()
+    size = load_config(demo.__file__, config_flags).image.size  # Mistakes are told before work.
+    output = arguments.output
     again = "Free some space and run the same command again; what is finished is kept."
     with writing(output, again):
-        size = demo.get_config().image.size
         train, test = make_data(output, arguments.train_images, arguments.test_images, size)
         command = [
             sys.executable, "-m", "sapl_jax.train", "--config", str(Path(demo.__file__)),

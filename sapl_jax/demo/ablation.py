@@ -4,10 +4,10 @@ python -m sapl_jax.demo.ablation --output demo/ablation
 
 Trains and evaluates every row of the paper's Tables 2-5 (modules, prompts, edges) and the controls
 with another picture's edges on a small CLIP that comes along, in the world `seam`, where forgeries
-differ at their outline only, in another (--world) or on your own photographs, forged. One seed
-comes after the other; mean and spread stand beside the paper's numbers, and every difference in its
-Table 2 is called found or not found. Run it again to continue. Flags that begin with --config. go
-to every training.
+differ at their outline only, in another (--world, of `sapl generate`) or on your own photographs,
+forged. One seed comes after the other; mean and spread stand beside the paper's numbers, and every
+difference in its Table 2 is called found or not found. Run it again to continue. Flags that begin
+with --config. go to every training.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
     add("--seeds", type=int, default=3, help="trainings of every row (default: 3)")
     add("--train-images", type=int, default=3000)
     add("--test-images", type=int, default=300)
-    add("--world", choices=WORLDS, help="of the pictures (`sapl generate`); default: seam")
+    add("--world", choices=WORLDS, help="default: seam; of --photographs interior, all kinds")
     add("--photographs", type=Path, help="folder of real photographs to forge instead")
     add("--segments", type=Path, help="their label images; default: found by OpenCV")
     add("--row", nargs="+", choices=chosen_rows(_GROUPS, None), help="single rows")
@@ -129,7 +129,7 @@ def _difference(found: Found, above: str, below: str) -> list[list[str]]:
 def main() -> int:
     """The command; returns 1 when a row failed."""
     arguments, config_flags = parse_arguments(sys.argv[1:])
-    output: Path = arguments.output.expanduser()
+    output: Path = arguments.output
     rows = chosen_rows(_GROUPS, arguments.row)
     check_flags(rows, config_flags, base="demo/")
     size = load_config(f"{ablations.__file__}:demo/sapl", config_flags).image.size

@@ -79,13 +79,10 @@ class Localizer:
 
         def edge_features(weights: PyTree, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
             image, edge_map, valid, label = inputs
-            sapl, hecl = merged(weights), config.model.hecl
+            sapl, gives = merged(weights), jax.nn.one_hot(label, 2, dtype=bool)
             found, flat = sapl(image, edge_map, valid), valid.reshape(len(label), -1)
-            options = {"top_k": hecl.top_k, "use_edges": hecl.use_edges}
-            indices, usable = select_patches(
-                found.similarity, sapl.scale, found.edge_map, flat, label == TAMPERED, **options
-            )
-            gives = jax.nn.one_hot(label, 2, dtype=bool)
+            given = found.similarity, sapl.scale, found.edge_map, flat, label == TAMPERED
+            indices, usable = select_patches(*given, config.model.hecl)
             anchors = make_anchors(sapl.heads, found.embeddings, indices, usable, gives)
             own = label[None, :, None, None, None]
             features = jnp.take_along_axis(anchors.features, own, axis=2)[:, :, 0]

@@ -68,10 +68,8 @@ def load_model(
     # An export keeps its run's: in one whose LoRA is merged nothing trained may be left apart.
     source = {"fingerprint": calibration.fingerprint(trained.model), **trained.source}
     if found is not None and found.model != source["fingerprint"]:
-        file = folder / calibration.FILE
-        log.warning(
-            "%s is of other weights, or of an older export, and is left out: calibrate again", file
-        )
+        what = "%s is of other weights, or of an older export, and is left out: calibrate again"
+        log.warning(what, folder / calibration.FILE)
     elif found is not None:
         source["calibration"] = dataclasses.asdict(found)
     return trained._replace(source=source)
@@ -81,7 +79,7 @@ def _load_run(workdir: Path, dtype: str | None, which: str | None) -> TrainedMod
     config = read_config(workdir)
     _require_current(config, workdir)
     checkpoints = workdir / "checkpoints"
-    order = ("best", "last") if (which or config.train.keep) == "best" else ("last", "best")
+    order = ("best", "last") if (which or config.train.get("keep")) == "best" else ("last", "best")
     there = [s for s in order if any(p.name.isdigit() for p in (checkpoints / s).glob("*"))]
     if not there:
         raise UserError(f"{workdir} holds no checkpoint yet: let the run save one first.")
@@ -90,11 +88,8 @@ def _load_run(workdir: Path, dtype: str | None, which: str | None) -> TrainedMod
         raise UserError(f"{workdir} has no {which} checkpoint, only {series}: leave out --which.")
     place = Path(config.clip.pretrained.removeprefix("random:"))
     if place.is_absolute() and not place.exists():
-        raise UserError(
-            f"{place}: this run's CLIP weights are not there any more. Write the folder where they "
-            f"are into {workdir / CONFIG_FILE} (clip.pretrained), or export the run where they can "
-            "be read (sapl export --format orbax): an export needs no CLIP."
-        )
+        where = f"write their folder into {workdir / CONFIG_FILE} (clip.pretrained)"
+        raise UserError(f"{place}: this run's CLIP weights are not there any more; {where}.")
     model = build_sapl(config, devices.compute_dtype(dtype or config.train.dtype))
     params, frozen = split_model(model)
     tx, dim = make_optimizer(config.train), model.feature_dim

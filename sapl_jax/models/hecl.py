@@ -7,7 +7,7 @@ prefers the patch with the *least* edge. A tampered picture's w_l,real is withou
 draw its authentic patches onto the seam, an edge too. The contrast, Eq. (5), is in `losses`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,14 +51,7 @@ class ProjectionHeads(nnx.Module):
 
 
 def select_patches(
-    similarity: Array,
-    scale: Array,
-    edge_map: Array,
-    valid: Array,
-    tampered: Array,
-    *,
-    top_k: int,
-    use_edges: bool,
+    similarity: Array, scale: Array, edge_map: Array, valid: Array, tampered: Array, hecl: Any
 ) -> tuple[Array, Array]:
     """The K best patches of each picture for either class, (indices [L,B,2,K], usable [B,K]).
 
@@ -68,20 +61,18 @@ def select_patches(
     Args:
         similarity: [L, B, T, 2] cosine of patch and prompt, authentic first.
         scale: CLIP's logit scale, scalar.
-        edge_map: [B, T] in [0,1]; ignored (taken as 1) when not `use_edges`.
+        edge_map: [B, T] in [0,1]; ignored (taken as 1) without `hecl.use_edges`.
         valid: [B, T] bool, patches inside the picture.
         tampered: [B] bool, by their labels.
-        top_k: patches per picture and class, lowered to T where the grid has fewer.
-        use_edges: false for the ablation "HECL without edge".
+        hecl: that part of a configuration; of its `top_k` at most T are taken.
     """
-    top_k = min(top_k, similarity.shape[2])
-    usable = valid & (edge_map > 0) if use_edges else valid
+    top_k = min(hecl.top_k, similarity.shape[2])
+    usable = valid & (edge_map > 0) if hecl.use_edges else valid
     # Ranked by logarithms: at a scale of 100 small probabilities would all round to zero.
     weight = jax.nn.log_softmax(scale * similarity.astype(jnp.float32), axis=-1)
-    if use_edges:
-        by_edge = jnp.log(jnp.where(usable, edge_map, 1.0))[:, :, None]
+    if hecl.use_edges:
         plain = tampered[:, None, None] & (jnp.arange(2) != TAMPERED)
-        weight += jnp.where(plain, 0.0, by_edge)
+        weight += jnp.where(plain, 0.0, jnp.log(jnp.where(usable, edge_map, 1.0))[:, :, None])
     weight = jnp.where(usable[None, :, :, None], weight, -jnp.inf)
     _, indices = jax.lax.top_k(jnp.swapaxes(weight, -1, -2), top_k)
     return indices, jnp.arange(top_k)[None] < jnp.sum(usable, axis=-1)[:, None]

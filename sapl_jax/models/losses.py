@@ -94,10 +94,8 @@ def hecl_loss(
     Args: as in `sapl_loss`, but valid [B,T].
     """
     hecl = model.options.hecl
-    indices, usable = select_patches(
-        jax.lax.stop_gradient(outputs.similarity), model.scale, outputs.edge_map, valid,
-        label == TAMPERED, top_k=hecl.top_k, use_edges=hecl.use_edges,
-    )  # fmt: skip
+    given = jax.lax.stop_gradient(outputs.similarity), model.scale, outputs.edge_map, valid
+    indices, usable = select_patches(*given, label == TAMPERED, hecl)
     gives = jnp.asarray(GIVERS[hecl.givers])[label]
     anchors = make_anchors(model.heads, outputs.embeddings, indices, usable, gives)
     sums, counts = contrast(anchors, queues, hecl.temperature)

@@ -158,8 +158,8 @@ def _check_values(config: ConfigDict) -> None:
     for field, most in _AT_MOST.items():
         check(field, value(field) <= most, f"at most {most}")
     clip = config.clip.pretrained  # A folder, random:NAME or a name on the hub.
-    if Path(clip).is_dir():  # So that the run opens from other folders too.
-        config.clip.pretrained = str(Path(clip).absolute())
+    if (folder := Path(clip).expanduser()).is_dir():  # So that the run opens from others too.
+        config.clip.pretrained = str(folder.absolute())
     elif not re.fullmatch(r"random:.+|\w[\w.-]*(/[\w.-]+)?", clip):
         raise UserError(f"{clip}: no such folder. Give a CLIP folder or a Hugging Face hub name.")
     profiled = re.fullmatch(r"(\d+):(\d+)|", config.train.profile_steps)

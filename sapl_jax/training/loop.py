@@ -69,8 +69,8 @@ def train(
         None when the last step is done, else the signal that stopped the run (state saved).
 
     Raises:
-        UserError: the loss is not finite, gradients were not too many times in a row, the disk is
-            full, or the checkpoint there does not fit.
+        UserError: the loss or a score is not finite, gradients were not too many times in a row,
+            the disk is full, or the checkpoint there does not fit.
     """
     with StopRequest() as stop:
         hyper, is_first = config.train, jax.process_index() == 0
@@ -100,7 +100,7 @@ def train(
         progress = Progress(start, num_steps, hyper.batch_size, enabled=is_first)
         profiler = Profiler(hyper.profile_steps, workdir / "profile", enabled=is_first)
         go, halt = dev.stop_flags(local)
-        stopping = False
+        step, stopping = start, False
         dispatched: list[tuple[int, dict[str, jax.Array]]] = []
 
         def finish_steps(but: int = 0) -> None:
@@ -126,6 +126,9 @@ def train(
             if found is None:
                 return False
             labels, scores, shown = found
+            if bad := np.sum(~np.isfinite(scores)):
+                what = f"{bad} of {len(scores)} scores of the validation are not finite"
+                raise _stopped(step, what, checkpoints, before=step)
             i_auc = roc_auc(labels, scores)
             writer.write(step, {} if i_auc is None else {"val_i_auc": i_auc}, shown)
             if i_auc is not None:
@@ -141,7 +144,6 @@ def train(
             return True
 
         batches = progress.timed(dev.shard_batches(data.train_batches(start), local))
-        step = start
         try:
             if validation_due:
                 validation_due = stopping = not validate(step)
@@ -179,19 +181,21 @@ def train(
             writer.close()
 
 
-def _check_finite(
-    step: int, values: dict[str, float], max_bad_steps: int, checkpoints: RunCheckpoints
-) -> None:
-    if math.isfinite(values["loss"]) and values["bad_steps"] <= max_bad_steps:
-        return
-    what = f"{values['bad_steps']:.0f} steps in a row had gradients that are not finite"
+def _check_finite(step: int, values: dict[str, float], most: int, saved: RunCheckpoints) -> None:
     if not math.isfinite(values["loss"]):
         parts = f"classification {values['loss_cls']}, HECL {values['loss_hecl']}"
         what = f"the loss is {values['loss']} ({parts})"
+        raise _stopped(step, what, saved, before=step - 1)  # That model gave the loss.
+    if values["bad_steps"] > most:
+        what = f"{values['bad_steps']:.0f} steps in a row had gradients that are not finite"
+        raise _stopped(step, what, saved, before=step)
+
+
+def _stopped(step: int, what: str, checkpoints: RunCheckpoints, before: int) -> UserError:
     checkpoints.wait()
-    good = checkpoints.latest_step()
-    kept = f"The last good checkpoint, of step {good}, is kept" if good else "Nothing was saved yet"
-    raise UserError(
+    good = checkpoints.latest_step(before)
+    kept = f"The last good checkpoint, of step {good}, is kept" if good else "No good one was saved"
+    return UserError(
         f"Stopped at step {step}: {what}. {kept}. Try a lower --config.train.learning_rate or "
         "--config.train.dtype=float32, in a new --workdir."
     )
@@ -215,8 +219,7 @@ def _scores(
         (placed,) = dev.shard_batches([inputs], local)
         some, heat = map(np.asarray, score(placed))
         shown = shown or panels(batch, heat.reshape(-1, *heat.shape[2:]))
-        stopped = np.asarray([stop.signum is not None])
-        own = some.reshape(-1), batch["label"], batch["weight"], stopped
+        own = some.reshape(-1), batch["label"], batch["weight"], np.asarray([bool(stop.signum)])
         some, label, weight, stopped = multihost_utils.process_allgather(own, tiled=True)
         if np.any(stopped):
             return None

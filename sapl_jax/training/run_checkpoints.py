@@ -68,9 +68,9 @@ class RunCheckpoints:
         if self._series:
             self._series[series].save(step, state, {"clip": self._clip, **record})
 
-    def latest_step(self) -> int | None:
-        """Step of the newest checkpoint in `last`; None where there is none, or elsewhere."""
-        return self._series["last"].latest_step() if self._series else None
+    def latest_step(self, before: int) -> int | None:
+        """Step of the newest checkpoint of an earlier one; None: there is none, or elsewhere."""
+        return max((s.latest_step(before) or 0 for s in self._series.values()), default=0) or None
 
     def check(self) -> None:
         """UserError where a write in the background has failed; does not block."""

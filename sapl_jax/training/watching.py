@@ -167,7 +167,7 @@ def panels(batch: dict[str, np.ndarray], heat: np.ndarray) -> dict[str, np.ndarr
             size = (_SIDE, _SIDE)
             squares = [cv2.resize(batch["image"][n], size, interpolation=cv2.INTER_AREA)]
             for patches in (batch["edge_map"][n], np.where(batch["valid"][n], heat[n], 0)):
-                grey = np.rint(255 * np.clip(patches, 0, 1)).astype(np.uint8)
+                grey = np.rint(255 * np.nan_to_num(np.clip(patches, 0, 1))).astype(np.uint8)
                 grey = cv2.resize(grey, size, interpolation=cv2.INTER_NEAREST)
                 squares.append(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB))
             found[f"validation/{name}_{number}"] = np.concatenate(squares, axis=1)

@@ -13,7 +13,7 @@ from data_pipelines import record_batches
 from data_pipelines.images import read_image, resave
 from data_pipelines.listing import AUTHENTIC, TAMPERED
 from data_pipelines.prepared import Prepared, open_prepared
-from data_pipelines.preprocess import PADDING, preprocess
+from data_pipelines.preprocess import PADDING, Geometry, preprocess
 from data_pipelines.record_batches import (
     Batch,
     epoch_plan,
@@ -78,6 +78,41 @@ def test_same_seed_gives_the_same_batches_and_another_seed_others(
     assert_same(first, take(train_batches(small_prepared, batch_size=4, seed=7), 12))
     other = take(train_batches(small_prepared, batch_size=4, seed=8), 12)
     assert any((a["image"] != b["image"]).any() for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("cores", "batch_size", "size", "depth"),
+    # 2 GiB are 27 of the paper's batches; the last are of 1.2 GB each.
+    [
+        (2, 96, 518, 4),
+        (256, 96, 518, 27),
+        (256, 4, 70, 258),
+        (256, 1024, 630, 4),
+        (1, 1024, 630, 3),
+    ],
+)
+def test_batches_read_ahead_are_bounded_by_memory_too(
+    small_prepared: Prepared, monkeypatch, cores: int, batch_size: int, size: int, depth: int
+) -> None:
+    asked = []
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cores))
+    monkeypatch.setattr(
+        record_batches, "read_ahead", lambda _, __, depth, *, threads: asked.append(depth)
+    )
+    prepared = replace(small_prepared, geometry=Geometry(size, 14))
+    train_batches(prepared, batch_size=batch_size, seed=0)
+    eval_batches(prepared, batch_size=batch_size)
+    assert asked == [depth, depth]
+
+
+@pytest.mark.parametrize("ahead", [1, 10**6])
+def test_batches_are_the_same_whatever_is_read_ahead(
+    small_prepared: Prepared, monkeypatch, ahead: int
+) -> None:
+    first = take(train_batches(small_prepared, batch_size=4, seed=7), 12)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(64))
+    monkeypatch.setattr(record_batches, "_AHEAD", ahead)
+    assert_same(first, take(train_batches(small_prepared, batch_size=4, seed=7), 12))
 
 
 @pytest.mark.parametrize("step", [1, 7, 8, 25])

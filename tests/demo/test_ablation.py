@@ -71,6 +71,13 @@ def test_mistyped_flags_are_refused() -> None:
             parse_arguments(wrong)
 
 
+def test_the_help_names_the_world_of_either_kind_of_picture(capsys) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "default: seam; of --photographs interior, all kinds" in shown
+
+
 def data_made(monkeypatch: pytest.MonkeyPatch, output: Path, asked: list[str]) -> list[dict]:
     """The marks of the training and the test folder that the command makes, sizes checked."""
 

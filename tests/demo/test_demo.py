@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sapl_jax.demo import __main__ as demo
 from sapl_jax.demo.outcome import PANELS, read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +96,20 @@ def test_a_demo_killed_while_generating_and_while_training_ends_as_an_undisturbe
     assert done.returncode == 0, done.stderr
     assert measured(output) == measured(finished[0])
     assert losses(output) == losses(finished[0])
+
+
+def test_pictures_are_of_the_size_that_is_trained_with(tmp_path, monkeypatch) -> None:
+    def no_training(flags: list[str]) -> None:
+        assert "--config.image.size=96" in flags
+        raise RuntimeError  # An OSError would be told as one of writing.
+
+    flags = [*command(tmp_path)[3:], "--config.image.size=96"]
+    monkeypatch.setattr(sys, "argv", ["demo", *flags])
+    monkeypatch.setattr(demo, "run_command", no_training)
+    with pytest.raises(RuntimeError):
+        demo.main()
+    for folder in (tmp_path / "data" / "train", tmp_path / "data" / "test"):
+        assert json.loads((folder / "generator.json").read_text())["size"] == 96
 
 
 def test_a_foreign_folder_is_refused(tmp_path) -> None:

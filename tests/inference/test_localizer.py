@@ -133,8 +133,7 @@ def test_edge_features_are_of_the_patches_that_hecl_takes_for_the_own_class(loca
     image, edge_map, valid = map(np.stack, zip(*inputs, strict=True))
     found = jax.device_get(nnx.jit(SAPL.__call__)(model, image, edge_map, valid))
     given = found.similarity, model.scale, found.edge_map, valid.reshape(len(labels), -1), labels
-    top_k = config.model.hecl.top_k
-    chosen, expected = select_patches(*given, top_k=top_k, use_edges=True)
+    chosen, expected = select_patches(*given, config.model.hecl)
     np.testing.assert_array_equal(usable, expected)
     own = np.asarray(chosen)[:, np.arange(len(labels)), labels]
     of_own = l2_normalize(np.take_along_axis(found.embeddings, own[..., None], axis=2))
@@ -216,5 +215,9 @@ def test_which_checkpoint_of_a_run_is_told_or_follows_from_its_configuration(tra
     shutil.copytree(series / "best", series / "last", dirs_exist_ok=True)
     assert Localizer.load(both, which="best").source["checkpoint"] == "best/3"
     assert Localizer.load(both).source["checkpoint"] == "last/3"  # as configs/sapl.py keeps it
+    config = json.loads((both / "config.json").read_text())
+    del config["train"]["keep"]  # as in runs of before that field
+    (both / "config.json").write_text(json.dumps(config))
+    assert Localizer.load(both).source["checkpoint"] == "last/3"
     with pytest.raises(UserError, match="is an export"):
         Localizer.load(SHIPPED, which="best")

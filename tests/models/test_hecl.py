@@ -1,5 +1,7 @@
 """HECL's selection of patches: edges and class probability, whatever the sign of the cosines."""
 
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,8 +16,8 @@ def select(similarity, edge_map, valid=None, tampered=False, **options):
     valid = np.ones(np.shape(edge_map), bool) if valid is None else valid
     tampered = np.full(len(edge_map), tampered)
     arguments = (jnp.asarray(x) for x in (similarity, SCALE, edge_map, valid, tampered))
-    options = {"top_k": 3, "use_edges": True} | options
-    return [np.asarray(x) for x in select_patches(*arguments, **options)]
+    hecl = SimpleNamespace(**{"top_k": 3, "use_edges": True} | options)
+    return [np.asarray(x) for x in select_patches(*arguments, hecl)]
 
 
 def test_selection_ranks_by_class_probability_times_edges():

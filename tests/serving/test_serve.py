@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +30,15 @@ def test_numbers_that_cannot_work_are_refused(monkeypatch, flag):
     monkeypatch.setattr(sys, "argv", ["serve", flag])
     with pytest.raises(UserError, match=flag.split("=")[0].replace("_", "-")):
         serve.main()
+
+
+def test_which_checkpoint_is_served_may_be_said(monkeypatch, tmp_path):
+    for room in ("page", "api"):  # Not asked for anything before the model is open.
+        monkeypatch.setitem(
+            sys.modules, f"sapl_jax.serving.{room}", SimpleNamespace(build_api=None)
+        )
+    with pytest.raises(UserError, match="an export, which has one checkpoint: leave out --which"):
+        serve.serve(serve.parse_arguments(["--which", "best"]), "", tmp_path)
 
 
 @pytest.mark.skipif(find_spec("gradio") is not None, reason="Gradio is installed")

@@ -113,6 +113,12 @@ def test_a_folder_of_clip_is_kept_as_an_absolute_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = load_config(PAPER, ["--config.clip.pretrained=clip"])
     assert config.clip.pretrained == str(tmp_path / "clip")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own.py").write_text(
+        "from configs import sapl\ndef get_config():\n    config = sapl.get_config()\n"
+        "    config.clip.pretrained = '~/clip'\n    return config"
+    )
+    assert load_config("own.py", []).clip.pretrained == str(tmp_path / "clip")
 
 
 def test_the_package_has_the_configurations_where_the_folder_has_none(tmp_path, monkeypatch):

@@ -185,6 +185,53 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
     assert folder.latest_step() == 6
 
 
+class Validated(MemoryData):
+    """Calls `begins` as a validation begins; scores are NaN where it answers so."""
+
+    def __init__(self, begins):
+        super().__init__()
+        self.begins = begins
+
+    def val_batches(self):
+        factor = np.nan if self.begins() else 1.0
+        for batch in super().val_batches():
+            yield batch | {"edge_map": batch["edge_map"] * factor}
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_scores_that_are_not_finite_stop_the_run_before_anything_is_written_of_them(
+    tiny_config, tmp_path
+):
+    validations = iter((False, True))
+    with pytest.raises(UserError, match="(?s)Stopped at step 6: 8 of 8 scores .* of step 3, is k"):
+        run(tiny_config, tmp_path, Validated(lambda: next(validations)))
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert [line["step"] for line in lines if "val_i_auc" in line] == [3]
+    assert sorted(shown := board_images(tmp_path)) and all(sorted(s) == [3] for s in shown.values())
+    folder = CheckpointFolder(tmp_path / "checkpoints" / "last", read_only=True)
+    assert folder.latest_step() == 3
+    folder.close()
+
+
+def test_a_checkpoint_of_the_model_that_failed_is_not_called_good(tiny_config, tmp_path):
+    def stop():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    validations = iter((lambda: False, stop))
+    assert run(tiny_config, tmp_path, Validated(lambda: next(validations)())) == signal.SIGTERM
+    assert (tmp_path / "checkpoints" / "last" / "6").is_dir()
+    with pytest.raises(UserError, match="(?s)Stopped at step 6: 8 of 8 scores .* of step 3, is k"):
+        run(tiny_config, tmp_path, Validated(lambda: True))
+    # The loss of a step is of the model that the step before it left.
+    tiny_config.train.learning_rate, tiny_config.train.checkpoint_every = 1e30, 1
+    with pytest.raises(UserError, match="Stopped at step 2: the loss is nan.* No good one was"):
+        run(tiny_config, tmp_path / "wild")
+    assert (tmp_path / "wild" / "checkpoints" / "last" / "1").is_dir()
+    tiny_config.train.eval_every = 1
+    with pytest.raises(UserError, match="Stopped at step 1: 8 of 8 scores .* No good one was"):
+        run(tiny_config, tmp_path / "wilder")
+
+
 def test_validation_with_one_class_gives_no_best_checkpoint(tiny_config, tmp_path):
     run(tiny_config, tmp_path, MemoryData(classes=(1,)))
     assert "val_i_auc" not in (tmp_path / "metrics.jsonl").read_text()
