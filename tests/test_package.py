@@ -20,3 +20,10 @@ def test_types_are_announced(package) -> None:
     spec = importlib.util.find_spec(package)
     assert spec is not None and spec.origin is not None
     assert (Path(spec.origin).parent / "py.typed").is_file()
+
+
+def test_a_folder_of_the_users_named_configs_hides_nothing(tmp_path) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "__init__.py").write_text("raise SystemExit('not ours')")
+    code = "from sapl_jax import Localizer; from sapl_jax import train; Localizer.load()"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=120)

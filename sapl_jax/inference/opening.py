@@ -11,7 +11,6 @@ import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from configs.sapl import get_config
 from sapl_jax import devices
 from sapl_jax.checkpoints import CheckpointFolder, check_clip
 from sapl_jax.clip.config import CLIPConfig, TextConfig, VisionConfig
@@ -20,6 +19,7 @@ from sapl_jax.errors import UserError, check_checkpoint
 from sapl_jax.inference import calibration
 from sapl_jax.inference.export_folder import FILE, read_description
 from sapl_jax.models.sapl import SAPL, assemble_sapl, build_sapl
+from sapl_jax.training.configuration import PAPER, load_config
 from sapl_jax.training.state import init_state, make_optimizer, merge_model, split_model
 from sapl_jax.workdir import CONFIG_FILE, FREE_FIELDS, config_of, flat, read_config
 
@@ -151,7 +151,7 @@ def _newest(folder: Path) -> tuple[CheckpointFolder, int]:
 
 def _require_current(config: ConfigDict, origin: Path) -> None:
     """UserError where the configuration stored in `origin` lacks a field of this version."""
-    absent = flat(get_config().to_dict()).keys() - flat(config.to_dict()).keys()
+    absent = flat(load_config(PAPER, []).to_dict()).keys() - flat(config.to_dict()).keys()
     absent -= set(FREE_FIELDS)  # Of the run, not of the model.
     parts = ("image.", "clip.", "model.", "train.")
     if missing := sorted(name for name in absent if name.startswith(parts)):

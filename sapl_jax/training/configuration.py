@@ -10,14 +10,13 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-import configs
 from data_pipelines.prepared import open_prepared
 from data_pipelines.readers import read_dataset
 from data_pipelines.soft_edges import EdgeOptions
 from sapl_jax.errors import UserError
 from sapl_jax.workdir import flat, trained_on
 
-_PACKAGED = Path(configs.__file__).parent
+_PACKAGED = Path(__file__).parents[2] / "configs"  # Not imported: yours may have that name.
 PAPER = str(_PACKAGED / "sapl.py")
 _MEMBERS = {"model.taps": int, "model.class_words": str, "clip.lora_targets": str}
 # Written out, not imported: what knows them also loads JAX, and mistakes are told before that.
