@@ -46,6 +46,8 @@ def start(tmp_path: Path, hosts: str, **more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         ["bash", str(LAUNCH), "hosts", hosts, "train", "--workdir", "a folder"],
         env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # What shells start behind "&" has it ignored, and bash could not trap it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
