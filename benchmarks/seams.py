@@ -77,11 +77,17 @@ def measure(
     return {name: float(np.mean(found)) for name, found in aucs.items()} | {"inverted": inverted}
 
 
-def measure_runs(output: Path) -> dict[str, dict[str, float]]:
-    """The measures of "edge map" and of each finished "seedN/ROW", read or made now."""
+def finished_runs(output: Path) -> list[Path]:
+    """The folders seedN/ROW of an ablation's finished rows; UserError where there is none."""
     runs = [path.parent for path in sorted(output.glob("seed*/*/done.json"))]
     if not runs:
         raise UserError(f"{output}: no finished row of `./launch.sh ablation --output` in there")
+    return runs
+
+
+def measure_runs(output: Path) -> dict[str, dict[str, float]]:
+    """The measures of "edge map" and of each finished "seedN/ROW", read or made now."""
+    runs = finished_runs(output)
     samples = read_dataset("folder", output / "data" / "test").samples
     pictures = [read_image(sample.image) for sample in samples]
     truths = read_truths(samples, pictures)

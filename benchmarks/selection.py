@@ -19,9 +19,10 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from benchmarks.probe import outline_band
-from benchmarks.seams import BAND
+from benchmarks.seams import BAND, finished_runs
 from configs import ablations
 from data_pipelines.images import read_image
 from data_pipelines.listing import TAMPERED
@@ -31,10 +32,11 @@ from data_pipelines.progress_bars import ProgressBar
 from data_pipelines.readers import read_dataset
 from data_pipelines.soft_edges import EdgeOptions
 from sapl_jax.demo.ablation import spread
-from sapl_jax.errors import Parser, UserError, run_main
+from sapl_jax.errors import Parser, run_main
 from sapl_jax.evaluation.results import aligned, number
 from sapl_jax.inference.opening import load_model
 from sapl_jax.models.hecl import select_patches
+from sapl_jax.models.sapl import SAPL
 
 BATCH = 25
 EDGES = ("own", "none", "another's")
@@ -86,11 +88,11 @@ def measure_run(
     geometry = Geometry(config.image.size, model.clip.config.vision.patch_size)
     options = EdgeOptions.from_config(config.image)
     items = [preprocess(picture, geometry, options) for picture in pictures]
-    similarity = []
+    apply, similarity = nnx.jit(SAPL.__call__), []
     for start in range(0, len(items), BATCH):
         part = items[start : start + BATCH]
         inputs = ([getattr(p, name) for p in part] for name in ("image", "edge_map", "valid"))
-        outputs = model(*(jnp.asarray(np.stack(each)) for each in inputs))
+        outputs = apply(model, *(jnp.asarray(np.stack(each)) for each in inputs))
         similarity.append(jax.device_get(outputs.similarity))
     valid = np.stack([item.valid.ravel() for item in items])
     edge_map = np.stack([item.edge_map.ravel() for item in items])
@@ -105,12 +107,8 @@ def main() -> None:
     parser = Parser("python -m benchmarks.selection", __doc__)
     parser.add_argument("output", type=Path, help="the ablation's --output folder")
     output: Path = parser.parse_args().output.expanduser()
-    runs = [path.parent for path in sorted(output.glob("seed*/*/done.json"))]
-    if not runs:
-        raise UserError(f"{output}: no finished row of `./launch.sh ablation --output` in there")
-    samples = read_dataset("folder", output / "data" / "test").samples
-    pictures, masks = [], []
-    for sample in samples:
+    runs, pictures, masks = finished_runs(output), [], []
+    for sample in read_dataset("folder", output / "data" / "test").samples:
         if sample.label == TAMPERED and sample.mask:
             pictures.append(read_image(sample.image))
             masks.append(load_mask(sample.mask, pictures[-1], sample.mask_style).grey)

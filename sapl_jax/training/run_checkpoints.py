@@ -69,7 +69,7 @@ class RunCheckpoints:
             self._series[series].save(step, state, {"clip": self._clip, **record})
 
     def latest_step(self, before: int) -> int | None:
-        """Step of the newest checkpoint of an earlier one; None: there is none, or elsewhere."""
+        """The newest step of either series below `before`; None: there is none, or elsewhere."""
         return max((s.latest_step(before) or 0 for s in self._series.values()), default=0) or None
 
     def check(self) -> None:
