@@ -1,10 +1,10 @@
 """HECL's anchors, the patches with edges that a batch gives to the contrast, and its key queues.
 
-Selection (4), among the valid patches with M > 0: a tampered picture gives its K best by
-softmax(scale * s_l)_fake * M as manipulated edges, and as authentic ones its K best by the
-probability of "real", without M, which would draw them onto the seam, an edge as well; an authentic
-picture gives its K strongest edges. Never the cosine times M: cosines are often negative, and then
-that prefers the patch with the *least* edge. The contrast, Eq. (5), is in `losses`.
+Selection (4): w_lc = softmax_c(scale * s_l)_c * M over the valid patches with M > 0; a picture
+gives its K best by w_l,fake as manipulated edges, its K best by w_l,real as authentic ones, or both
+(GIVERS). The class probability, never the cosine: cosines are often negative, and s * M then
+prefers the patch with the *least* edge. A tampered picture's w_l,real is without M, which would
+draw its authentic patches onto the seam, an edge too. The contrast, Eq. (5), is in `losses`.
 """
 
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from jax import Array
 
 from sapl_jax.clip.blocks import Trainable, l2_normalize, lecun_stacked
 from sapl_jax.devices import AXIS
+from sapl_jax.models.localization import TAMPERED
 
 # Who gives: [own label is 0, own label is 1] -> may it give (authentic, manipulated) edges?
 GIVERS = {"label": ((True, False), (False, True)), "tampered_both": ((True, False), (True, True))}
@@ -52,10 +53,9 @@ class ProjectionHeads(nnx.Module):
 def select_patches(
     similarity: Array, scale: Array, edge_map: Array, valid: Array, tampered: Array, hecl: Any
 ) -> tuple[Array, Array]:
-    """The patches of each picture to stand for either class, (indices [L,B,2,K], usable [B,K]).
+    """The K best patches of each picture for either class, (indices [L,B,2,K], usable [B,K]).
 
-    With edges, a patch is usable when it is valid and has some edge (M > 0); without, when valid,
-    and probability alone ranks patches.
+    With edges, a patch is usable when it is valid and has some edge (M > 0); without, when valid.
     The number of usable patches does not depend on the tap.
 
     Args:
@@ -69,12 +69,12 @@ def select_patches(
     top_k = min(hecl.top_k, similarity.shape[2])
     usable = valid & (edge_map > 0) if hecl.use_edges else valid
     # Ranked by logarithms: at a scale of 100 small probabilities would all round to zero.
-    real, fake = jnp.moveaxis(jax.nn.log_softmax(scale * similarity.astype(jnp.float32)), -1, 0)
+    weight = jax.nn.log_softmax(scale * similarity.astype(jnp.float32), axis=-1)
     if hecl.use_edges:
-        edge = jnp.log(jnp.where(usable, edge_map, 1.0))
-        real, fake = jnp.where(tampered[:, None], real, edge), fake + edge
-    weight = jnp.where(usable[:, None], jnp.stack([real, fake], axis=2), -jnp.inf)
-    _, indices = jax.lax.top_k(weight, top_k)
+        plain = tampered[:, None, None] & (jnp.arange(2) != TAMPERED)
+        weight += jnp.where(plain, 0.0, jnp.log(jnp.where(usable, edge_map, 1.0))[:, :, None])
+    weight = jnp.where(usable[None, :, :, None], weight, -jnp.inf)
+    _, indices = jax.lax.top_k(jnp.swapaxes(weight, -1, -2), top_k)
     return indices, jnp.arange(top_k)[None] < jnp.sum(usable, axis=-1)[:, None]
 
 

@@ -20,7 +20,7 @@ def select(similarity, edge_map, valid=None, tampered=False, **options):
     return [np.asarray(x) for x in select_patches(*arguments, hecl)]
 
 
-def test_selection_ranks_edges_and_those_that_look_tampered():
+def test_selection_ranks_by_class_probability_times_edges():
     rng = np.random.default_rng(3)
     similarity = rng.normal(0, 0.02, (2, 2, 6, 2)).astype(np.float32)
     edge_map = rng.random((2, 6)).astype(np.float32)
@@ -30,8 +30,8 @@ def test_selection_ranks_edges_and_those_that_look_tampered():
     indices, usable = select(similarity, edge_map, valid)
     probability = np.exp(SCALE * similarity) / np.exp(SCALE * similarity).sum(-1, keepdims=True)
     for tap in range(2):
-        for c, factor in enumerate((1.0, probability[tap, 0, :4, 1])):
-            weight = factor * edge_map[0, :4]
+        for c in range(2):
+            weight = probability[tap, 0, :4, c] * edge_map[0, :4]
             assert indices[tap, 0, c].tolist() == np.argsort(-weight)[:3].tolist()
             assert set(indices[tap, 1, c][:2].tolist()) == {4, 5}
     assert usable.tolist() == [[True] * 3, [True, True, False]]
@@ -68,9 +68,7 @@ def test_a_tampered_picture_s_authentic_patches_are_taken_by_probability_alone()
     margin = similarity[..., 0] - similarity[..., 1]
     margin[..., :40] = -np.inf
     np.testing.assert_array_equal(of_tampered[:, :, 0], np.argsort(-margin, axis=-1)[..., :3])
-    strongest = np.broadcast_to(np.argsort(-edge_map, axis=-1)[:, :3], (2, 9, 3))
-    np.testing.assert_array_equal(of_authentic[:, :, 0], strongest)
-    assert usable.all()
+    assert usable.all() and (of_tampered[:, :, 0] != of_authentic[:, :, 0]).any()
 
 
 def test_small_probabilities_are_still_ranked():
