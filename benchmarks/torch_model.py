@@ -220,7 +220,10 @@ class SAPLPeer(nn.Module):
         """L_HECL of the batch against the queues, and the queues after it."""
         case, batch = self.case, label.shape[0]
         usable = valid & (edge_map > 0)
-        weight = logits.log_softmax(-1) + edge_map.log()[None, ..., None]
+        real, fake = logits.log_softmax(-1).unbind(-1)
+        plain = (label == 1)[:, None]  # A tampered picture's authentic patches: by probability.
+        real = torch.where(plain, real, real + edge_map.log())
+        weight = torch.stack([real, fake + edge_map.log()], -1)
         weight = weight.masked_fill(~usable[None, ..., None], float("-inf"))
         top_k = min(case.top_k, weight.shape[2])
         indices = weight.topk(top_k, dim=2).indices  # [L,B,K,2]
