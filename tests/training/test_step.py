@@ -87,7 +87,8 @@ def test_a_step_is_compiled_for_the_shapes_of_prepared_pictures(tiny_config):
 
 # loss_cls, loss_background, loss_hecl of the first steps, as they were when these lines were
 # written; JAX 0.10 to 0.12 give the same. Work on speed leaves them as they are; a change of the
-# method changes them in the same commit and says so.
+# method changes them in the same commit and says so, and benchmarks/torch_model.py with them, whose
+# test needs an environment of its own (tests/benchmarks/test_peer.py).
 GOLDEN = {
     "cls": [
         (0.692849, 0.0, 0.0), (0.69975, 0.0, 2.224679), (0.697012, 0.0, 2.34287),
