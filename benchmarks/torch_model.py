@@ -221,9 +221,9 @@ class SAPLPeer(nn.Module):
         case, batch = self.case, label.shape[0]
         usable = valid & (edge_map > 0)
         real, fake = logits.log_softmax(-1).unbind(-1)
-        plain = (label == 1)[:, None]  # A tampered picture's authentic patches: by probability.
-        real = torch.where(plain, real, real + edge_map.log())
-        weight = torch.stack([real, fake + edge_map.log()], -1)
+        edge = edge_map.log()  # Not for a tampered picture's authentic patches.
+        real = torch.where(label[:, None] == 1, real, real + edge)
+        weight = torch.stack([real, fake + edge], -1)
         weight = weight.masked_fill(~usable[None, ..., None], float("-inf"))
         top_k = min(case.top_k, weight.shape[2])
         indices = weight.topk(top_k, dim=2).indices  # [L,B,K,2]
