@@ -2,8 +2,9 @@
 
 python -m benchmarks.selection demo/ablation
 
-Takes the finished rows of `./launch.sh ablation`, whose --output is given, and its tampered test
-pictures. With the same weights each row's patches are selected three times, as HECL would in
+Takes the finished rows of `./launch.sh ablation`, whose --output is given, and those of its
+tampered test pictures that a row's weights call tampered: the others would give nothing in
+training. With the same weights each row's patches are selected three times, as HECL would in
 training: with the pictures' own edges, without, and with another picture's. Beside each stands the
 share of the K patches taken as manipulated edges that lie on the seam (mostly in a band of 13
 pixels along the outline), then that of those taken as authentic ones: the first should be high, the
@@ -32,7 +33,7 @@ from data_pipelines.progress_bars import ProgressBar
 from data_pipelines.readers import read_dataset
 from data_pipelines.soft_edges import EdgeOptions
 from sapl_jax.demo.ablation import spread
-from sapl_jax.errors import Parser, run_main
+from sapl_jax.errors import Parser, UserError, run_main
 from sapl_jax.evaluation.results import aligned, number
 from sapl_jax.inference.opening import load_model
 from sapl_jax.models.hecl import select_patches
@@ -83,23 +84,31 @@ def shares(
 def measure_run(
     run: Path, pictures: Sequence[np.ndarray], masks: Sequence[np.ndarray]
 ) -> dict[str, float]:
-    """`shares` of a training run's weights on tampered pictures, and the share of all patches."""
+    """`shares` of a training run's weights on the pictures that they call tampered.
+
+    Also "chance", the share of all these pictures' patches that lie on the seam.
+    """
     model, config = load_model(run, None, None)[:2]
     geometry = Geometry(config.image.size, model.clip.config.vision.patch_size)
     options = EdgeOptions.from_config(config.image)
     items = [preprocess(picture, geometry, options) for picture in pictures]
-    apply, similarity = nnx.jit(SAPL.__call__), []
+    apply, similarity, called = nnx.jit(SAPL.__call__), [], []
     for start in range(0, len(items), BATCH):
         part = items[start : start + BATCH]
         inputs = ([getattr(p, name) for p in part] for name in ("image", "edge_map", "valid"))
         outputs = apply(model, *(jnp.asarray(np.stack(each)) for each in inputs))
         similarity.append(jax.device_get(outputs.similarity))
+        called.append(np.argmax(outputs.image_logits, axis=-1) == TAMPERED)
+    found = np.concatenate(called)
+    if not found.any():
+        raise UserError(f"{run}: calls none of the {len(items)} tampered test pictures tampered")
     valid = np.stack([item.valid.ravel() for item in items])
     edge_map = np.stack([item.edge_map.ravel() for item in items])
     seam = np.stack([seam_patches(m, i, geometry) for m, i in zip(masks, items, strict=True)])
+    arrays = (edge_map[found], valid[found], seam[found])
     scale, top_k = float(model.scale), config.model.hecl.top_k
-    found = shares(np.concatenate(similarity, axis=1), scale, edge_map, valid, seam, top_k)
-    return {"chance": float(seam[valid].mean()), **found}
+    each = shares(np.concatenate(similarity, axis=1)[:, found], scale, *arrays, top_k)
+    return {"chance": float(seam[valid].mean()), **each}
 
 
 def main() -> None:

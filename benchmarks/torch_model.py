@@ -147,7 +147,9 @@ class SAPLPeer(nn.Module):
         with torch.no_grad():
             similarity = self.similarity(embeddings, text)
         scale = self.clip.logit_scale.float().exp()
-        loss_hecl, queues = self.contrast(embeddings, scale * similarity, edge_map, valid, label)
+        gives = (label == 0) | (logits.argmax(-1) == 1)  # No tampered picture that is not found.
+        given = embeddings, scale * similarity, edge_map, valid & gives[:, None]
+        loss_hecl, queues = self.contrast(*given, label)
         return loss_cls, loss_hecl, queues
 
     def compare(

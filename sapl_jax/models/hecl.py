@@ -2,9 +2,9 @@
 
 Selection (4): w_lc = softmax_c(scale * s_l)_c * M over the valid patches with M > 0; a picture
 gives its K best by w_l,fake as manipulated edges, its K best by w_l,real as authentic ones, or both
-(GIVERS). The class probability, never the cosine: cosines are often negative, and s * M then
-prefers the patch with the *least* edge. A tampered picture's w_l,real is without M, which would
-draw its authentic patches onto the seam, an edge too. The contrast, Eq. (5), is in `losses`.
+(GIVERS). The class probability, never the cosine: where that is negative, s * M prefers the *least*
+edge. A tampered picture gives nothing where it is called authentic, and its w_l,real is without M,
+which would draw its authentic patches onto the seam, an edge too. `losses` has Eq. (5).
 """
 
 from typing import Any, NamedTuple

@@ -96,7 +96,8 @@ def hecl_loss(
     hecl = model.options.hecl
     given = jax.lax.stop_gradient(outputs.similarity), model.scale, outputs.edge_map, valid
     indices, usable = select_patches(*given, label == TAMPERED, hecl)
-    gives = jnp.asarray(GIVERS[hecl.givers])[label]
+    found = jnp.argmax(outputs.image_logits, axis=-1) == TAMPERED
+    gives = jnp.asarray(GIVERS[hecl.givers])[label] & (found | (label != TAMPERED))[:, None]
     anchors = make_anchors(model.heads, outputs.embeddings, indices, usable, gives)
     sums, counts = contrast(anchors, queues, hecl.temperature)
     counts = jnp.maximum(jax.lax.psum(counts, AXIS), 1.0)
