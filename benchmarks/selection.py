@@ -3,13 +3,13 @@
 python -m benchmarks.selection demo/ablation
 
 Takes the finished rows of `./launch.sh ablation`, whose --output is given, and those of its
-tampered test pictures that a row's weights call tampered: the others would give nothing in
-training. With the same weights each row's patches are selected three times, as HECL would in
-training: with the pictures' own edges, without, and with another picture's. Beside each stands the
-share of the K patches taken as manipulated edges that lie on the seam (mostly in a band of 13
-pixels along the outline), then that of those taken as authentic ones: the first should be high, the
-second low. Patches taken by chance have the share of the first line. Mean and spread over the
-seeds.
+tampered test pictures that a row's weights call tampered: in training the others give nothing,
+unless `hecl.givers` is changed. With the same weights each row's patches are selected three times,
+as HECL would in training: with the pictures' own edges, without, and with another picture's. Beside
+each stands the share of the K patches taken as manipulated edges that lie on the seam (mostly in a
+band of 13 pixels along the outline), then that of those taken as authentic ones: the first should
+be high, the second low. Patches taken by chance have the share of the first line. Mean and spread
+over the seeds.
 """
 
 from collections.abc import Sequence

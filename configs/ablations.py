@@ -81,6 +81,7 @@ SMALL: dict[str, Any] = {
     "model.heat_map.normalize": 0.0,
     "model.test_views": False,
     "model.hecl.top_k": 3,  # of 64 patches; the paper's size has 16 of 1369
+    "model.hecl.givers": "found_both",
     "train.background_share": 0.0,
     "train.tampered_weight": 1.0,
     "train.keep": "last",

@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
     config.model.pooled_share = 1 / 12
     config.model.test_views = True
     config.model.hecl.top_k = 12  # Of 256 patches; the paper's size has 16 of 1369.
+    config.model.hecl.givers = "tampered_both"  # A verdict of patches says no more than they do.
     # Both near the best on pictures made for that: docs/evidence.md. Only an outline tells such a
     # forgery, so its map is smoothed widely, and no one level of heat fits small and large ones.
     config.model.heat_map.sigma = 16.0

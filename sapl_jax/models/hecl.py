@@ -3,8 +3,7 @@
 Selection (4): w_lc = softmax_c(scale * s_l)_c * M over the valid patches with M > 0; a picture
 gives its K best by w_l,fake as manipulated edges, its K best by w_l,real as authentic ones, or both
 (GIVERS). The class probability, never the cosine: where that is negative, s * M prefers the *least*
-edge. A tampered picture gives nothing where it is called authentic, and its w_l,real is without M,
-which would draw its authentic patches onto the seam, an edge too. `losses` has Eq. (5).
+edge. A tampered picture's w_l,real is without M: a seam is an edge, too.
 """
 
 from typing import Any, NamedTuple
@@ -18,8 +17,10 @@ from sapl_jax.clip.blocks import Trainable, l2_normalize, lecun_stacked
 from sapl_jax.devices import AXIS
 from sapl_jax.models.localization import TAMPERED
 
-# Who gives: [own label is 0, own label is 1] -> may it give (authentic, manipulated) edges?
-GIVERS = {"label": ((True, False), (False, True)), "tampered_both": ((True, False), (True, True))}
+# Who gives: [called 0 or 1][own label is 0 or 1] -> may it give (authentic, manipulated) edges?
+_LABEL, _BOTH = ((True, False), (False, True)), ((True, False), (True, True))
+_MISSED = ((True, False), (False, False))  # Patches of a forgery that is not found are guesses.
+GIVERS = {"label": [_LABEL] * 2, "tampered_both": [_BOTH] * 2, "found_both": [_MISSED, _BOTH]}
 
 
 class Anchors(NamedTuple):
@@ -56,7 +57,6 @@ def select_patches(
     """The K best patches of each picture for either class, (indices [L,B,2,K], usable [B,K]).
 
     With edges, a patch is usable when it is valid and has some edge (M > 0); without, when valid.
-    The number of usable patches does not depend on the tap.
 
     Args:
         similarity: [L, B, T, 2] cosine of patch and prompt, authentic first.

@@ -67,10 +67,9 @@ def background_loss(
 ) -> Array:
     """Mean over the batch of the cross entropy of pictures' background being authentic, scalar.
 
-    The background of a picture is the `share` of its valid patches that look least tampered.
-    Without this term the surroundings of a forgery, which look different from it as well, may
-    light up in its place. Ours: it states that forgeries cover less than 1 - share; over authentic
-    pictures alone, with a share of 1, it states no more than their label does.
+    The background of a picture is the `share` of its valid patches that look least tampered, as the
+    surroundings of a forgery, which look different from it, may light up in its place. Ours: it
+    says that forgeries cover less than 1 - share; over authentic pictures alone, their label.
 
     Args: as in `pooled_logits`; `share` in (0,1]; `counted` [B] bool, the pictures that have a
         background to learn from; the others count as zero.
@@ -96,8 +95,8 @@ def hecl_loss(
     hecl = model.options.hecl
     given = jax.lax.stop_gradient(outputs.similarity), model.scale, outputs.edge_map, valid
     indices, usable = select_patches(*given, label == TAMPERED, hecl)
-    found = jnp.argmax(outputs.image_logits, axis=-1) == TAMPERED
-    gives = jnp.asarray(GIVERS[hecl.givers])[label] & (found | (label != TAMPERED))[:, None]
+    called = jnp.argmax(outputs.image_logits, axis=-1)
+    gives = jnp.asarray(GIVERS[hecl.givers])[called, label]
     anchors = make_anchors(model.heads, outputs.embeddings, indices, usable, gives)
     sums, counts = contrast(anchors, queues, hecl.temperature)
     counts = jnp.maximum(jax.lax.psum(counts, AXIS), 1.0)
@@ -115,8 +114,7 @@ def contrast(anchors: Anchors, queues: Queues, temperature: float) -> tuple[Arra
                      / (e^{cos(f,k+)/tau} + sum over the other queue e^{cos(f,k-)/tau}) ).
 
     The positive key and tau are ours. An anchor whose own queue is empty has no positive key and
-    does not count. Keys carry no gradient. Division by the (global) count is the caller's, so that
-    several devices give the mean over all of them.
+    does not count. Keys carry no gradient. Division by the count over all devices is the caller's.
 
     Returns:
         The loss summed over the anchors of each class at each tap, float32 [L, 2], and the anchors

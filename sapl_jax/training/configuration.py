@@ -30,7 +30,7 @@ CHOICES: dict[str, Collection[str]] = {
     "model.image_logits": ("cls", "patches", "both"),
     "train.background_of": ("all", "authentic"),
     "model.heat_map.taps": ("logits", "probabilities"),
-    "model.hecl.givers": ("label", "tampered_both"),
+    "model.hecl.givers": ("label", "tampered_both", "found_both"),
     "model.hecl.space": ("shared", "own"),
     "train.keep": ("last", "best"),
 }

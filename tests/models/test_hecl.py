@@ -105,7 +105,7 @@ def test_anchors_are_unit_features_of_the_chosen_patches(heads):
     rng = np.random.default_rng(4)
     embeddings = jnp.asarray(rng.normal(size=(2, 3, 7, 6)), jnp.float32)
     indices = jnp.asarray(rng.integers(0, 7, (2, 3, 2, 2)))
-    gives = jnp.asarray(GIVERS["label"])[jnp.array([0, 1, 1])]
+    gives = jnp.asarray(GIVERS["label"])[0, jnp.array([0, 1, 1])]
     anchors = make_anchors(heads, embeddings, indices, jnp.ones((3, 2), bool), gives)
     np.testing.assert_allclose(jnp.linalg.norm(anchors.features, axis=-1), 1.0, rtol=1e-5)
     patch = embeddings[1, 2, indices[1, 2, 1, 0]]
@@ -118,11 +118,18 @@ def test_anchors_are_unit_features_of_the_chosen_patches(heads):
 
 
 @pytest.mark.parametrize(
-    ("givers", "authentic", "manipulated"),
-    [("label", (True, False), (False, True)), ("tampered_both", (True, True), (False, True))],
+    ("givers", "called", "authentic", "manipulated"),
+    [
+        ("label", 0, (True, False), (False, True)),
+        ("label", 1, (True, False), (False, True)),
+        ("tampered_both", 0, (True, True), (False, True)),
+        ("tampered_both", 1, (True, True), (False, True)),
+        ("found_both", 0, (True, False), (False, False)),
+        ("found_both", 1, (True, True), (False, True)),
+    ],
 )
-def test_who_gives_which_edges(givers, authentic, manipulated):
-    gives = jnp.asarray(GIVERS[givers])[jnp.array([0, 1])]
+def test_who_gives_which_edges(givers, called, authentic, manipulated):
+    gives = jnp.asarray(GIVERS[givers])[called, jnp.array([0, 1])]
     usable = jnp.asarray([[True, True], [True, False]])
     anchors = make_anchors(
         None, jnp.ones((1, 2, 3, 4)), jnp.zeros((1, 2, 2, 2), jnp.int32), usable, gives

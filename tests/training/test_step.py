@@ -234,7 +234,7 @@ def test_fields_of_hecl_reach_its_loss(tiny_config, field, value):
     assert abs(after - before) > 1e-3
 
 
-def test_a_tampered_picture_gives_edges_when_it_is_called_tampered(tiny_config):
+def test_a_forgery_gives_edges_once_it_is_found(tiny_config):
     valid, counts = np.ones((4, 16), bool), []
     label = np.asarray(hecl_of_first_batch(tiny_config, valid)[3])
     for called in (label, 1 - label, np.zeros(4), np.ones(4)):
