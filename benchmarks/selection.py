@@ -33,7 +33,7 @@ from data_pipelines.progress_bars import ProgressBar
 from data_pipelines.readers import read_dataset
 from data_pipelines.soft_edges import EdgeOptions
 from sapl_jax.demo.ablation import spread
-from sapl_jax.errors import Parser, UserError, run_main
+from sapl_jax.errors import Parser, run_main
 from sapl_jax.evaluation.results import aligned, number
 from sapl_jax.inference.opening import load_model
 from sapl_jax.models.hecl import select_patches
@@ -86,7 +86,7 @@ def measure_run(
 ) -> dict[str, float]:
     """`shares` of a training run's weights on the pictures that they call tampered.
 
-    Also "chance", the share of all these pictures' patches that lie on the seam.
+    Also "chance", the share of all pictures' patches that lie on the seam: alone, where none is.
     """
     model, config = load_model(run, None, None)[:2]
     geometry = Geometry(config.image.size, model.clip.config.vision.patch_size)
@@ -100,15 +100,16 @@ def measure_run(
         similarity.append(jax.device_get(outputs.similarity))
         called.append(np.argmax(outputs.image_logits, axis=-1) == TAMPERED)
     found = np.concatenate(called)
-    if not found.any():
-        raise UserError(f"{run}: calls none of the {len(items)} tampered test pictures tampered")
     valid = np.stack([item.valid.ravel() for item in items])
     edge_map = np.stack([item.edge_map.ravel() for item in items])
     seam = np.stack([seam_patches(m, i, geometry) for m, i in zip(masks, items, strict=True)])
+    chance = {"chance": float(seam[valid].mean())}
+    if not found.any():
+        return chance
     arrays = (edge_map[found], valid[found], seam[found])
     scale, top_k = float(model.scale), config.model.hecl.top_k
     each = shares(np.concatenate(similarity, axis=1)[:, found], scale, *arrays, top_k)
-    return {"chance": float(seam[valid].mean()), **each}
+    return chance | each
 
 
 def main() -> None:
@@ -130,7 +131,7 @@ def main() -> None:
     lines.append(["patches by chance", "-", *[chance] * len(columns)])
     for row in (row for row in ablations.ROWS if row in by_row):
         seeds = by_row[row]
-        cells = [spread([each[column] for each in seeds]) for column in columns]
+        cells = [spread([each.get(column) for each in seeds]) for column in columns]
         lines.append([ablations.ROWS[row].title, str(len(seeds)), *cells])
     print("\n".join(aligned(lines, names=1)))
 
