@@ -65,8 +65,8 @@ def get_config() -> ConfigDict:
     model.hecl = hecl = ConfigDict()
     hecl.enabled = True  # False trains with the classification loss alone.
     hecl.use_edges = True  # False selects patches by class probability alone.
-    # [ours] Who gives: "label" (a picture its own class), "tampered_both" (tampered ones both
-    # classes), "found_both" (both where they are called tampered, else nothing).
+    # [ours] Who gives: "label" (pictures edges of their own class), "tampered_both" (tampered ones
+    # of both classes), "found_both" (tampered ones of both, but only once they are called so).
     hecl.givers = "found_both"
     hecl.top_k = 16  # [ours] Edge patches of either class taken from a picture at each tap.
     # [ours] Contrast behind the similarity's projection, "shared", or "own" heads.

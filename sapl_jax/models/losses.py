@@ -68,8 +68,8 @@ def background_loss(
     """Mean over the batch of the cross entropy of pictures' background being authentic, scalar.
 
     The background of a picture is the `share` of its valid patches that look least tampered, as the
-    surroundings of a forgery, which look different from it, may light up in its place. Ours: it
-    says that forgeries cover less than 1 - share; over authentic pictures alone, their label.
+    surroundings of a forgery, which look different from it, may light up in its place. Ours: that
+    forgeries cover less than 1 - share; over authentic pictures alone, no more than their label.
 
     Args: as in `pooled_logits`; `share` in (0,1]; `counted` [B] bool, the pictures that have a
         background to learn from; the others count as zero.

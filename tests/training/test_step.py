@@ -238,7 +238,7 @@ def test_a_forgery_gives_edges_once_it_is_found(tiny_config):
     valid, counts = np.ones((4, 16), bool), []
     label = np.asarray(hecl_of_first_batch(tiny_config, valid)[3])
     for called in (label, 1 - label, np.zeros(4), np.ones(4)):
-        loss, queues, *_ = hecl_of_first_batch(tiny_config, valid, called.astype(int))
+        _, queues, *_ = hecl_of_first_batch(tiny_config, valid, called.astype(int))
         counts.append(queues.head.tolist())
     k, tampered = tiny_config.model.hecl.top_k, int(label.sum())
     everything, nothing = [4 * k, tampered * k], [(4 - tampered) * k, 0]
