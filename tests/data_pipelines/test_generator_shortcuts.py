@@ -95,13 +95,16 @@ def test_global_statistics_do_not_separate_the_classes(jpeg_of, world) -> None:
     assert all(0.42 < auc < 0.58 for auc in found.values()), found
 
 
+# At the size that `generate` makes unless told otherwise; seam's pictures at the demo's, where an
+# outline, whose length grows as a picture's side, is a larger share of the file.
+SIZES = {"photographs": 256}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("world", ["seam", "photographs", *COPIES], indirect=True)
 def test_nor_do_they_over_thousands_of_pictures(jpeg_of, world) -> None:
-    found = aucs([jpeg_of(n, 128) for n in range(6000)], 2500, TRACE[world])
-    # In photographs a line through all of them tells .56: pastes are sharper than files are large.
+    size = SIZES.get(world, 128)
+    found = aucs([jpeg_of(n, size) for n in range(6000)], 2500, TRACE[world])
     # In copy-move hard outlines add edges and nothing takes any away: edges alone tell .57.
-    joint = found.pop("all of them, linear")
-    assert 0.45 < joint < {"seam": 0.55, "photographs": 0.58}.get(world, 0.6), joint
     most = 0.6 if world in COPIES else 0.55
     assert all(0.45 < auc < most for auc in found.values()), found
