@@ -70,8 +70,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 # How rows are trained at the demo's size: its rate, but the paper's losses, CLIP's attention and
 # larger patches. Pooled patches and the background term train every row's map and would hide what
-# ECPL and HECL add. Such patches pay for three times the demo's epochs, before which HECL learns
-# from guesses (docs/evidence.md).
+# ECPL and HECL add. Such patches pay for three times the demo's epochs (docs/evidence.md).
 SMALL: dict[str, Any] = {
     "clip.pretrained": str(demo.ASSETS / "clip_patch16"),
     "train.epochs": 9.0,

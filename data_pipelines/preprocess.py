@@ -67,9 +67,14 @@ def resize(rgb: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 
 def pad(resized: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Places uint8 [h, w, 3] top-left on a canvas [C, C, 3] of the padding colour."""
-    below, right = geometry.canvas - resized.shape[0], geometry.canvas - resized.shape[1]
-    return cv2.copyMakeBorder(resized, 0, below, 0, right, cv2.BORDER_CONSTANT, value=PADDING)
+    """Places uint8 [h, w, 3] top-left on a canvas [C, C, 3] of the padding colour.
+
+    What the last patches lack is mirrored: padding within a patch would be an edge, a false seam.
+    """
+    below, right = (-side % geometry.patch for side in resized.shape[:2])
+    whole = cv2.copyMakeBorder(resized, 0, below, 0, right, cv2.BORDER_REFLECT_101)
+    below, right = (geometry.canvas - side for side in whole.shape[:2])
+    return cv2.copyMakeBorder(whole, 0, below, 0, right, cv2.BORDER_CONSTANT, value=PADDING)
 
 
 def patch_edge_map(
@@ -77,8 +82,7 @@ def patch_edge_map(
 ) -> np.ndarray:
     """Soft edge map of a resized picture, uint8 [h, w, 3], at patch level, float32 [g, g].
 
-    Mean over those pixels of each patch x patch block that the picture has; 0 where the patch is
-    not valid.
+    Mean over the picture's pixels in each patch; 0 where the patch is not valid.
     """
     height, width = resized.shape[:2]
     full = np.zeros((geometry.canvas, geometry.canvas), np.float32)

@@ -3,8 +3,7 @@
 A detector with a fixed canvas shrinks a picture to it. `TiledDetector` hands it tiles of the
 picture instead and blends their heat maps; the image score is the shrunken picture's, or that of
 the most suspicious tiles where the detector learned from pictures that nothing had shrunk.
-Besides the picture, its memory is one float32 map of the picture's size, its bool mask, and one
-batch of tiles.
+Besides the picture, its memory is a float32 map and a bool mask of its size, and a batch of tiles.
 """
 
 import math

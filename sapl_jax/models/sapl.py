@@ -231,12 +231,10 @@ def score_and_patch_map(
 
 
 def _with_detail(image: Array, grid: int) -> Array:
-    """Which patches [B,g,g] differ within by more than 1 of 255 in a channel, padding aside."""
-    padding = jnp.all(image == jnp.asarray(PADDING, jnp.uint8), axis=-1, keepdims=True)
-    patch, pixels = image.shape[1] // grid, image.astype(jnp.float32)
-    sides = (image.shape[0], grid, patch, grid, patch, 3)
-    most, least = (jnp.where(padding, fill, pixels).reshape(sides) for fill in (0, 255))
-    return jnp.any(most.max(axis=(2, 4)) - least.min(axis=(2, 4)) > 1, axis=-1)
+    """Which patches [B,g,g] differ within by more than 1 of 255 in a channel."""
+    patch = image.shape[1] // grid
+    pixels = image.astype(jnp.float32).reshape(-1, grid, patch, grid, patch, 3)
+    return jnp.any(pixels.max(axis=(2, 4)) - pixels.min(axis=(2, 4)) > 1, axis=-1)
 
 
 def _seen(image: Array, edge_map: Array, valid: Array, down: int, right: int, turn: int) -> Arrays:

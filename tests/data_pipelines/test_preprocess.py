@@ -35,7 +35,18 @@ def test_picture_of_the_right_size_keeps_every_pixel() -> None:
     result = preprocess(picture, SMALL)
     assert result.resized == (40, 64)
     np.testing.assert_array_equal(result.image[:40, :64], picture)
-    assert (result.image[40:] == PADDING).all() and (result.image[:, 64:] == PADDING).all()
+    assert (result.image[42:] == PADDING).all() and (result.image[:, 70:] == PADDING).all()
+
+
+def test_what_the_last_patches_lack_is_mirrored() -> None:
+    picture = noise(0, 45, 64)  # 45: a quarter of a patch is left over, which is no valid patch
+    image = preprocess(picture, SMALL).image
+    np.testing.assert_array_equal(
+        image[:56, :70], np.pad(picture, ((0, 11), (0, 6), (0, 0)), "reflect")
+    )
+    assert (image[56:] == PADDING).all()
+    one = preprocess(picture[:, :1].repeat(2, axis=0)[:64], SMALL).image
+    assert (one[:64, :14] == one[:64, :1]).all() and (one[:, 14:] == PADDING).all()
 
 
 @pytest.mark.parametrize("times", [2, 3])  # by 2 linear interpolation would do the same

@@ -332,7 +332,7 @@ def test_patches_of_one_colour_raise_no_score_and_a_canvas_of_them_has_no_map(
 def test_padding_is_no_detail(tiny_config, batch):
     model = build_sapl(tiny_config, jnp.float32)
     image, edge_map, valid = map(np.array, batch)
-    image[0, :, :25], image[0, :, 25:] = 90, PADDING  # Within the last patch.
+    image[0, :, :21], image[0, :, 21:] = 90, PADDING
     assert not score_and_patch_map(model, image, edge_map, valid)[1][0].any()
     image[0, 3, 3] += 2
     assert score_and_patch_map(model, image, edge_map, valid)[1][0].any()
